@@ -1,0 +1,256 @@
+"""Tensor operations: shapes, broadcasting, indexing, views and stable arithmetic."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """Find the shape to which tensors of the given shapes broadcast.
+
+    Line the shapes up at their last dimension and fill the shorter ones with 1 on the left. Two sizes of one dimension
+    fit if they are equal or if one of them is 1; the result has the other one, so 1 and 5 give 5, and 1 and 0 give 0.
+    Plain Python is enough.
+
+    Args:
+        shapes: any number of tuples, lists or torch.Size, of sizes 0 or more; () is the shape of a single number.
+
+    Returns: the common shape, a tuple of ints; () if there are no shapes.
+    Raises: ValueError if two sizes of a dimension do not fit.
+    Not allowed: torch.broadcast_shapes, torch.broadcast_tensors, torch.empty, torch.zeros, torch.ones.
+    See: "Broadcasting semantics" in PyTorch's documentation.
+    """
+    # TODO: about 9 lines.
+    raise NotImplementedError("broadcast_shape")
+
+
+def pairwise_distances(x: Tensor, y: Tensor) -> Tensor:
+    """Compute the Euclidean distance between every row of x and every row of y.
+
+    d[i, j] = sqrt(Σ_k (x[i, k] - y[j, k])²)
+
+    Rows that are equal have a distance of exactly 0, and points that lie close together far from the origin keep their
+    full precision (|x|² + |y|² - 2 x·y has neither property). The gradient is finite everywhere: the derivative of
+    d[i, j] is (x[i] - y[j]) / d[i, j] for x[i], the negative of it for y[j], and 0 for both where d[i, j] is 0.
+
+    Args:
+        x: (N, D), float32 or float64; N may be 0.
+        y: (M, D), dtype of x.
+
+    Returns: (N, M), dtype of x.
+    Not allowed: torch.cdist, torch.dist, torch.nn.functional.pdist, torch.nn.functional.pairwise_distance, torch.norm,
+        torch.linalg.norm, torch.linalg.vector_norm.
+    """
+    # TODO: about 3 lines.
+    raise NotImplementedError("pairwise_distances")
+
+
+def stable_softmax(x: Tensor, dim: int = -1) -> Tensor:
+    """Turn scores into probabilities along `dim`, for scores of any size.
+
+    p_i = exp(x_i) / Σ_j exp(x_j)
+
+    Scores around 1e4 or -1e4 give probabilities as precise as scores around 0, whatever the other slices hold. An entry
+    of -inf has probability 0, and a slice along `dim` in which every entry is -inf is all 0. Gradients are finite: such
+    a slice receives the gradient 0.
+
+    Args:
+        x: (..., n, ...), any floating dtype, n ≥ 1 entries along `dim`, without NaN or +inf. float16 and bfloat16 are
+            computed in float32 and rounded at the end, so that a sum beyond 65504, float16's largest number, is fine.
+        dim: the dimension whose entries add up to 1, negative or not.
+
+    Returns: shape and dtype of x.
+    Not allowed: torch.softmax, torch.log_softmax, torch.nn.functional.softmin, torch.logsumexp.
+    """
+    # TODO: about 6 lines.
+    raise NotImplementedError("stable_softmax")
+
+
+def log_sum_exp(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """Compute log Σ_i exp(x_i) along `dim` without overflow or underflow.
+
+    log Σ_i exp(x_i) = m + log Σ_i exp(x_i - m) for every finite m; choose m well, for every slice.
+
+    A slice of nothing but -inf gives -inf (the log of 0), and a slice with a +inf gives +inf. For finite x the gradient
+    is the softmax of x along `dim`.
+
+    Args:
+        x: (..., n, ...), float32 or float64, n ≥ 1 entries along `dim`, without NaN.
+        dim: the dimension to sum over, negative or not.
+        keepdim: whether `dim` stays, with size 1.
+
+    Returns: the shape of x without `dim` (or with size 1 there), dtype of x.
+    Not allowed: torch.logsumexp, torch.logcumsumexp, torch.logaddexp, torch.log_softmax.
+    """
+    # TODO: about 4 lines.
+    raise NotImplementedError("log_sum_exp")
+
+
+def masked_mean(x: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Average along `dim` the entries that the mask keeps.
+
+    Entries where the mask is False count for nothing, in the sum or in the number of entries: not even a NaN or an
+    infinity there shows in the result or in the gradient. Those that are kept show as usual: a kept NaN makes its mean
+    NaN. Where no entry is kept, the mean is 0. The gradient of a mean over n kept entries is 1/n for each of them, and
+    0 for all others. x itself is left as it is.
+
+    Args:
+        x: any shape with at least one dimension, float32 or float64.
+        mask: bool, True to keep; broadcasts to the shape of x, so (7, 1) masks rows of an x of (5, 7, 3).
+        dim: the dimension of x to average over, negative or not.
+
+    Returns: the shape of x without `dim`, dtype of x.
+    """
+    # TODO: about 3 lines.
+    raise NotImplementedError("masked_mean")
+
+
+def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Encode each label as a vector that is 1 at the label's place and 0 elsewhere.
+
+    Args:
+        labels: (...), int64, int32 or uint8; any number of dimensions, none included, and possibly empty.
+        num_classes: the length C of the vectors, whether or not every class occurs.
+        dtype: of the result; torch.bool gives True and False.
+
+    Returns: (..., C), of the given dtype.
+    Raises: ValueError if a label is negative or not below num_classes.
+    Not allowed: torch.nn.functional.one_hot.
+    """
+    # TODO: about 3 lines.
+    raise NotImplementedError("one_hot")
+
+
+def batched_gather(x: Tensor, index: Tensor) -> Tensor:
+    """Pick rows of every example in a batch, each example by its own indices.
+
+    y[b, k] = x[b, index[b, k]]
+
+    The rows are copied exactly, whatever their dtype, and a NaN or an infinity in a row that is not picked shows nowhere.
+    A row that is picked several times receives the sum of the gradients.
+
+    Args:
+        x: (B, N, D), any dtype, contiguous or not.
+        index: (B, K), int64, from 0 to N - 1, in any order and with repeats; K may be 0 or larger than N.
+
+    Returns: (B, K, D), dtype of x.
+    """
+    # TODO: about 2 lines.
+    raise NotImplementedError("batched_gather")
+
+
+def scatter_mean(x: Tensor, index: Tensor, num_groups: int) -> Tensor:
+    """Average the rows of x by group.
+
+    y[g] is the mean of all x[i] with index[i] == g, and 0 if there is none.
+
+    The gradient of y[g] is 1/n for each of the n rows in the group.
+
+    Args:
+        x: (N, D), float32 or float64; N may be 0.
+        index: (N,), int64, from 0 to num_groups - 1, the group of each row, in any order.
+        num_groups: the number G of groups, empty ones included.
+
+    Returns: (G, D), dtype of x.
+    Not allowed: torch.scatter_reduce, torch.index_reduce, torch.segment_reduce.
+    """
+    # TODO: about 3 lines.
+    raise NotImplementedError("scatter_mean")
+
+
+def sliding_windows(x: Tensor, size: int, step: int = 1) -> Tensor:
+    """Lay out all windows of `size` neighbours along the last dimension, without copying.
+
+    y[..., w, i] = x[..., w · step + i], for each of the W = (T - size) // step + 1 windows that fit completely.
+
+    The result is a view: it shares its memory with x, so that what is written into x later shows in the windows. That
+    holds for every x, contiguous or not: a transposed tensor, every other column, a slice that starts in the middle, an
+    expanded tensor. The gradient of an entry of x is the sum of the gradients of all its places in the windows.
+
+    Args:
+        x: (..., T), any dtype, at least one dimension.
+        size: entries of a window, from 1 to T.
+        step: distance between the starts of neighbouring windows, at least 1; may be larger than size.
+
+    Returns: (..., W, size), a view of x.
+    Raises: ValueError if size or step is below 1, or size is larger than T.
+    Not allowed: torch.Tensor.unfold, torch.nn.functional.unfold.
+    """
+    # TODO: about 6 lines.
+    raise NotImplementedError("sliding_windows")
+
+
+def batched_bilinear(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+    """Apply a bilinear form for each output feature to each pair of vectors.
+
+    z[..., o] = Σ_i Σ_j x[..., i] · weight[o, i, j] · y[..., j]
+
+    Args:
+        x: (..., I), float32 or float64; any number of batch dimensions, none included; a batch may be empty.
+        weight: (O, I, J), dtype of x; not symmetric in general.
+        y: (..., J), dtype and batch dimensions of x.
+
+    Returns: (..., O), dtype of x.
+    Not allowed: torch.nn.functional.bilinear.
+    """
+    # TODO: about 1 line.
+    raise NotImplementedError("batched_bilinear")
+
+
+def block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
+    """Put matrices along the diagonal of a large one that is 0 elsewhere.
+
+    The first block starts at row 0 and column 0; each next one starts where the block before it ended, in rows and in
+    columns. A block without rows still takes up its columns, and one without columns its rows. Outside of the blocks
+    everything is exactly 0, also next to NaN or infinite entries. Gradients reach every block.
+
+    Args:
+        blocks: at least one matrix, (R_i, C_i), not necessarily square, all of the same dtype (any).
+
+    Returns: (Σ R_i, Σ C_i), dtype of the blocks.
+    Raises: ValueError if there is no block, or if one does not have exactly two dimensions.
+    Not allowed: torch.block_diag.
+    """
+    # TODO: about 9 lines.
+    raise NotImplementedError("block_diagonal")
+
+
+def topk_mask(x: Tensor, k: int) -> Tensor:
+    """Mark the k largest entries along the last dimension.
+
+    Exactly k entries of every row are marked. Among equal entries, the one with the lower index goes first (careful:
+    torch.topk and a plain torch.sort don't promise that). -inf is an entry like any other, the smallest. x itself is
+    left as it is.
+
+    Args:
+        x: (..., N), any floating or integer dtype, uint8 included; without NaN.
+        k: how many entries to mark, from 0 to N.
+
+    Returns: (..., N), bool.
+    Raises: ValueError if k is negative or larger than N.
+    """
+    # TODO: about 4 lines.
+    raise NotImplementedError("topk_mask")
+
+
+def sparse_matvec(indices: Tensor, values: Tensor, size: tuple[int, int], x: Tensor) -> Tensor:
+    """Multiply a sparse matrix in coordinate (COO) format by a vector.
+
+    The matrix A is 0 except at the listed places: A[indices[0, e], indices[1, e]] = values[e]. Entries may come in any
+    order, and entries at the same place add up. The result is y = A x, without ever building A, which may be far too
+    large for memory. Gradients reach values and x.
+
+    Args:
+        indices: (2, E), int64: the row and the column of each entry; E may be 0.
+        values: (E,), any floating or integer dtype.
+        size: (M, N), rows and columns of A.
+        x: (N,), dtype of values.
+
+    Returns: (M,), dtype of values; 0 in rows without entries.
+    Raises: ValueError if a row is not in 0 … M - 1 or a column is not in 0 … N - 1; negative indices don't count from
+        the end.
+    Not allowed: torch.sparse_coo_tensor, torch.sparse_csr_tensor.
+    """
+    # TODO: about 5 lines.
+    raise NotImplementedError("sparse_matvec")

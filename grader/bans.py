@@ -1,0 +1,198 @@
+"""Functions and classes that a task forbids: found in the source, and watched for while a probe runs.
+
+Best effort, in two layers, and reported by name: the trusted process reads the source; the worker watches torch functions, aten operators and
+the classes and Python functions that are named. A determined evader can pass both (see SECURITY.md).
+
+A ban is a dotted public name such as "torch.softmax". It covers every spelling with the same last part: function, tensor method, nn.functional,
+torch.ops.aten, in place or not.
+"""
+
+import ast
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["BannedCall", "Watch", "in_source", "leaf"]
+
+
+class BannedCall(Exception):
+    """A probe ran into something that its task forbids."""
+
+
+def leaf(name: str) -> str:
+    """The last part of a dotted or `aten::` name, without the underscores of private and in-place variants."""
+    return name.replace("::", ".").rsplit(".", 1)[-1].strip("_")
+
+
+# ---- in the source
+
+
+def in_source(source: str, task: str, bans: Iterable[str]) -> str | None:
+    """Find the first use of a banned name in a task or in what it uses of its module.
+
+    Returns: "torch.softmax, line 12", or None. A source that does not parse has no uses: loading it fails anyway.
+    """
+    wanted = {leaf(ban): ban for ban in bans}
+    if not wanted:
+        return None
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    aliases = _aliases(tree)
+    for node in _used_by(tree, task):
+        for part in ast.walk(node):
+            name = _dotted(part, aliases)
+            if name and name.split(".")[0] == "torch" and leaf(name) in wanted:
+                return f"{wanted[leaf(name)]}, line {part.lineno}"  # type: ignore[attr-defined]
+    return None
+
+
+def _aliases(tree: ast.AST) -> dict[str, str]:
+    """What imported names stand for, anywhere in the module: {"F": "torch.nn.functional"}."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found[alias.asname or alias.name.split(".")[0]] = alias.name if alias.asname else alias.name.split(".")[0]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                found[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return found
+
+
+def _dotted(node: ast.AST, aliases: dict[str, str]) -> str | None:
+    """The full name that an expression spells, `getattr` with a literal included."""
+    if isinstance(node, ast.Name):
+        return aliases.get(node.id)
+    if isinstance(node, ast.Attribute):
+        base = _dotted(node.value, aliases)
+        return base and f"{base}.{node.attr}"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) >= 2:
+        base, name = _dotted(node.args[0], aliases), node.args[1]
+        if base and isinstance(name, ast.Constant) and isinstance(name.value, str):
+            return f"{base}.{name.value}"
+    return None
+
+
+def _used_by(tree: ast.Module, task: str) -> list[ast.stmt]:
+    """The top-level statements that define the task, and those that define what these use, and so on."""
+    definitions: dict[str, list[ast.stmt]] = {}
+    for node in tree.body:
+        for name in _defines(node):
+            definitions.setdefault(name, []).append(node)
+    pending, seen, used = [task], {task}, []
+    while pending:
+        for node in definitions.get(pending.pop(), []):
+            used.append(node)
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            pending.extend(names - seen)
+            seen |= names
+    return used
+
+
+def _defines(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return []
+    return [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+
+
+# ---- while a probe runs
+
+
+class Watch:
+    """Counts forbidden calls while a probe runs, and stops them.
+
+    Made before the student's module is loaded, so that the names it imports are watched ones.
+    """
+
+    def __init__(self, bans: Iterable[str]) -> None:
+        self.hits: list[str] = []
+        self._active: dict[str, str] = {}
+        for ban in bans:
+            self._wrap(ban)
+
+    @contextmanager
+    def over(self, bans: Iterable[str]) -> Iterator[None]:
+        """Watch for these bans within the block."""
+        self.hits, self._active = [], {leaf(ban): ban for ban in bans}
+        operators = any(hasattr(torch.ops.aten, name) or hasattr(torch.ops.aten, f"_{name}") for name in self._active)
+        try:
+            if operators:  # the modes slow every operation down, so they are entered only where they can see something
+                with _Functions(self), _Operators(self):
+                    yield
+            else:
+                yield
+        finally:
+            self._active = {}
+
+    def note(self, name: str) -> None:
+        """Record a call. Raises: BannedCall if it is forbidden now."""
+        ban = self._active.get(leaf(name))
+        if ban is not None:
+            self.hits.append(ban)
+            raise BannedCall(f"{ban} is not allowed in this task")
+
+    def _wrap(self, ban: str) -> None:
+        parent, name = _resolve(ban)
+        target = getattr(parent, name, None)
+        if inspect.isclass(target):
+            target.__init__ = self._noting(target.__init__, name)  # type: ignore[misc]
+        elif inspect.isfunction(target):
+            wrapped = self._noting(target, name)
+            setattr(parent, name, wrapped)
+            home = importlib.import_module(target.__module__)
+            if getattr(home, name, None) is target:
+                setattr(home, name, wrapped)
+
+    def _noting(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            self.note(name)
+            return function(*args, **kwargs)
+
+        return noting
+
+
+def _resolve(ban: str) -> tuple[Any, str]:
+    """The object that holds a dotted name's last part, and that part."""
+    first, *middle, name = ban.split(".")
+    holder: Any = importlib.import_module(first)
+    for index, part in enumerate(middle):
+        if not hasattr(holder, part):
+            importlib.import_module(".".join([first, *middle[: index + 1]]))
+        holder = getattr(holder, part)
+    return holder, name
+
+
+class _Functions(TorchFunctionMode):
+    """Sees calls of torch's Python surface: torch.x, Tensor.x, torch.nn.functional.x."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._watch.note(getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
+
+
+class _Operators(TorchDispatchMode):
+    """Sees the aten operators that are reached, by whichever road."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._watch.note(func._schema.name)
+        return func(*args, **(kwargs or {}))

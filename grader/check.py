@@ -1,0 +1,267 @@
+"""The content gate: proves that suites reject what they must, accept what they must, and that files and manifest agree.
+
+Everything is graded as a student's submission would be, in confined workers; the banks never run in this process.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
+from pathlib import Path
+from xml.etree import ElementTree
+
+from msgspec import Struct
+
+from grader.content import Bank, BankEntry, answer_with, docstrings, make_stub, read_bank, solution_lines, trivial_answers
+from grader.draw import derive_seed
+from grader.ingest import Source
+from grader.isolation import draw_seed
+from grader.manifest import Course, Module
+from grader.outcome import Status
+from grader.results import ModuleResult, TaskResult
+from grader.run import Unit, grade_units
+from grader.store import Entry
+
+__all__ = ["MINIMUM_ALTERNATIVES", "MINIMUM_MISCONCEPTIONS", "Report", "check"]
+
+MINIMUM_MISCONCEPTIONS, MINIMUM_ALTERNATIVES = 3, 2
+_FOLDERS = ("solutions", "exercises", "tests/public", "tests/hidden", "tests/misconceptions", "tests/alternatives")
+
+
+class Report(Struct):
+    """What the gate counted and found. It is content where `survived` and `problems` are empty."""
+
+    modules: int = 0
+    tasks: int = 0
+    tests: int = 0
+    misconceptions: int = 0
+    alternatives: int = 0
+    survived: list[str] = []
+    """Misconceptions that no test of their task rejects."""
+    rejected: list[str] = []
+    """Misconceptions that are rejected."""
+    problems: list[str] = []
+    """Everything else that has to be mended, a sentence each."""
+
+
+def check(
+    course: Course, modules: tuple[Module, ...], *, seeds: int, jobs: int, confined: bool, on_progress: Callable[[int, int], None]
+) -> Report:
+    """Check these modules, references and alternatives under `seeds` fresh seeds. Raises: Refused."""
+    report = Report(modules=len(modules), tasks=sum(len(module.tasks) for module in modules))
+    if modules == course.modules:
+        report.problems += _stray_files(course)
+    trials: list[_Trial] = []
+    for module in modules:
+        problems = _missing_files(course, module)
+        report.problems += problems
+        if not problems:
+            report.problems += _static_problems(course, module)
+            trials += _trials(course, module, report, seeds)
+    verdicts = {(trial.unit.submission, trial.unit.module.name): trial.judge for trial in trials}
+    done = 0
+
+    def on_done(unit: Unit, entry: Entry) -> None:
+        nonlocal done
+        done += 1
+        verdicts[unit.submission, unit.module.name](entry.result)
+        on_progress(done, len(trials))
+
+    grade_units([trial.unit for trial in trials], course, jobs=jobs, confined=confined, on_done=on_done)
+    for name in (report.survived, report.rejected, report.problems):
+        name.sort()
+    return report
+
+
+class _Trial:
+    """One source to grade, and what is expected of its result."""
+
+    def __init__(self, module: Module, name: str, text: str, seed: int, judge: Callable[[ModuleResult], None], shuffled: bool = False) -> None:
+        self.unit = Unit(name, module, Source(text), seed, shuffled)
+        self.judge = judge
+
+
+# ---- what is graded
+
+
+def _trials(course: Course, module: Module, report: Report, seeds: int) -> Iterable[_Trial]:
+    solution = course.solution(module.name).read_text()
+    seed = draw_seed()
+    fresh = [derive_seed(seed, number) for number in range(seeds)]
+    wrong = read_bank(course.misconceptions(module.name).read_text(), "misconception")
+    right = read_bank(course.alternatives(module.name).read_text(), "alternative")
+    report.misconceptions += len(wrong.entries)
+    report.alternatives += len(right.entries)
+    report.problems += _bank_problems(module, wrong, right)
+
+    def count_tests(result: ModuleResult) -> None:
+        report.tests += sum(len(task.tests) for task in result.tasks)
+
+    yield _Trial(module, "the stub", course.stub(module.name).read_text(), seed, _expect_unimplemented(module, report))
+    yield _Trial(module, "the reference, in order", solution, seed, count_tests)
+    for number in fresh:
+        name = f"the reference, seed {number}"
+        yield _Trial(module, name, solution, number, _expect_full(module, name, report), shuffled=True)
+    for column in _columns(module, right):
+        text = answer_with(solution, right, column)
+        for number in fresh:
+            name = f"alternatives {', '.join(entry.name for entry in column)}, seed {number}"
+            names = {entry.task: f"alternative {entry.name}, seed {number}" for entry in column}
+            yield _Trial(module, name, text, number, _expect_full(module, "the reference beside alternatives", report, names))
+    for entry in wrong.entries:
+        text = answer_with(solution, wrong, [entry])
+        yield _Trial(module, f"misconception {entry.name}", text, seed, _expect_rejection(module, entry, report))
+    for name, text in trivial_answers(solution, [task.name for task in module.tasks]).items():
+        yield _Trial(module, f"trivial: {name}", text, seed, _expect_nothing(module, name, report))
+
+
+def _columns(module: Module, bank: Bank) -> list[list[BankEntry]]:
+    """The first alternatives of all tasks, the second ones, and so on: each list is one submission."""
+    rows = [[entry for entry in bank.entries if entry.task == task.name] for task in module.tasks]
+    return [[entry for entry in column if entry is not None] for column in zip_longest(*rows)]
+
+
+# ---- what is expected
+
+
+def _expect_full(module: Module, name: str, report: Report, by_task: dict[str, str] | None = None) -> Callable[[ModuleResult], None]:
+    def judge(result: ModuleResult) -> None:
+        for task in result.tasks:
+            if bad := _first_bad(task):
+                who = (by_task or {}).get(task.name, name)
+                report.problems.append(f"{module.name}: {who}: {task.name} is not accepted: {bad}")
+
+    return judge
+
+
+def _first_bad(task: TaskResult) -> str | None:
+    return next((f"{t.id}: {t.status}: {t.message}" for t in task.tests if t.status not in (Status.PASSED, Status.SKIPPED)), None)
+
+
+def _expect_unimplemented(module: Module, report: Report) -> Callable[[ModuleResult], None]:
+    def judge(result: ModuleResult) -> None:
+        for task in result.tasks:
+            for test in task.tests:
+                if test.status not in (Status.NOT_IMPLEMENTED, Status.SKIPPED):
+                    report.problems.append(f"{module.name}: the stub of {task.name} is {test.status} instead of not_implemented in {test.id}")
+
+    return judge
+
+
+def _expect_rejection(module: Module, entry: BankEntry, report: Report) -> Callable[[ModuleResult], None]:
+    name = f"{module.name}.{entry.task}.{entry.name}"
+
+    def judge(result: ModuleResult) -> None:
+        rejecting = 0
+        for task in result.tasks:
+            for test in task.tests:
+                if test.status in (Status.PASSED, Status.SKIPPED):
+                    continue
+                if task.name != entry.task:
+                    report.problems.append(f"{name} fails a test of another task: {test.id}: {test.message}")
+                elif test.status in (Status.FAILED, Status.ERROR):
+                    rejecting += 1
+                else:
+                    report.problems.append(f"{name} is {test.status} in {test.id}, which is no verdict on the mistake: {test.message}")
+        (report.rejected if rejecting else report.survived).append(name)
+
+    return judge
+
+
+def _expect_nothing(module: Module, name: str, report: Report) -> Callable[[ModuleResult], None]:
+    def judge(result: ModuleResult) -> None:
+        for task in result.tasks:
+            passed = [test.id for test in task.tests if test.status is Status.PASSED]
+            if passed:
+                report.problems.append(f"{module.name}: an answer that {name} passes {passed[0]}")
+            if any(test.status is Status.GRADER_ERROR for test in task.tests):
+                report.problems.append(f"{module.name}: an answer that {name} is a grader_error in {task.name}: {_first_bad(task)}")
+
+    return judge
+
+
+# ---- what is read
+
+
+def _stray_files(course: Course) -> list[str]:
+    """Files that the manifest does not know."""
+    problems = []
+    for folder in _FOLDERS:
+        expected = {f"{module.name}.py" for module in course.modules} | {f"test_{module.name}.py" for module in course.modules}
+        for path in sorted((course.root / folder).glob("*.py")):
+            if path.name not in expected | {"conftest.py", "__init__.py"}:
+                problems.append(f"{folder}/{path.name} belongs to no module of course.toml: add the module, or take the file out")
+    return problems
+
+
+def _missing_files(course: Course, module: Module) -> list[str]:
+    name = module.name
+    paths = [course.solution(name), course.stub(name), course.public_suite(name), course.hidden_suite(name)]
+    paths += [course.misconceptions(name), course.alternatives(name)]
+    return [f"{path.relative_to(course.root)} is missing: write it, or make it with `grader stubs`" for path in paths if not path.is_file()]
+
+
+def _static_problems(course: Course, module: Module) -> list[str]:
+    solution, stub = course.solution(module.name).read_text(), course.stub(module.name).read_text()
+    tasks = [task.name for task in module.tasks]
+    problems = []
+    ours, theirs = docstrings(solution, tasks), docstrings(stub, tasks)
+    for task in tasks:
+        if not ours.get(task):
+            problems.append(f"solutions/{module.name}.py: {task} is missing or has no docstring")
+    if ours != theirs:
+        different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        problems.append(f"exercises/{module.name}.py: the docstring of {different[0]} differs from the reference's: run `grader stubs`")
+    if stub != make_stub(solution, tasks):
+        problems.append(f"exercises/{module.name}.py is out of date: run `grader stubs`")
+    for task in module.tasks:
+        squeezed = [_squeeze(hint) for hint in task.hints]
+        for line in solution_lines(solution, task.name):
+            if len(_squeeze(line)) >= 10 and any(_squeeze(line) in hint for hint in squeezed):
+                problems.append(f"{module.name}: a hint of {task.name} holds a line of the solution: {line}")
+    return problems + _public_problems(course, module)
+
+
+def _squeeze(text: str) -> str:
+    return re.sub(r"[\s`]+", "", text)
+
+
+def _bank_problems(module: Module, wrong: Bank, right: Bank) -> list[str]:
+    problems = []
+    tasks = [task.name for task in module.tasks]
+    for bank, kind, minimum in ((wrong, "misconception", MINIMUM_MISCONCEPTIONS), (right, "alternative", MINIMUM_ALTERNATIVES)):
+        for entry in bank.entries:
+            if entry.task not in tasks:
+                problems.append(f"{module.name}: the {kind} {entry.name} is for {entry.task}, which is no task of the module")
+            if kind == "misconception" and not entry.why.strip():
+                problems.append(f"{module.name}: the misconception {entry.name} does not say why it is wrong")
+        for task in tasks:
+            count = sum(entry.task == task for entry in bank.entries)
+            if count < minimum:
+                problems.append(f"{module.name}: {task} has {count} {kind}s, and needs {minimum}")
+    return problems
+
+
+def _public_problems(course: Course, module: Module) -> list[str]:
+    """The public tests pass on the reference, fail on the stub, and leave no task out."""
+    problems = []
+    passed, failed = _run_public(course, module, "solutions")
+    problems += [f"tests/public/test_{module.name}.py: {name} fails on the reference" for name in failed]
+    problems += [f"tests/public/test_{module.name}.py has no test called test_{task.name}…" for task in module.tasks if not any(name.startswith(f"test_{task.name}") for name in passed + failed)]
+    passed, _ = _run_public(course, module, "exercises")
+    problems += [f"tests/public/test_{module.name}.py: {name} passes on the stub" for name in passed]
+    return problems
+
+
+def _run_public(course: Course, module: Module, code: str) -> tuple[list[str], list[str]]:
+    """Names of the public tests that pass and fail with the modules in this folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", str(course.public_suite(module.name)), "--code", code, f"--junitxml={report}"]
+        command += ["-q", "-p", "no:cacheprovider", "--rootdir", str(course.root), "-c", str(course.root / "pyproject.toml")]
+        subprocess.run(command, cwd=course.root, capture_output=True, check=False)
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    bad = {case.get("name", "") for case in cases if case.find("failure") is not None or case.find("error") is not None}
+    return sorted({case.get("name", "") for case in cases} - bad), sorted(bad)

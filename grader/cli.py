@@ -1,0 +1,311 @@
+"""The command `grader`. Input and output live here; what is done lives in the other modules."""
+
+import os
+import platform
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from grader import reports
+from grader.content import make_stub
+from grader.ingest import BadInput, Submission, find_submissions
+from grader.isolation import NotConfined, choose_confinement, describe_machine, draw_seed, isolation
+from grader.manifest import Course, ManifestError, Module, load_course
+from grader.outcome import Status
+from grader.results import Results, environment, json_schema, submission_result, write_atomically
+from grader.results import SCHEMA as RESULTS_SCHEMA
+from grader.run import Refused, Unit, grade_units, units_of
+from grader.store import Entry, Store
+
+__all__ = ["app"]
+
+EXIT_PROBLEMS, EXIT_BAD_INPUT, EXIT_GRADER_FAILED = 1, 2, 3
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Exercises in PyTorch, and their grader.")
+_console = Console(stderr=True)
+
+CourseOption = Annotated[Path | None, typer.Option("--course", help="The course's folder (default: the one around here).")]
+ModuleOption = Annotated[list[str] | None, typer.Option("--module", "-m", help="Only this module; can be given again.")]
+TaskOption = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; can be given again.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+UnconfinedOption = Annotated[bool, typer.Option(help="Run students' code even where it can't be confined; the results say so.")]
+
+
+@app.command("list")
+def list_(course: CourseOption = None, json: JsonOption = False) -> None:
+    """Show the modules and tasks, with points and minutes."""
+    loaded = _load(course)
+    if json:
+        _print_json({"title": loaded.title, "modules": [_plain(module) for module in loaded.modules]})
+        return
+    for module in loaded.modules:
+        table = Table(module.name, "points", "minutes", title=Text(f"{module.title}: {module.story}"), title_justify="left")
+        for task in module.tasks:
+            table.add_row(Text(task.name), f"{task.points:g}", str(task.minutes))
+        table.add_section()
+        table.add_row("all", f"{module.points:g}", str(module.minutes))
+        Console().print(table)
+
+
+@app.command()
+def grade(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Submissions, or folders whose children are submissions.")],
+    out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("results"),
+    module: ModuleOption = None,
+    task: TaskOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The run's seed (default: fresh, or that of an unfinished run in --out).")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
+    json: JsonOption = False,
+    allow_unconfined: UnconfinedOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Grade submissions with the hidden suites, and write results.json, results.csv and junit.xml."""
+    loaded = _load(course)
+    try:
+        modules = loaded.select(module or [], task or [])
+        submissions, passed_over = find_submissions(paths, loaded)
+        confined = choose_confinement(allow_unconfined=allow_unconfined)
+        out.mkdir(parents=True, exist_ok=True)
+    except (BadInput, ManifestError, OSError) as error:
+        raise _stop(str(error), EXIT_BAD_INPUT) from None
+    except NotConfined as error:
+        raise _stop(str(error), EXIT_GRADER_FAILED) from None
+    for sentence in passed_over:
+        _console.print(Text(f"Passed over: {sentence}", "yellow"))
+    results, timings = _grade(loaded, modules, submissions, out, seed, jobs, confined)
+    write_atomically(out / "results.json", msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    write_atomically(out / "timings.json", msgspec.json.format(msgspec.json.encode(timings), indent=1) + b"\n")
+    write_atomically(out / "results.csv", reports.csv_report(results).encode())
+    write_atomically(out / "junit.xml", reports.junit_report(results))
+    (out / _UNFINISHED).unlink(missing_ok=True)
+    if json:
+        sys.stdout.buffer.write((out / "results.json").read_bytes())
+    else:
+        Console().print(reports.scoreboard(results))
+        if not confined:
+            _console.print(Text("Practice mode: students' code was not confined, so these scores can't be trusted.", "yellow"))
+        _console.print(Text(f"Written to {out}. With --seed {results.seed}, a second run grades only what changed."))
+    if faults := _faults(results):
+        raise _stop(f"The grader itself failed: {faults[0]}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""), EXIT_GRADER_FAILED)
+
+
+_UNFINISHED = ".unfinished.json"
+"""The seed of a run that has not written its results yet, so that the next run can go on with it."""
+
+
+def _grade(
+    course: Course, modules: tuple[Module, ...], submissions: list[Submission], out: Path, seed: int | None, jobs: int, confined: bool
+) -> tuple[Results, dict[str, Any]]:
+    started, clock = datetime.now(UTC), time.monotonic()
+    seed = _settle_seed(out, seed)
+    record = isolation(confined)
+    store = Store(out / ".store", course, environment(), record, seed)
+    units = units_of(submissions, modules, seed)
+    entries: dict[tuple[str, str], Entry] = {}
+    todo = []
+    for unit in units:
+        entry = store.get(store.key(unit.module, unit.source))
+        if entry is None:
+            todo.append(unit)
+        else:
+            entries[unit.submission, unit.module.name] = entry
+
+    with _progress() as progress:
+        bar = progress.add_task("grading", total=len(units), completed=len(entries))
+
+        def on_done(unit: Unit, entry: Entry) -> None:
+            entries[unit.submission, unit.module.name] = entry
+            if not any(task.status is Status.GRADER_ERROR for task in entry.result.tasks):
+                store.put(store.key(unit.module, unit.source), entry)
+            progress.update(bar, advance=1, description=f"{unit.submission}: {unit.module.name}".replace("[", r"\["))
+
+        try:
+            grade_units(todo, course, jobs=min(jobs, max(1, len(todo))), confined=confined, on_done=on_done)
+        except Refused as error:
+            raise _stop(str(error), EXIT_GRADER_FAILED) from None
+        except KeyboardInterrupt:
+            raise _stop(f"Interrupted: {len(entries)} of {len(units)} are done and kept. The same command goes on from here.", 130) from None
+
+    graded = []
+    for submission in submissions:
+        own = [entries[unit.submission, unit.module.name] for unit in units if unit.submission == submission.id]
+        graded.append(submission_result(submission.id, [entry.result for entry in own]))
+    results = Results(RESULTS_SCHEMA, seed, environment(), record, graded)
+    timings = {
+        "host": platform.node(),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - clock, 3),
+        "submissions": {
+            submission.id: {unit.module.name: entries[unit.submission, unit.module.name].timing for unit in units if unit.submission == submission.id}
+            for submission in submissions
+        },
+    }
+    return results, timings
+
+
+def _settle_seed(out: Path, seed: int | None) -> int:
+    """The given seed, else that of an unfinished run here, else a fresh one; noted until the results are written."""
+    note = out / _UNFINISHED
+    if seed is None:
+        try:
+            seed = msgspec.json.decode(note.read_bytes(), type=int)
+        except (OSError, msgspec.DecodeError):
+            seed = draw_seed()
+    write_atomically(note, msgspec.json.encode(seed))
+    return seed
+
+
+def _faults(results: Results) -> list[str]:
+    return [
+        f"{submission.id}, {task.name}: {test.message}"
+        for submission in results.submissions
+        for module in submission.modules
+        for task in module.tasks
+        for test in task.tests
+        if test.status is Status.GRADER_ERROR
+    ]
+
+
+@app.command()
+def check(
+    module: ModuleOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for references and alternatives.")] = 20,
+    jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
+    json: JsonOption = False,
+    allow_unconfined: UnconfinedOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Prove that the suites reject every wrong answer in the banks and accept every right one, and that files and manifest agree."""
+    from grader.check import check as run_check
+
+    loaded = _load(course)
+    try:
+        modules = loaded.select(module or [], [])
+        confined = choose_confinement(allow_unconfined=allow_unconfined)
+        with _progress() as progress:
+            bar = progress.add_task("checking", total=None)
+            report = run_check(
+                loaded,
+                modules,
+                seeds=seeds,
+                jobs=jobs,
+                confined=confined,
+                on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+    except ManifestError as error:
+        raise _stop(str(error), EXIT_BAD_INPUT) from None
+    except (NotConfined, Refused) as error:
+        raise _stop(str(error), EXIT_GRADER_FAILED) from None
+    if json:
+        _print_json(msgspec.to_builtins(report))
+    else:
+        for name in report.survived:
+            _console.print(Text(f"survived: {name}", "red"), soft_wrap=True)
+        for problem in report.problems:
+            _console.print(Text(f"problem: {problem}", "red"), soft_wrap=True)
+        rejected = f"{len(report.rejected)} of {report.misconceptions} misconceptions rejected"
+        Console().print(
+            f"{report.modules} modules, {report.tasks} tasks, {report.tests} hidden tests; {rejected}, {report.alternatives} alternatives, "
+            f"{seeds} seeds; {len(report.problems)} problems",
+            soft_wrap=True,
+        )
+    if report.survived or report.problems:
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+@app.command()
+def stubs(
+    check: Annotated[bool, typer.Option("--check", help="Only say which stubs are out of date.")] = False, course: CourseOption = None
+) -> None:
+    """Make exercises/ from solutions/."""
+    loaded = _load(course)
+    outdated = 0
+    for module in loaded.modules:
+        path = loaded.stub(module.name)
+        try:
+            text = make_stub(loaded.solution(module.name).read_text(), [task.name for task in module.tasks])
+        except (OSError, SyntaxError) as error:
+            raise _stop(f"solutions/{module.name}.py can't be read: {error}", EXIT_BAD_INPUT) from None
+        if path.is_file() and path.read_text() == text:
+            continue
+        outdated += 1
+        if check:
+            _console.print(Text(f"{path.relative_to(loaded.root)} is out of date: run `grader stubs`", "red"))
+        else:
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, text.encode())
+            Console().print(f"wrote {path.relative_to(loaded.root)}")
+    if check and outdated:
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of results.json."""
+    _print_json(json_schema())
+
+
+@app.command()
+def doctor(json: JsonOption = False) -> None:
+    """Try, from inside a worker, what student code must not be able to do, and show which protections hold."""
+    from grader.sandbox.attempts import inspect_protections
+    from grader.sandbox.confine import landlock_abi, supported
+    from grader.sandbox.launcher import Zygote, ZygoteError
+
+    reason = supported()
+    try:
+        with Zygote(confined=reason is None) as zygote:
+            protections = inspect_protections(zygote)
+    except ZygoteError as error:
+        raise _stop(str(error), EXIT_GRADER_FAILED) from None
+    official = reason is None and all(protection.holds for protection in protections)
+    if json:
+        report = {"machine": describe_machine(), "landlock_abi": landlock_abi(), "official": official, "reason": reason, "protections": protections}
+        _print_json(msgspec.to_builtins(report))
+    else:
+        table = Table("student code can't", "holds", "found", title=f"{describe_machine()}, Landlock ABI {landlock_abi()}", title_justify="left")
+        for protection in protections:
+            table.add_row(protection.name, Text("yes", "green") if protection.holds else Text("NO", "bold red"), Text(protection.detail))
+        Console().print(table)
+        verdict = "Official grading is possible here." if official else f"Only practice is possible here: {reason or 'a protection does not hold'}."
+        Console().print(verdict)
+    if not official:
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+# ---- shared
+
+
+def _load(folder: Path | None) -> Course:
+    try:
+        return load_course(folder)
+    except ManifestError as error:
+        raise _stop(str(error), EXIT_BAD_INPUT) from None
+
+
+def _stop(sentence: str, code: int) -> typer.Exit:
+    _console.print(Text(sentence, "red"), soft_wrap=True)
+    return typer.Exit(code)
+
+
+def _progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=_console, transient=True, disable=not _console.is_terminal)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def _plain(module: Module) -> dict[str, Any]:
+    tasks = [{"name": task.name, "points": task.points, "minutes": task.minutes} for task in module.tasks]
+    return {"name": module.name, "title": module.title, "points": module.points, "minutes": module.minutes, "tasks": tasks}

@@ -1,0 +1,211 @@
+"""The exercises as source text: stubs made from references, and modules in which some tasks are answered by entries of a bank.
+
+Reads and writes text only; nothing here is executed.
+"""
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["BankEntry", "answer_with", "docstrings", "make_stub", "read_bank", "solution_lines", "trivial_answers"]
+
+_Definition = ast.FunctionDef | ast.ClassDef
+
+
+# ---- stubs
+
+
+def make_stub(solution: str, tasks: Iterable[str]) -> str:
+    """The module as a student gets it: docstrings and signatures of the tasks, with a TODO in place of every body.
+
+    Private helpers and constants (leading underscore) are left out; imports and other public definitions stay.
+    """
+    lines = solution.splitlines()
+    wanted = set(tasks)
+    text, previous = "", None
+    for node in ast.parse(solution).body:
+        if _private(node):
+            continue
+        if isinstance(node, _Definition) and node.name in wanted:
+            part = _stub_of(node, lines, node.name)
+        else:
+            part = _text(lines, _first_line(node), node.end_lineno or node.lineno)
+        text += _gap(previous, node, lines) + part
+        previous = node
+    return text + "\n"
+
+
+def _gap(previous: ast.stmt | None, node: ast.stmt, lines: list[str]) -> str:
+    """The blank lines between two statements: two around definitions, elsewhere as in the reference."""
+    if previous is None:
+        return ""
+    if isinstance(previous, _Definition) or isinstance(node, _Definition):
+        return "\n\n\n"
+    blank = node.lineno >= 2 and not lines[_first_line(node) - 2].strip()
+    return "\n\n" if blank else "\n"
+
+
+def _stub_of(node: _Definition, lines: list[str], name: str) -> str:
+    if isinstance(node, ast.FunctionDef):
+        return _function_stub(node, lines, name)
+    parts = [_head(node, lines)]
+    for item in node.body[1 if ast.get_docstring(node) else 0 :]:
+        if isinstance(item, ast.FunctionDef) and not _private(item):
+            parts.append("\n" + _function_stub(item, lines, f"{name}.{item.name}"))
+        elif isinstance(item, ast.Assign | ast.AnnAssign) and not _private(item):
+            parts.append("\n" + _text(lines, item.lineno, item.end_lineno or item.lineno))
+    return "\n".join(parts)
+
+
+def _function_stub(node: ast.FunctionDef, lines: list[str], name: str) -> str:
+    indent = " " * (node.col_offset + 4)
+    count = len(_body_lines(node, lines))
+    todo = f"# TODO: about {count} line{'s' if count != 1 else ''}."
+    return f'{_head(node, lines)}\n{indent}{todo}\n{indent}raise NotImplementedError("{name}")'
+
+
+def _head(node: _Definition, lines: list[str]) -> str:
+    """Decorators, signature and docstring."""
+    last = node.body[0].end_lineno if ast.get_docstring(node) else node.body[0].lineno - 1
+    return _text(lines, _first_line(node), last or node.lineno)
+
+
+def _first_line(node: ast.stmt) -> int:
+    decorators = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+def _text(lines: list[str], first: int, last: int) -> str:
+    return "\n".join(lines[first - 1 : last])
+
+
+def _body_lines(node: ast.FunctionDef, lines: list[str]) -> list[str]:
+    """The lines of a body that are code: no docstring, blanks or comments."""
+    body = node.body[1:] if ast.get_docstring(node) else node.body
+    if not body:
+        return []
+    text = (line.strip() for line in lines[body[0].lineno - 1 : node.end_lineno])
+    return [line for line in text if line and not line.startswith("#")]
+
+
+def _private(node: ast.stmt) -> bool:
+    match node:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name.startswith("_") and not name.endswith("__")
+        case _:
+            return False
+
+
+def solution_lines(solution: str, task: str) -> list[str]:
+    """The lines of code of a task's reference, for finding them where they should not be."""
+    lines = solution.splitlines()
+    found: list[str] = []
+    for node in ast.parse(solution).body:
+        if isinstance(node, _Definition) and node.name == task:
+            functions = [node] if isinstance(node, ast.FunctionDef) else [item for item in node.body if isinstance(item, ast.FunctionDef)]
+            found += [line for function in functions for line in _body_lines(function, lines)]
+    return found
+
+
+def docstrings(source: str, tasks: Iterable[str]) -> dict[str, str | None]:
+    """The docstrings of the tasks and of their methods that are not private, by dotted name."""
+    found: dict[str, str | None] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, _Definition) and node.name in set(tasks):
+            found[node.name] = ast.get_docstring(node)
+            for item in node.body:
+                if isinstance(node, ast.ClassDef) and isinstance(item, ast.FunctionDef) and not _private(item):
+                    found[f"{node.name}.{item.name}"] = ast.get_docstring(item)
+    return found
+
+
+# ---- banks
+
+
+@dataclass(frozen=True)
+class BankEntry:
+    """A named answer to a task: a misconception with the sentence that explains it, or an alternative."""
+
+    name: str
+    task: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A file of named answers: its entries, and its text without what only the bank needs."""
+
+    entries: tuple[BankEntry, ...]
+    text: str
+
+
+def read_bank(source: str, decorator: str) -> Bank:
+    """Read a file of entries that are marked by `@misconception(task, why)` or `@alternative(task)`.
+
+    Imports from grader are dropped; `from solutions.m import f as g` becomes `g = f`, since the text is put behind the reference.
+    """
+    entries, kept = [], []
+    for node in ast.parse(source).body:
+        if isinstance(node, _Definition) and (marks := [mark for mark in node.decorator_list if _marks(mark, decorator)]):
+            task, *why = [argument.value for argument in marks[0].args if isinstance(argument, ast.Constant)]
+            entries.append(BankEntry(node.name, str(task), str(why[0]) if why else ""))
+            node.decorator_list = [mark for mark in node.decorator_list if mark not in marks]
+            kept.append(ast.unparse(node))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "solutions":
+            kept += [f"{alias.asname} = {alias.name}" for alias in node.names if alias.asname]
+        elif not (isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("grader", "__future__")):
+            kept.append(ast.unparse(node))
+    return Bank(tuple(entries), "\n\n".join(kept))
+
+
+def _marks(decorator: ast.expr, name: str) -> bool:
+    return isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == name
+
+
+def answer_with(solution: str, bank: Bank, entries: Iterable[BankEntry]) -> str:
+    """The reference module with these entries in their tasks' places."""
+    bindings = "\n".join(f"{entry.task} = {entry.name}" for entry in entries)
+    return f"{solution}\n\n{bank.text}\n\n{bindings}\n"
+
+
+# ---- trivial answers
+
+
+def trivial_answers(solution: str, tasks: Iterable[str]) -> dict[str, str]:
+    """Modules in which every task is answered without thought, by a name that says how: each must score exactly 0."""
+    wanted = set(tasks)
+    nodes = [node for node in ast.parse(solution).body if isinstance(node, _Definition) and node.name in wanted]
+    documented = "\n".join(text or "" for text in docstrings(solution, wanted).values())
+    errors = sorted({word.strip(":,.`") for word in documented.split() if word.strip(":,.`").endswith("Error")} - {"NotImplementedError"})
+    bodies = {
+        "returns None": "return None",
+        "returns its first argument": "return args[0] if args else None",
+        "returns zeros": "return zeros(args[0]) if args else None",
+        **{f"always raises {error}": f"raise {error}('always')" for error in errors},
+    }
+    return {name: "\n\n\n".join([_TRIVIAL_HEAD, *(_trivial(node, body) for node in nodes)]) + "\n" for name, body in bodies.items()}
+
+
+_TRIVIAL_HEAD = '''"""Answers without thought."""
+
+import torch
+
+
+def zeros(value):
+    if isinstance(value, torch.Tensor):
+        return torch.zeros_like(value)
+    return type(value)() if isinstance(value, int | float | str | list | tuple | dict) else None'''
+
+
+def _trivial(node: _Definition, body: str) -> str:
+    if isinstance(node, ast.FunctionDef):
+        return f"def {node.name}(*args, **kwargs):\n    {body}"
+    bases = ", ".join(ast.unparse(base) for base in node.bases if ast.unparse(base) not in ("nn.Module", "torch.nn.Module"))
+    return (
+        f"class {node.name}{f'({bases})' if bases else ''}:\n"
+        f"    def __init__(self, *args, **kwargs):\n        pass\n\n"
+        f"    def __getattr__(self, name):\n"
+        f"        if name.startswith('__'):\n            raise AttributeError(name)\n\n"
+        f"        def method(*args, **kwargs):\n            {body}\n\n        return method\n\n"
+        f"    def __call__(self, *args, **kwargs):\n        {body}"
+    )

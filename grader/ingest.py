@@ -1,0 +1,341 @@
+"""What was handed in, reduced to the source text of the modules that the manifest names. Nothing else of a submission survives.
+
+Data only: no archive is extracted, no link is followed, nothing is imported, sizes and counts are capped before anything is read.
+"""
+
+import io
+import lzma
+import os
+import re
+import stat
+import subprocess
+import tarfile
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from grader.manifest import Course
+from grader.text import one_line
+
+__all__ = ["BadInput", "Source", "Submission", "find_submissions", "read_submission"]
+
+MAX_SOURCE_BYTES = 1 << 20
+MAX_NOTEBOOK_BYTES = 32 << 20  # outputs with pictures are large; only the code is kept
+MAX_ARCHIVE_BYTES = 256 << 20
+MAX_UNPACKED_BYTES = 1 << 30
+MAX_MEMBERS = 20_000
+MAX_MATCHES = 64
+_ARCHIVES = (".zip", ".tar.gz", ".tgz")
+
+
+class BadInput(Exception):
+    """A path that can't be graded; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A student's module: its text, or the sentence that says why there is none."""
+
+    text: str = ""
+    problem: str = ""
+    missing: bool = False
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One student's modules."""
+
+    id: str
+    sources: dict[str, Source]
+    only: tuple[str, ...] = ()
+    """The modules to grade, where the submission is a single file that names one; all of the course's where empty."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A regular file of a submission: where it is, and how to read at most so many bytes of it."""
+
+    path: PurePosixPath
+    read: Callable[[int], bytes]
+
+
+class _Unreadable(Exception):
+    """One file that can't be taken; the text is for the student."""
+
+
+def find_submissions(paths: Iterable[Path], course: Course) -> tuple[list[Submission], list[str]]:
+    """Read every submission that the paths name, a path being a submission or a folder of submissions.
+
+    Returns: the submissions, and a sentence for each thing that was passed over. Raises: BadInput.
+    """
+    found: list[Submission] = []
+    passed_over: list[str] = []
+    for path in paths:
+        if not path.is_dir() or _names_modules(_folder(path), course):
+            found.append(read_submission(path, course))
+            continue
+        children = [child for child in sorted(path.iterdir()) if not child.name.startswith(".")]
+        before = len(found)
+        for child in children:
+            if child.is_symlink():
+                passed_over.append(f"{child}: a link is not followed.")
+            elif child.is_dir() and not _names_modules(_folder(child), course):
+                passed_over.append(f"{child}: holds no {' or '.join(_file_names(course))}.")
+            elif child.is_dir() or child.name.lower().endswith(_ARCHIVES) or _module_of(child.name, course):
+                found.append(read_submission(child, course))
+        if len(found) == before:
+            raise BadInput(f"{path} holds no submission: expected {', '.join(_file_names(course))}, or folders or archives that hold them")
+    ids = [submission.id for submission in found]
+    for name in sorted({name for name in ids if ids.count(name) > 1}):
+        raise BadInput(f"two submissions are called {name!r}: rename one, since a name is a student")
+    return found, passed_over
+
+
+def read_submission(path: Path, course: Course) -> Submission:
+    """Read one submission: a folder, a module's .py or .ipynb, a .zip, a .tar.gz, or REPOSITORY@REF.
+
+    An archive that can't be read becomes a submission whose every module has a problem, so that a batch goes on. Raises: BadInput.
+    """
+    name = path.name
+    if not path.exists():
+        repository, at, ref = str(path).rpartition("@")
+        if at and Path(repository).is_dir():
+            return Submission(_identify(f"{Path(repository).resolve().name}@{ref}"), _take(_git(Path(repository), ref), course))
+        raise BadInput(f"{path} does not exist: give a folder, a .py, .ipynb, .zip or .tar.gz file, or REPOSITORY@REF")
+    if path.is_dir():
+        sources = _take(_folder(path), course)
+        if not sources:
+            raise BadInput(f"{path} holds no {' or '.join(_file_names(course))}")
+        return Submission(_identify(path.resolve().name), sources)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise BadInput(f"{path} is neither a file nor a folder")
+    if name.lower().endswith(_ARCHIVES):
+        stem = re.sub(r"(\.zip|\.tar\.gz|\.tgz)$", "", name, flags=re.IGNORECASE)
+        try:
+            return Submission(_identify(stem), _take(_archive(path, course), course))
+        except _Unreadable as error:
+            problem = Source(problem=f"{one_line(name)} can't be read: {error}")
+            return Submission(_identify(stem), {module.name: problem for module in course.modules})
+    module = _module_of(name, course)
+    if module is None:
+        raise BadInput(f"{path}: expected a file called {' or '.join(_file_names(course))}, or a .zip or .tar.gz")
+    return Submission(_identify(path.stem), _take([_Entry(PurePosixPath(name), _reader(path))], course), only=(module,))
+
+
+def _identify(name: str) -> str:
+    return one_line(name, 100) or "unnamed"
+
+
+def _file_names(course: Course) -> list[str]:
+    return [f"{module.name}.py" for module in course.modules]
+
+
+def _module_of(name: str, course: Course) -> str | None:
+    """The module that a file of this name holds."""
+    names = {f"{module.name}{suffix}": module.name for module in course.modules for suffix in (".py", ".ipynb")}
+    return names.get(name)
+
+
+# ---- choosing files
+
+
+def _take(entries: list[_Entry], course: Course) -> dict[str, Source]:
+    """For each module, the one file that holds it: at the top or in exercises/, of the submission or of the one folder that it is wrapped in."""
+    sources = {}
+    for module in course.modules:
+        candidates = _best([entry for entry in entries if _module_of(entry.path.name, course) == module.name])
+        if len(candidates) > 1:
+            names = " and ".join(one_line(str(entry.path), 80) for entry in candidates[:3])
+            sources[module.name] = Source(problem=f"{names} both hold the module {module.name}: keep one.")
+        elif candidates:
+            sources[module.name] = _source(candidates[0])
+    return sources
+
+
+def _best(entries: list[_Entry]) -> list[_Entry]:
+    """The entries at the most expected place."""
+
+    def place(entry: _Entry) -> int | None:
+        folders = entry.path.parts[:-1]
+        inside = folders[-1:] == ("exercises",)
+        depth = len(folders) - inside
+        return 2 * depth + inside if depth <= 1 else None
+
+    ranked = [(rank, entry) for entry in entries if (rank := place(entry)) is not None]
+    best = min((rank for rank, _ in ranked), default=None)
+    return [entry for rank, entry in ranked if rank == best]
+
+
+def _names_modules(entries: list[_Entry], course: Course) -> bool:
+    return any(len(entry.path.parts) <= 2 and _module_of(entry.path.name, course) for entry in entries)
+
+
+def _source(entry: _Entry) -> Source:
+    name = one_line(entry.path.name)
+    notebook = entry.path.suffix == ".ipynb"
+    limit = MAX_NOTEBOOK_BYTES if notebook else MAX_SOURCE_BYTES
+    try:
+        data = entry.read(limit + 1)
+        if len(data) > limit:
+            raise _Unreadable(f"it is larger than {limit >> 20} MiB.")
+        text = _notebook_code(data) if notebook else _text(data)
+        if len(text) > MAX_SOURCE_BYTES:
+            raise _Unreadable(f"its code is larger than {MAX_SOURCE_BYTES >> 20} MiB.")
+    except _Unreadable as error:
+        return Source(problem=f"{name} can't be read: {error}")
+    return Source(text)
+
+
+def _text(data: bytes) -> str:
+    """Decode Python source as Python does: UTF-8, unless its first lines say otherwise."""
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        text = data.decode(encoding)
+    except (SyntaxError, UnicodeDecodeError, LookupError):
+        raise _Unreadable("it is not Python text in UTF-8.") from None
+    if "\0" in text:
+        raise _Unreadable("it is not Python text: it holds null bytes.")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+class _Cell(msgspec.Struct):
+    cell_type: str = ""
+    source: str | list[str] = ""
+
+
+class _Notebook(msgspec.Struct):
+    cells: list[_Cell]
+
+
+def _notebook_code(data: bytes) -> str:
+    """The code cells in order; magics and shell lines become comments, whole-cell magics leave their cell out."""
+    try:
+        notebook = msgspec.json.decode(data, type=_Notebook)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise _Unreadable("it is not a Jupyter notebook.") from None
+    cells = []
+    for cell in notebook.cells:
+        text = cell.source if isinstance(cell.source, str) else "".join(cell.source)
+        if cell.cell_type == "code" and not text.lstrip().startswith("%%"):
+            cells.append(re.sub(r"^(\s*)([%!?].*)$", r"\1pass  # \2", text, flags=re.MULTILINE))
+    code = "\n\n".join(cells) + "\n"
+    if "\0" in code:
+        raise _Unreadable("its code holds null bytes.")
+    return code
+
+
+# ---- where entries come from
+
+
+def _reader(path: Path) -> Callable[[int], bytes]:
+    def read(limit: int) -> bytes:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise _Unreadable(f"{error.strerror}.") from None
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _Unreadable("it is not a regular file.")
+            return file.read(limit)
+
+    return read
+
+
+def _folder(root: Path) -> list[_Entry]:
+    """The regular files at the top of a folder and in its exercises/; links are not followed."""
+    entries = []
+    for folder in (root, root / "exercises"):
+        if folder.is_symlink() and folder != root:
+            continue
+        try:
+            children = sorted(os.scandir(folder), key=lambda item: item.name)
+        except OSError:
+            continue
+        for child in children[:MAX_MEMBERS]:
+            if child.is_file(follow_symlinks=False):
+                path = Path(child.path)
+                entries.append(_Entry(PurePosixPath(path.relative_to(root).as_posix()), _reader(path)))
+    return entries
+
+
+def _archive(path: Path, course: Course) -> list[_Entry]:
+    """The regular files of an archive that are called like modules. Raises: _Unreadable."""
+    if path.stat().st_size > MAX_ARCHIVE_BYTES:
+        raise _Unreadable(f"it is larger than {MAX_ARCHIVE_BYTES >> 20} MiB.")
+    try:
+        entries = []
+        for member, read in (_zip_members if path.name.lower().endswith(".zip") else _tar_members)(path):
+            if _plain(member) and _module_of(PurePosixPath(member).name, course):
+                data = read(MAX_NOTEBOOK_BYTES + 1)  # now, since a tar is read in one pass
+                entries.append(_Entry(PurePosixPath(member), lambda limit, data=data: data[:limit]))  # type: ignore[misc]
+                if len(entries) > MAX_MATCHES:
+                    raise _Unreadable("it holds the same modules many times over.")
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, NotImplementedError, RuntimeError):
+        raise _Unreadable("it is damaged, or not the kind of archive that its name says.") from None
+    return entries
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) > MAX_MEMBERS:
+            raise _Unreadable(f"it has more than {MAX_MEMBERS} members.")
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if not member.is_dir() and kind in (0, stat.S_IFREG):
+                with archive.open(member) as file:
+                    yield member.filename, file.read
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
+    unpacked = 0
+    with tarfile.open(path, "r|gz") as archive:
+        for count, member in enumerate(archive):
+            unpacked += member.size
+            if count >= MAX_MEMBERS or unpacked > MAX_UNPACKED_BYTES:
+                raise _Unreadable(f"it has more than {MAX_MEMBERS} members, or unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB.")
+            file = archive.extractfile(member) if member.isreg() else None
+            if file is not None:
+                yield member.name, file.read
+
+
+def _plain(name: str) -> bool:
+    """True for a relative path that stays inside."""
+    return not name.startswith("/") and "\\" not in name and ".." not in PurePosixPath(name).parts
+
+
+def _git(repository: Path, ref: str) -> list[_Entry]:
+    """The files of a commit of a local repository, read by plumbing that runs no filter, hook or external program. Raises: BadInput."""
+    commit = _run_git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+    if commit is None:
+        raise BadInput(f"{repository} has no commit, branch or tag called {one_line(ref)!r}")
+    listing = _run_git(repository, "ls-tree", "-r", "-l", "-z", commit.decode().strip()) or b""
+    entries = []
+    for line in listing.decode(errors="replace").split("\0")[:MAX_MEMBERS]:
+        fields, _, name = line.partition("\t")
+        if fields.startswith("100") and PurePosixPath(name).suffix in (".py", ".ipynb"):
+            _, _, blob, size = fields.split()
+            if int(size) <= MAX_NOTEBOOK_BYTES:
+                entries.append(_Entry(PurePosixPath(name), partial(_blob, repository, blob)))
+    return entries
+
+
+def _blob(repository: Path, blob: str, limit: int) -> bytes:
+    return (_run_git(repository, "cat-file", "blob", blob) or b"")[:limit]
+
+
+def _run_git(repository: Path, *arguments: str) -> bytes | None:
+    settings = ("core.fsmonitor=false", "safe.directory=*", "core.hooksPath=/dev/null")
+    command = ["git", *(part for setting in settings for part in ("-c", setting)), "-C", str(repository), *arguments]
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "GIT_CONFIG_NOSYSTEM": "1", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(command, capture_output=True, env=environment, stdin=subprocess.DEVNULL, timeout=60, check=False)
+    except FileNotFoundError:
+        raise BadInput("git is not installed: install it, or hand in a folder") from None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,63 @@
+"""The trusted grading process: pytest on the hidden suite of one module for one submission after another, with one zygote."""
+
+import os
+import time
+from multiprocessing.connection import Connection
+
+import pytest
+
+from grader.isolation import NotConfined
+from grader.manifest import Course
+from grader.plugin import Grading, GradingPlugin
+from grader.results import ModuleTiming, TestResult, module_fault, score_module
+from grader.run import Unit
+from grader.sandbox.attempts import ensure_confined
+from grader.sandbox.launcher import Zygote, ZygoteError
+from grader.sides import ReferenceSide
+from grader.store import Entry
+
+__all__ = ["grade", "serve"]
+
+_UNUSED_PLUGINS = ("terminal", "cacheprovider", "logging", "capture", "junitxml")
+
+
+def serve(connection: Connection, course: Course, zygote: Zygote) -> None:
+    """Grade units until the connection closes; a string in answer is a refusal to grade at all."""
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # what else is installed may not take part
+    references: dict[str, ReferenceSide] = {}
+    try:
+        if zygote.confined:
+            ensure_confined(zygote)
+    except (NotConfined, ZygoteError) as error:
+        connection.send(str(error))
+        return
+    while True:
+        try:
+            unit = connection.recv()
+        except EOFError:
+            return
+        connection.send(grade(unit, course, zygote, references))
+
+
+def grade(unit: Unit, course: Course, zygote: Zygote, references: dict[str, ReferenceSide]) -> Entry:
+    """Run the module's hidden suite on the unit's source. A fault of pytest's or the suite's is a `grader_error` of every task."""
+    start = time.monotonic()
+    module = unit.module
+    grading = Grading(course, (module,), {module.name: unit.source}, unit.seed, zygote, references, unit.shuffled)
+    options = ["-c", str(course.root / "pyproject.toml"), "--rootdir", str(course.root), "--assert=plain", "-p", "pytest_timeout"]
+    for name in _UNUSED_PLUGINS:
+        options += ["-p", f"no:{name}"]
+    try:
+        code = pytest.main([str(course.hidden_suite(module.name)), *options], plugins=[GradingPlugin(grading)])
+    finally:
+        grading.close()
+    if grading.problems or code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        reason = "; ".join(grading.problems) or f"pytest ended with status {int(code)}"
+        return Entry(module_fault(module, reason), ModuleTiming(0.0, 0.0, 0, {}))
+    tests: dict[str, list[TestResult]] = {}
+    for record in grading.records.values():
+        tests.setdefault(record.task, []).append(TestResult(record.id, record.outcome.status, record.weight, record.outcome.message))
+    usage = grading.student(module).usage
+    seconds = {record.id: round(record.seconds, 6) for record in grading.records.values()}
+    timing = ModuleTiming(round(time.monotonic() - start, 6), round(usage.cpu_seconds, 6), usage.peak_kib, seconds)
+    return Entry(score_module(module, tests), timing)

@@ -1,0 +1,232 @@
+"""course.toml, the one ordered manifest, as frozen data classes.
+
+Everything else asks here for modules, tasks, points, limits, bans and hints, and for where a module's files are.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Self
+
+import msgspec
+from msgspec import Meta, Struct
+
+__all__ = ["Course", "Limits", "ManifestError", "Module", "Overrides", "Task", "find_root", "load_course"]
+
+MANIFEST = "course.toml"
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(gt=0)]
+
+
+class ManifestError(Exception):
+    """course.toml is missing or wrong; the text names the file, the key and the fix."""
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a submission may use. Seconds are wall clock unless they say CPU; sizes are in MiB or KiB.
+
+    Where a limit is hit, the test is `timed_out` or `out_of_memory`, or, for too much output, an `error`.
+    """
+
+    test_seconds: Seconds = 10.0
+    """One test's wall clock."""
+    test_cpu_seconds: Seconds = 5.0
+    """One test's CPU time, over all threads."""
+    task_seconds: Seconds = 20.0
+    """All tests of one task together."""
+    import_seconds: Seconds = 10.0
+    """Running the module's top level."""
+    memory_mib: Count = 2048
+    """Address space beyond what Python with torch takes."""
+    scratch_mib: Count = 256
+    """Files in the private scratch folder."""
+    reply_mib: Count = 64
+    """Tensors that one test returns."""
+    output_kib: Count = 1024
+    """What one test prints."""
+    threads: Count = 64
+    """Threads alive at a time."""
+
+
+class Overrides(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Limits of one task that differ from the course's; the others belong to a module's worker as a whole."""
+
+    test_seconds: Seconds | None = None
+    test_cpu_seconds: Seconds | None = None
+    task_seconds: Seconds | None = None
+    reply_mib: Count | None = None
+    output_kib: Count | None = None
+
+
+class Task(Struct, frozen=True, forbid_unknown_fields=True):
+    """One function or class that a student fills in."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+    points: Annotated[float, Meta(gt=0)]
+    minutes: Count
+    hints: tuple[str, ...]
+    bans: tuple[str, ...] = ()
+    limits: Overrides = Overrides()
+
+    def limits_within(self, course: Limits) -> Limits:
+        """The course's limits with this task's own in their place."""
+        own = {name: value for name, value in msgspec.structs.asdict(self.limits).items() if value is not None}
+        merged = msgspec.structs.replace(course, **own)
+        return msgspec.structs.replace(merged, task_seconds=max(merged.task_seconds, merged.test_seconds))
+
+
+class Module(Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of tasks, in teaching order."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$")]
+    title: str
+    story: str
+    tasks: tuple[Task, ...]
+
+    @property
+    def points(self) -> float:
+        """The points of all tasks."""
+        return sum(task.points for task in self.tasks)
+
+    @property
+    def minutes(self) -> int:
+        """The minutes of all tasks."""
+        return sum(task.minutes for task in self.tasks)
+
+    def task(self, name: str) -> Task:
+        """The task of this name. Raises: KeyError."""
+        return {task.name: task for task in self.tasks}[name]
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    title: str
+    modules: tuple[Module, ...]
+    limits: Limits = Limits()
+
+
+class Course(Struct, frozen=True):
+    """The manifest together with the folder that it describes."""
+
+    root: Path
+    title: str
+    limits: Limits
+    modules: tuple[Module, ...]
+
+    def module(self, name: str) -> Module:
+        """The module of this name. Raises: ManifestError that lists the names there are."""
+        for module in self.modules:
+            if module.name == name:
+                return module
+        raise ManifestError(f"no module {name!r} in {MANIFEST}; it has {', '.join(m.name for m in self.modules)}")
+
+    def select(self, modules: list[str], tasks: list[str]) -> tuple[Module, ...]:
+        """Keep the named modules and, within them, the named tasks; all where nothing is named.
+
+        Raises: ManifestError where a name is in none of them.
+        """
+        chosen = tuple(self.module(name) for name in dict.fromkeys(modules)) or self.modules
+        if not tasks:
+            return chosen
+        known = {task.name for module in chosen for task in module.tasks}
+        for name in tasks:
+            if name not in known:
+                raise ManifestError(f"no task {name!r} in {', '.join(m.name for m in chosen)}; `grader list` shows the tasks")
+        kept = (
+            msgspec.structs.replace(module, tasks=tuple(task for task in module.tasks if task.name in tasks))
+            for module in chosen
+        )
+        return tuple(module for module in kept if module.tasks)
+
+    def stub(self, module: str) -> Path:
+        """The file that students fill in."""
+        return self.root / "exercises" / f"{module}.py"
+
+    def solution(self, module: str) -> Path:
+        """The reference."""
+        return self.root / "solutions" / f"{module}.py"
+
+    def public_suite(self, module: str) -> Path:
+        """The tests that a student reads."""
+        return self.root / "tests" / "public" / f"test_{module}.py"
+
+    def hidden_suite(self, module: str) -> Path:
+        """The graded tests."""
+        return self.root / "tests" / "hidden" / f"test_{module}.py"
+
+    def misconceptions(self, module: str) -> Path:
+        """The named wrong answers."""
+        return self.root / "tests" / "misconceptions" / f"{module}.py"
+
+    def alternatives(self, module: str) -> Path:
+        """The other right answers."""
+        return self.root / "tests" / "alternatives" / f"{module}.py"
+
+    @classmethod
+    def read(cls, root: Path) -> Self:
+        """Read course.toml in `root`. Raises: ManifestError."""
+        path = root / MANIFEST
+        try:
+            parsed = msgspec.toml.decode(path.read_bytes(), type=_File)
+        except FileNotFoundError:
+            raise ManifestError(f"{path} is missing: run from a course's folder, or name it with --course") from None
+        except msgspec.ValidationError as error:
+            raise ManifestError(f"{path}: {_locate(str(error), path)}") from None
+        except msgspec.DecodeError as error:
+            raise ManifestError(f"{path} is not valid TOML: {error}") from None
+        _check(parsed, path)
+        return cls(root=root, title=parsed.title, limits=parsed.limits, modules=parsed.modules)
+
+
+def find_root(start: Path) -> Path:
+    """The nearest folder, from `start` upwards, that holds a course.toml. Raises: ManifestError."""
+    for folder in (start, *start.parents):
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise ManifestError(f"no {MANIFEST} in {start} or above: run from a course's folder, or name it with --course")
+
+
+def load_course(folder: Path | None = None) -> Course:
+    """Read the course in `folder`, or the one around the current directory. Raises: ManifestError."""
+    return Course.read(folder.resolve() if folder else find_root(Path.cwd()))
+
+
+def _locate(message: str, path: Path) -> str:
+    """Turn "... - at `$.modules[0].tasks[2]`" into the names that stand in the file, followed by the fix."""
+    match = re.search(r"^(.*?)(?: - at `\$(.*)`)?$", message, re.DOTALL)
+    what, place = (match[1], match[2] or "") if match else (message, "")
+    node = msgspec.toml.decode(path.read_bytes())
+    words: list[str] = []
+    for key, index in re.findall(r"\.([\w-]+)|\[(\d+)\]", place):
+        try:
+            node = node[key] if key else node[int(index)]
+        except (KeyError, IndexError, TypeError):
+            node = {}
+        if key:
+            words.append(key)
+        elif isinstance(node, dict) and "name" in node:
+            words[-1] = f"{words[-1].removesuffix('s')} {node['name']!r}"
+        else:
+            words[-1] = f"{words[-1]}[{index}]"
+    where = ", ".join(words) or "top level"
+    fixes = {
+        r"missing required field `(\w+)`": "add the key `{0}`",
+        r"contains unknown field `(\w+)`": "take out the key `{0}` or mend its spelling",
+        r"Expected (.*), got (.*)": "give it a value of that kind",
+    }
+    fix = next((text.format(*found.groups()) for pattern, text in fixes.items() if (found := re.search(pattern, what))), "mend it")
+    return f"in {where}: {what}: {fix}"
+
+
+def _check(parsed: _File, path: Path) -> None:
+    """Hold the rules that types can't: unique names, three hints. Raises: ManifestError."""
+    modules = [module.name for module in parsed.modules]
+    tasks = [task.name for module in parsed.modules for task in module.tasks]
+    for kind, names in (("module", modules), ("task", tasks)):
+        for name in {name for name in names if names.count(name) > 1}:
+            raise ManifestError(f"{path}: two {kind}s are called {name!r}: rename one")
+    for module in parsed.modules:
+        if not module.tasks:
+            raise ManifestError(f"{path}: module {module.name!r} has no tasks: add a [[modules.tasks]] below it")
+        for task in module.tasks:
+            if len(task.hints) != 3 or not all(hint.strip() for hint in task.hints):
+                raise ManifestError(f"{path}: task {task.name!r} needs `hints` with three texts, none of them empty")

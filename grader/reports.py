@@ -1,0 +1,105 @@
+"""Reports made from results: the terminal's scoreboard, JUnit XML, CSV. Every string of a student's is escaped for its medium."""
+
+import csv
+import io
+from collections import Counter
+from xml.etree import ElementTree
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from grader.outcome import Status
+from grader.results import Results, SubmissionResult, TaskResult, rounded
+
+__all__ = ["csv_report", "junit_report", "scoreboard"]
+
+_STYLES = {Status.PASSED: "green", Status.SKIPPED: "dim", Status.NOT_IMPLEMENTED: "dim", Status.GRADER_ERROR: "bold magenta"}
+
+
+def scoreboard(results: Results) -> RenderableType:
+    """One row a submission; for a single submission also one row a task, with the first message."""
+    modules = list(dict.fromkeys(module.name for submission in results.submissions for module in submission.modules))
+    table = Table("submission", *modules, "total", "tasks")
+    for column in table.columns[1:-1]:
+        column.justify = "right"
+    for submission in results.submissions:
+        scores = {module.name: f"{rounded(module.score)} / {module.max_score:g}" for module in submission.modules}
+        total = f"{rounded(submission.score)} / {submission.max_score:g}"
+        table.add_row(Text(submission.id), *(scores.get(name, "") for name in modules), total, _tally(submission))
+    if len(results.submissions) == 1:
+        return Group(*(_details(module.name, module.tasks) for module in results.submissions[0].modules), table)
+    return table
+
+
+def _tally(submission: SubmissionResult) -> Text:
+    counts = Counter(task.status for module in submission.modules for task in module.tasks)
+    parts = [Text(f"{counts[status]} {_words(status)}", _STYLES.get(status, "red")) for status in Status if counts[status]]
+    return Text(", ").join(parts)
+
+
+def _details(name: str, tasks: list[TaskResult]) -> Table:
+    table = Table(name, "score", "status", "why")
+    table.columns[1].justify = "right"
+    for task in tasks:
+        message = next((test.message for test in task.tests if test.status is task.status and test.message), "")
+        status = Text(_words(task.status), _STYLES.get(task.status, "red"))
+        table.add_row(Text(task.name), f"{rounded(task.score)} / {task.max_score:g}", status, Text(message.replace("\n", " ")))
+    return table
+
+
+def _words(status: Status) -> str:
+    return status.replace("_", " ")
+
+
+def csv_report(results: Results) -> str:
+    """One row a submission and task: RFC 4180 with a byte order mark, so that spreadsheets read it; no cell can be a formula."""
+    out = io.StringIO()
+    out.write("\ufeff")
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(["submission", "module", "task", "score", "max_score", "status", "tests_passed", "tests", "message"])
+    for submission in results.submissions:
+        for module in submission.modules:
+            for task in module.tasks:
+                message = next((test.message for test in task.tests if test.message), "").replace("\n", " ")
+                passed = sum(test.status is Status.PASSED for test in task.tests)
+                row = [submission.id, module.name, task.name, str(rounded(task.score)), f"{task.max_score:g}"]
+                writer.writerow([_cell(value) for value in [*row, task.status, str(passed), str(len(task.tests)), message]])
+    return out.getvalue()
+
+
+def _cell(value: str) -> str:
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def junit_report(results: Results) -> bytes:
+    """One testsuite a submission and module, points in its properties (pytest's dialect allows none on a test)."""
+    root = ElementTree.Element("testsuites")
+    for submission in results.submissions:
+        for module in submission.modules:
+            tests = [(task, test) for task in module.tasks for test in task.tests]
+            counts = Counter(_junit_kind(test.status) for _, test in tests)
+            suite = ElementTree.SubElement(root, "testsuite", name=f"{submission.id}.{module.name}", tests=str(len(tests)))
+            for attribute, kind in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+                suite.set(attribute, str(counts[kind]))
+            properties = ElementTree.SubElement(suite, "properties")
+            for name, value in (("score", module.score), ("max_score", module.max_score), ("seed", results.seed)):
+                ElementTree.SubElement(properties, "property", name=name, value=str(value))
+            for task, test in tests:
+                case = ElementTree.SubElement(suite, "testcase", classname=f"{module.name}.{task.name}", name=test.id)
+                if kind := _junit_kind(test.status):
+                    ElementTree.SubElement(case, kind, message=f"{test.status}: {test.message}")
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def _junit_kind(status: Status) -> str:
+    match status:
+        case Status.PASSED:
+            return ""
+        case Status.SKIPPED:
+            return "skipped"
+        case Status.FAILED | Status.NOT_IMPLEMENTED | Status.BANNED:
+            return "failure"
+        case _:
+            return "error"

@@ -1,0 +1,130 @@
+"""Grade submissions: one unit of work is one module of one submission, graded by pytest in a job process with its own zygote.
+
+The calling process imports no torch and runs nobody's code; a job process that dies costs its unit a `grader_error` and nothing else.
+"""
+
+import multiprocessing
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from grader.ingest import Source, Submission
+from grader.manifest import Course, Module
+from grader.outcome import Status
+from grader.results import ModuleTiming, module_fault
+from grader.sandbox.launcher import Zygote
+from grader.store import Entry
+
+__all__ = ["Refused", "Unit", "grade_units", "units_of"]
+
+
+class Refused(Exception):
+    """The job would not grade: a protection does not hold on this machine."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One module of one submission."""
+
+    submission: str
+    module: Module
+    source: Source
+    seed: int
+    shuffled: bool = False
+
+
+def units_of(submissions: Iterable[Submission], modules: Iterable[Module], seed: int) -> list[Unit]:
+    """What there is to grade, in order."""
+    modules = list(modules)
+    return [
+        Unit(submission.id, module, submission.sources.get(module.name) or _missing(module), seed)
+        for submission in submissions
+        for module in modules
+        if not submission.only or module.name in submission.only
+    ]
+
+
+def _missing(module: Module) -> Source:
+    return Source(problem=f"{module.name}.py was not handed in.", missing=True)
+
+
+def grade_units(units: list[Unit], course: Course, *, jobs: int, confined: bool, on_done: Callable[[Unit, Entry], None]) -> None:
+    """Grade every unit, calling `on_done` as each is finished, in whatever order. Raises: Refused."""
+    pending = list(reversed(units))
+    scratch = tempfile.mkdtemp(prefix="grader-run-")
+    running: dict[Connection, _Job] = {}
+    try:
+        while pending or running:
+            while pending and len(running) < jobs:
+                job = _Job(course, confined, scratch)
+                running[job.connection] = job
+                job.send(pending.pop())
+            for connection in wait(list(running)):
+                assert isinstance(connection, Connection)
+                job = running[connection]
+                entry = job.receive()
+                on_done(job.unit, entry)
+                if job.ended or not pending:
+                    running.pop(connection).stop()
+                else:
+                    job.send(pending.pop())
+    finally:
+        for job in running.values():
+            job.stop()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Job:
+    """The calling process's handle on one job process."""
+
+    def __init__(self, course: Course, confined: bool, scratch: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process: SpawnProcess = context.Process(target=_serve, args=(theirs, course, confined, scratch), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.unit: Unit
+        self.ended = False
+
+    def send(self, unit: Unit) -> None:
+        self.unit = unit
+        self.connection.send(unit)
+
+    def receive(self) -> Entry:
+        """The unit's result; a fault where the process died of it. Raises: Refused."""
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            self._process.join(5)
+            answer = _fault(self.unit, f"the grading process ended with status {self._process.exitcode}")
+        if isinstance(answer, str):
+            raise Refused(answer)
+        assert isinstance(answer, Entry)
+        # A job that had a fault of its own may be in a bad state: the next unit gets a new one.
+        self.ended = any(task.status is Status.GRADER_ERROR for task in answer.result.tasks)
+        return answer
+
+    def stop(self) -> None:
+        self.connection.close()
+        self._process.join(0.2)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _fault(unit: Unit, reason: str) -> Entry:
+    return Entry(module_fault(unit.module, reason), ModuleTiming(0.0, 0.0, 0, {}))
+
+
+def _serve(connection: Connection, course: Course, confined: bool, scratch: str) -> None:
+    """The job process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process decides what an interrupt means
+    tempfile.tempdir = scratch
+    with Zygote(confined=confined) as zygote:
+        from grader.job import serve  # torch is loaded here while the zygote loads its own
+
+        serve(connection, course, zygote)

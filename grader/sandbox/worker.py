@@ -1,0 +1,110 @@
+"""A worker: one confined fork that loads a student's module and runs probes on it until it is killed.
+
+Everything in this process belongs to the student as soon as the module is loaded, so nothing here is believed: the trusted process takes the
+returned bytes as candidate values and never as a verdict. It knows no test, reference, seed or secret.
+"""
+
+import linecache
+import os
+import sys
+import types
+from typing import Any
+
+import cloudpickle
+
+from grader.bans import Watch
+from grader.sandbox.wire import HEADER, Call, Load, Loaded, Raised, Reply, Returned, pack, parse_request
+from grader.state import reset_state
+from grader.trees import encode
+
+__all__ = ["serve"]
+
+CHANNEL = 3
+
+
+def serve() -> None:
+    """Answer requests on descriptor 3 until it is closed."""
+    load, _ = _receive()
+    assert isinstance(load, Load)
+    watch = Watch(load.bans)
+    module = types.ModuleType(load.module)
+    _send(_load(load, module))
+    while True:
+        call, probe = _receive()
+        assert isinstance(call, Call)
+        _send(*_call(call, probe, module, watch))
+
+
+def _load(load: Load, module: types.ModuleType) -> Reply:
+    filename = f"{load.module}.py"
+    module.__file__ = filename
+    sys.modules[load.module] = module
+    linecache.cache[filename] = (len(load.source), None, load.source.splitlines(keepends=True), filename)
+    reset_state(0)
+    try:
+        exec(compile(load.source, filename, "exec"), module.__dict__)
+    except BaseException as error:
+        return _raised("load", error, filename, [])
+    return Loaded({task: _kind(module.__dict__.get(task)) for task in load.tasks})
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "missing"
+    if isinstance(value, type):
+        return "class"
+    return "function" if callable(value) else type(value).__name__
+
+
+def _call(call: Call, probe: bytes, module: types.ModuleType, watch: Watch) -> tuple[Reply, bytes]:
+    reset_state(call.seed)
+    try:
+        with watch.over(call.bans):
+            value = cloudpickle.loads(probe)(module)
+        node, block = encode(value)
+    except BaseException as error:
+        return _raised(call.nonce, error, f"{module.__name__}.py", watch.hits), b""
+    return Returned(call.nonce, node, watch.hits), block
+
+
+def _raised(nonce: str, error: BaseException, filename: str, banned: list[str]) -> Raised:
+    try:
+        message = str(error)[:2000]
+    except BaseException:
+        message = ""
+    return Raised(nonce, type(error).__name__, message, _place(error, filename), banned)
+
+
+def _place(error: BaseException, filename: str) -> str:
+    """The innermost line of the student's file that the error passed through."""
+    if isinstance(error, SyntaxError) and error.filename == filename:
+        return f"line {error.lineno}"
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == filename:
+            place = f"line {trace.tb_lineno}, in {trace.tb_frame.f_code.co_name}"
+        trace = trace.tb_next
+    return place
+
+
+def _receive() -> tuple[Any, bytes]:
+    body, block = HEADER.unpack(_read(HEADER.size))
+    request = parse_request(_read(body))
+    return request, _read(block)
+
+
+def _read(size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        chunk = os.read(CHANNEL, min(size - len(data), 1 << 20))
+        if not chunk:
+            os._exit(0)  # the trusted process is done with this worker
+        data += chunk
+    return bytes(data)
+
+
+def _send(reply: Reply, block: bytes = b"") -> None:
+    sys.stdout.flush()
+    frame = memoryview(pack(reply, block))
+    while frame:
+        frame = frame[os.write(CHANNEL, frame) :]

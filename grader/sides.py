@@ -1,0 +1,147 @@
+"""The two sides of a hidden test: the student's module in a confined worker, and the reference in the trusted process.
+
+Both take the same pickled probe, so what one side does to its inputs the other never sees.
+"""
+
+import importlib.util
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+import torch
+
+from grader.bans import in_source
+from grader.ingest import Source
+from grader.manifest import Course, Module
+from grader.outcome import Outcome, Status
+from grader.sandbox.client import Ended, Worker
+from grader.sandbox.launcher import Usage, Zygote
+from grader.state import reset_state
+from grader.trees import decode, encode
+
+__all__ = ["ReferenceSide", "StudentSide"]
+
+
+class ReferenceSide:
+    """The reference module, with its answers kept: a batch asks the same questions of every student."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self._name, self._path = name, path
+        self._module: ModuleType | None = None
+        self._kept: dict[tuple[bytes, int], Any] = {}
+
+    @property
+    def module(self) -> ModuleType:
+        """The module itself, loaded at its first use."""
+        if self._module is None:
+            torch.set_num_threads(1)  # as in the workers, so that sums are taken in the same order
+            spec = importlib.util.spec_from_file_location(f"solutions.{self._name}", self._path)
+            assert spec is not None and spec.loader is not None
+            self._module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(self._module)
+        return self._module
+
+    def kind(self, task: str) -> str:
+        """ "class" or "function"."""
+        return "class" if isinstance(getattr(self.module, task), type) else "function"
+
+    def call(self, probe: bytes, seed: int) -> Any:
+        """What the probe returns for the reference. Not to be modified."""
+        key = (probe, seed)
+        if key not in self._kept:
+            module = self.module
+            reset_state(seed)
+            self._kept[key] = decode(*encode(cloudpickle.loads(probe)(module)))
+        return self._kept[key]
+
+
+class StudentSide:
+    """One student's module, in a worker that is replaced when it dies. Use `close` when the module is done."""
+
+    def __init__(self, zygote: Zygote, course: Course, module: Module, source: Source, reference: ReferenceSide) -> None:
+        self._zygote = zygote
+        self._limits = course.limits
+        self._module = module
+        self._source = source
+        self._reference = reference
+        self._worker: Worker | None = None
+        self._kinds: dict[str, str] = {}
+        self._import_seconds = 0.0
+        self._fatal: Outcome | None = None  # nothing of this module can be tried (again)
+        self._closed_tasks: dict[str, Outcome] = {}  # nothing of this task can be tried again
+        self._task_seconds: dict[str, float] = {}
+        self.usage = Usage()
+
+    def call(self, task: str, probe: bytes, seed: int) -> Any:
+        """What the probe returns for the student's module. Raises: Ended, ZygoteError."""
+        self._check_open(task)
+        worker = self._loaded_worker()
+        self._check_kind(task)
+        chosen = self._module.task(task)
+        start = time.monotonic()
+        try:
+            return worker.call(probe, seed, chosen.bans, chosen.limits_within(self._limits)).value
+        except Ended as end:
+            if end.died:
+                self._drop_worker()
+            if end.outcome.status is Status.TIMED_OUT:
+                self._closed_tasks[task] = _not_tried("an earlier test of this task ran out of time.")
+            raise
+        finally:
+            self._charge(task, time.monotonic() - start)
+
+    def close(self) -> None:
+        """Kill the worker."""
+        self._drop_worker()
+
+    def _check_open(self, task: str) -> None:
+        if self._fatal is None and self._source.problem:
+            self._fatal = Outcome(Status.NOT_IMPLEMENTED if self._source.missing else Status.ERROR, self._source.problem)
+        if self._fatal is not None:
+            raise Ended(self._fatal)
+        if task not in self._closed_tasks and (use := in_source(self._source.text, task, self._module.task(task).bans)):
+            self._closed_tasks[task] = Outcome(Status.BANNED, f"uses {use}, which is not allowed in this task.")
+        if task in self._closed_tasks:
+            raise Ended(self._closed_tasks[task])
+
+    def _check_kind(self, task: str) -> None:
+        kind, due = self._kinds[task], self._reference.kind(task)
+        if kind == "missing":
+            raise Ended(Outcome(Status.NOT_IMPLEMENTED, f"{self._module.name}.py has no {due} called {task}: keep the stub's name."))
+        if kind != due:
+            raise Ended(Outcome(Status.ERROR, f"{task} has to be a {due}, but it is a {kind}."))
+
+    def _loaded_worker(self) -> Worker:
+        if self._worker is None:
+            bans = sorted({ban for task in self._module.tasks for ban in task.bans})
+            self._worker = Worker(self._zygote, self._limits)
+            start = time.monotonic()
+            try:
+                self._kinds = self._worker.load(self._module.name, self._source.text, [task.name for task in self._module.tasks], bans)
+            except Ended as end:
+                self._drop_worker()
+                self._fatal = end.outcome
+                raise
+            # A module that is slow to import and kills its workers may not cost an import a test.
+            self._import_seconds += time.monotonic() - start
+            if self._import_seconds > 3 * self._limits.import_seconds:
+                self._fatal = _not_tried("the module's import took too long in all; it is run again after a crash.")
+        return self._worker
+
+    def _charge(self, task: str, seconds: float) -> None:
+        spent = self._task_seconds[task] = self._task_seconds.get(task, 0.0) + seconds
+        limit = self._module.task(task).limits_within(self._limits).task_seconds
+        if spent > limit and task not in self._closed_tasks:
+            self._closed_tasks[task] = _not_tried(f"the tests of this task took more than {limit:g} s together.")
+
+    def _drop_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.__exit__()
+            self.usage += self._worker.usage
+            self._worker = None
+
+
+def _not_tried(reason: str) -> Outcome:
+    return Outcome(Status.TIMED_OUT, f"not tried: {reason}")

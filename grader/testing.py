@@ -1,0 +1,56 @@
+"""What the author of a task imports: markers for the suites, the banks' decorators, and helpers for probes.
+
+Everything here is shipped to the student's worker by value when a probe uses it, so helpers import what they need
+inside themselves and never hold an expected value.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+
+__all__ = ["alternative", "misconception", "raised", "task"]
+
+T = TypeVar("T")
+
+
+def task(name: str, *, weight: float = 1.0) -> pytest.MarkDecorator:
+    """Mark a hidden test, or a class of them, as belonging to a task of course.toml.
+
+    Args:
+        name: the task, spelled as in course.toml.
+        weight: what the test counts within its task, in proportion to the task's other tests.
+    """
+    return pytest.mark.task(name, weight=weight)
+
+
+def misconception(task: str, why: str) -> Callable[[T], T]:
+    """Mark a function or class as a named wrong answer to `task`.
+
+    Args:
+        task: the task that it answers.
+        why: one sentence for the student who made this mistake.
+    """
+    return lambda wrong: wrong
+
+
+def alternative(task: str) -> Callable[[T], T]:
+    """Mark a function or class as a correct answer to `task`, in another style than the reference's."""
+    return lambda right: right
+
+
+def raised(expected: type[BaseException], call: Callable[[], Any]) -> str:
+    """Say how `call` ended, as a string that a probe can return and `agree` can compare.
+
+    Returns "raises ValueError" where `expected` is ValueError and was raised (or a subclass of it), "returns normally",
+    or "raises KeyError" for another error. NotImplementedError passes through, so that a stub stays a stub.
+    """
+    try:
+        call()
+    except expected:
+        return f"raises {expected.__name__}"
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        return f"raises {type(error).__name__}"
+    return "returns normally"

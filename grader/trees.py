@@ -1,0 +1,191 @@
+"""Values that cross between a student's worker and the trusted process: a tree of plain Python values and tensors.
+
+The worker encodes, the trusted process decodes. Decoding accepts exact types only and never runs code of the sender's: the
+structure is typed JSON, the tensors are one safetensors block, and what is neither arrives as an `Opaque` that says what it was.
+This module knows nothing of tests or references, because the zygote imports it.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from msgspec import Meta, Struct
+
+__all__ = ["Malformed", "Node", "Opaque", "decode", "encode"]
+
+_NATIVE = (torch.Tensor, torch.nn.Parameter)
+
+
+class Malformed(Exception):
+    """What came from a worker is not well-formed."""
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """Stands for a value that does not travel, such as an object of the student's own class."""
+
+    description: str
+
+
+class Number(Struct, frozen=True, forbid_unknown_fields=True, tag="number"):
+    """A bool, an int (hexadecimal) or a float (`float.hex`, so that it arrives bit for bit)."""
+
+    kind: Literal["bool", "int", "float"]
+    text: Annotated[str, Meta(max_length=600)]
+
+
+class Text(Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
+    """A string, or the name of a dtype or device."""
+
+    kind: Literal["str", "dtype", "device"]
+    text: str
+
+
+class Block(Struct, frozen=True, forbid_unknown_fields=True, tag="tensor"):
+    """The tensor with this index in the safetensors block."""
+
+    index: Annotated[int, Meta(ge=0)]
+
+
+class MetaTensor(Struct, frozen=True, forbid_unknown_fields=True, tag="meta"):
+    """A tensor on the `meta` device: a shape and a dtype, no values."""
+
+    shape: list[Annotated[int, Meta(ge=0)]]
+    dtype: str
+
+
+class Sequence(Struct, frozen=True, forbid_unknown_fields=True, tag="sequence"):
+    """A list or a tuple (torch.Size travels as a tuple)."""
+
+    kind: Literal["list", "tuple"]
+    items: list["Node"]
+
+
+class Mapping(Struct, frozen=True, forbid_unknown_fields=True, tag="mapping"):
+    """A dict with str or int keys, in order."""
+
+    keys: list[str | int]
+    values: list["Node"]
+
+
+class Other(Struct, frozen=True, forbid_unknown_fields=True, tag="other"):
+    """A value that does not travel."""
+
+    description: str
+
+
+Node = Number | Text | Block | MetaTensor | Sequence | Mapping | Other | None
+
+
+def encode(value: Any) -> tuple[Node, bytes]:
+    """Turn a value into its structure and the safetensors block of its tensors.
+
+    Types are compared exactly, never with isinstance: an object of the student's class that poses as a tensor or a number becomes `Other`.
+    Tensors are detached, resolved (conjugate and negative bits) and copied to the CPU.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    node = _encode(value, tensors, depth=0)
+    return node, safetensors.torch.save(tensors) if tensors else b""
+
+
+def _encode(value: Any, tensors: dict[str, torch.Tensor], depth: int) -> Node:
+    kind = type(value)
+    if depth > 50:
+        return Other("something nested more than 50 levels deep")
+    if value is None:
+        return None
+    if kind is bool:
+        return Number("bool", "1" if value else "0")
+    if kind is int and abs(value).bit_length() < 2048:
+        return Number("int", hex(value))
+    if kind is float or kind.__module__ == "numpy" and kind.__name__ == "float64":
+        return Number("float", float(value).hex())
+    if kind is str:
+        return Text("str", value)
+    if kind is torch.dtype:
+        return Text("dtype", str(value))
+    if kind is torch.device:
+        return Text("device", str(value))
+    if kind in _NATIVE:
+        return _encode_tensor(value, tensors)
+    if kind is list or kind is tuple or kind is torch.Size:
+        items = [_encode(item, tensors, depth + 1) for item in value]
+        return Sequence("list" if kind is list else "tuple", items)
+    if kind is dict or kind is OrderedDict:
+        if all(type(key) in (str, int) for key in value):
+            return Mapping(list(value), [_encode(item, tensors, depth + 1) for item in value.values()])
+        return Other("a dict whose keys are not all strings or whole numbers")
+    return Other(f"an object of class {kind.__name__}")
+
+
+def _encode_tensor(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> Node:
+    if tensor.layout is not torch.strided:
+        return Other(f"a sparse tensor ({tensor.layout})")
+    if tensor.is_quantized:
+        return Other("a quantized tensor")
+    if tensor.device.type == "meta":
+        return MetaTensor(list(tensor.shape), str(tensor.dtype))
+    if tensor.dtype is torch.complex128:
+        return Other("a tensor of dtype torch.complex128")
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu()
+    tensors[str(len(tensors))] = plain.clone(memory_format=torch.contiguous_format)
+    return Block(len(tensors) - 1)
+
+
+def decode(node: Node, block: bytes) -> Any:
+    """Turn structure and safetensors block back into a value.
+
+    Raises: Malformed where the two are not well-formed or do not fit each other.
+    """
+    try:
+        tensors = safetensors.torch.load(block) if block else {}
+        used: set[str] = set()
+        value = _decode(node, tensors, used)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RuntimeError, RecursionError, OverflowError) as error:
+        raise Malformed(f"{type(error).__name__} while decoding") from error
+    if used != tensors.keys():
+        raise Malformed("tensors and structure do not fit each other")
+    return value
+
+
+def _decode(node: Node, tensors: dict[str, torch.Tensor], used: set[str]) -> Any:
+    match node:
+        case None:
+            return None
+        case Number("bool", text):
+            return {"0": False, "1": True}[text]
+        case Number("int", text):
+            return int(text, 16)
+        case Number("float", text):
+            return float.fromhex(text)
+        case Text("str", text):
+            return text
+        case Text("dtype", text):
+            return _dtype(text)
+        case Text("device", text):
+            return torch.device(text)
+        case Block(index):
+            used.add(str(index))
+            return tensors[str(index)]
+        case MetaTensor(shape, dtype):
+            return torch.empty(shape, dtype=_dtype(dtype), device="meta")
+        case Sequence(kind, items):
+            values = [_decode(item, tensors, used) for item in items]
+            return values if kind == "list" else tuple(values)
+        case Mapping(keys, items):
+            return dict(zip(keys, (_decode(item, tensors, used) for item in items), strict=True))
+        case Other(description):
+            return Opaque(description)
+    raise Malformed(f"unknown node {type(node).__name__}")
+
+
+def _dtype(text: str) -> torch.dtype:
+    dtype = getattr(torch, text.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"no dtype {text[:40]}")
+    return dtype
+
+
