@@ -1,10 +1,10 @@
 """Functions and classes that a task forbids: found in the source, and watched for while a probe runs.
 
-Best effort, in two layers, and reported by name: the trusted process reads the source; the worker watches torch functions, aten operators and
-the classes and Python functions that are named. A determined evader can pass both (see SECURITY.md).
+Best effort, in two layers, and reported by name: the trusted process reads the source; the worker watches torch functions, aten
+operators and the classes and Python functions that are named. A determined evader can pass both (see SECURITY.md).
 
-A ban is a dotted public name such as "torch.softmax". It covers every spelling with the same last part: function, tensor method, nn.functional,
-torch.ops.aten, in place or not.
+A ban is a dotted public name such as "torch.softmax". It covers every spelling with the same last part: function, tensor method,
+nn.functional, torch.ops.aten, in place or not.
 """
 
 import ast
@@ -27,8 +27,9 @@ class BannedCall(Exception):
 
 
 def leaf(name: str) -> str:
-    """The last part of a dotted or `aten::` name, without the underscores of private and in-place variants."""
-    return name.replace("::", ".").rsplit(".", 1)[-1].strip("_")
+    """The last part of a dotted or `aten::` name, without what marks private, in-place and namespaced variants of one operation."""
+    last = name.replace("::", ".").rsplit(".", 1)[-1].strip("_")
+    return last.removeprefix("linalg_").removeprefix("special_").removeprefix("safe_").removeprefix("sparse_")
 
 
 # ---- in the source
@@ -43,16 +44,21 @@ def in_source(source: str, task: str, bans: Iterable[str]) -> str | None:
     if not wanted:
         return None
     try:
-        tree = ast.parse(source)
+        tree, aliases = _parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    aliases = _aliases(tree)
     for node in _used_by(tree, task):
         for part in ast.walk(node):
             name = _dotted(part, aliases)
             if name and name.split(".")[0] == "torch" and leaf(name) in wanted:
                 return f"{wanted[leaf(name)]}, line {part.lineno}"  # type: ignore[attr-defined]
     return None
+
+
+@functools.lru_cache(maxsize=4)
+def _parse(source: str) -> tuple[ast.Module, dict[str, str]]:
+    tree = ast.parse(source)
+    return tree, _aliases(tree)
 
 
 def _aliases(tree: ast.AST) -> dict[str, str]:
@@ -146,7 +152,7 @@ class Watch:
         parent, name = _resolve(ban)
         target = getattr(parent, name, None)
         if inspect.isclass(target):
-            target.__init__ = self._noting(target.__init__, name)  # type: ignore[misc]
+            setattr(target, "__init__", self._noting(target.__init__, name))  # noqa: B010
         elif inspect.isfunction(target):
             wrapped = self._noting(target, name)
             setattr(parent, name, wrapped)

@@ -75,10 +75,13 @@ def check(
     return report
 
 
+_Judge = Callable[[ModuleResult], None]
+
+
 class _Trial:
     """One source to grade, and what is expected of its result."""
 
-    def __init__(self, module: Module, name: str, text: str, seed: int, judge: Callable[[ModuleResult], None], shuffled: bool = False) -> None:
+    def __init__(self, module: Module, name: str, text: str, seed: int, judge: _Judge, *, shuffled: bool = False) -> None:
         self.unit = Unit(name, module, Source(text), seed, shuffled)
         self.judge = judge
 
@@ -126,7 +129,7 @@ def _columns(module: Module, bank: Bank) -> list[list[BankEntry]]:
 # ---- what is expected
 
 
-def _expect_full(module: Module, name: str, report: Report, by_task: dict[str, str] | None = None) -> Callable[[ModuleResult], None]:
+def _expect_full(module: Module, name: str, report: Report, by_task: dict[str, str] | None = None) -> _Judge:
     def judge(result: ModuleResult) -> None:
         for task in result.tasks:
             if bad := _first_bad(task):
@@ -140,17 +143,17 @@ def _first_bad(task: TaskResult) -> str | None:
     return next((f"{t.id}: {t.status}: {t.message}" for t in task.tests if t.status not in (Status.PASSED, Status.SKIPPED)), None)
 
 
-def _expect_unimplemented(module: Module, report: Report) -> Callable[[ModuleResult], None]:
+def _expect_unimplemented(module: Module, report: Report) -> _Judge:
     def judge(result: ModuleResult) -> None:
         for task in result.tasks:
             for test in task.tests:
                 if test.status not in (Status.NOT_IMPLEMENTED, Status.SKIPPED):
-                    report.problems.append(f"{module.name}: the stub of {task.name} is {test.status} instead of not_implemented in {test.id}")
+                    report.problems.append(f"{module.name}: the stub of {task.name} is {test.status}, not not_implemented, in {test.id}")
 
     return judge
 
 
-def _expect_rejection(module: Module, entry: BankEntry, report: Report) -> Callable[[ModuleResult], None]:
+def _expect_rejection(module: Module, entry: BankEntry, report: Report) -> _Judge:
     name = f"{module.name}.{entry.task}.{entry.name}"
 
     def judge(result: ModuleResult) -> None:
@@ -170,7 +173,7 @@ def _expect_rejection(module: Module, entry: BankEntry, report: Report) -> Calla
     return judge
 
 
-def _expect_nothing(module: Module, name: str, report: Report) -> Callable[[ModuleResult], None]:
+def _expect_nothing(module: Module, name: str, report: Report) -> _Judge:
     def judge(result: ModuleResult) -> None:
         for task in result.tasks:
             passed = [test.id for test in task.tests if test.status is Status.PASSED]
@@ -206,11 +209,8 @@ def _missing_files(course: Course, module: Module) -> list[str]:
 def _static_problems(course: Course, module: Module) -> list[str]:
     solution, stub = course.solution(module.name).read_text(), course.stub(module.name).read_text()
     tasks = [task.name for task in module.tasks]
-    problems = []
     ours, theirs = docstrings(solution, tasks), docstrings(stub, tasks)
-    for task in tasks:
-        if not ours.get(task):
-            problems.append(f"solutions/{module.name}.py: {task} is missing or has no docstring")
+    problems = [f"solutions/{module.name}.py: {name} is missing or has no docstring" for name in tasks if not ours.get(name)]
     if ours != theirs:
         different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
         problems.append(f"exercises/{module.name}.py: the docstring of {different[0]} differs from the reference's: run `grader stubs`")
@@ -249,7 +249,9 @@ def _public_problems(course: Course, module: Module) -> list[str]:
     problems = []
     passed, failed = _run_public(course, module, "solutions")
     problems += [f"tests/public/test_{module.name}.py: {name} fails on the reference" for name in failed]
-    problems += [f"tests/public/test_{module.name}.py has no test called test_{task.name}…" for task in module.tasks if not any(name.startswith(f"test_{task.name}") for name in passed + failed)]
+    for task in module.tasks:
+        if not any(name.startswith(f"test_{task.name}") for name in passed + failed):
+            problems.append(f"tests/public/test_{module.name}.py has no test called test_{task.name}…")
     passed, _ = _run_public(course, module, "exercises")
     problems += [f"tests/public/test_{module.name}.py: {name} passes on the stub" for name in passed]
     return problems

@@ -21,8 +21,8 @@ from grader.ingest import BadInput, Submission, find_submissions
 from grader.isolation import NotConfined, choose_confinement, describe_machine, draw_seed, isolation
 from grader.manifest import Course, ManifestError, Module, load_course
 from grader.outcome import Status
-from grader.results import Results, environment, json_schema, submission_result, write_atomically
 from grader.results import SCHEMA as RESULTS_SCHEMA
+from grader.results import Results, environment, json_schema, submission_result, write_atomically
 from grader.run import Refused, Unit, grade_units, units_of
 from grader.store import Entry, Store
 
@@ -30,7 +30,9 @@ __all__ = ["app"]
 
 EXIT_PROBLEMS, EXIT_BAD_INPUT, EXIT_GRADER_FAILED = 1, 2, 3
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Exercises in PyTorch, and their grader.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Exercises in PyTorch, and their grader."
+)
 _console = Console(stderr=True)
 
 CourseOption = Annotated[Path | None, typer.Option("--course", help="The course's folder (default: the one around here).")]
@@ -95,7 +97,9 @@ def grade(
             _console.print(Text("Practice mode: students' code was not confined, so these scores can't be trusted.", "yellow"))
         _console.print(Text(f"Written to {out}. With --seed {results.seed}, a second run grades only what changed."))
     if faults := _faults(results):
-        raise _stop(f"The grader itself failed: {faults[0]}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""), EXIT_GRADER_FAILED)
+        raise _stop(
+            f"The grader itself failed: {faults[0]}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""), EXIT_GRADER_FAILED
+        )
 
 
 _UNFINISHED = ".unfinished.json"
@@ -133,7 +137,9 @@ def _grade(
         except Refused as error:
             raise _stop(str(error), EXIT_GRADER_FAILED) from None
         except KeyboardInterrupt:
-            raise _stop(f"Interrupted: {len(entries)} of {len(units)} are done and kept. The same command goes on from here.", 130) from None
+            raise _stop(
+                f"Interrupted: {len(entries)} of {len(units)} are done and kept. The same command goes on from here.", 130
+            ) from None
 
     graded = []
     for submission in submissions:
@@ -145,7 +151,9 @@ def _grade(
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 3),
         "submissions": {
-            submission.id: {unit.module.name: entries[unit.submission, unit.module.name].timing for unit in units if unit.submission == submission.id}
+            submission.id: {
+                unit.module.name: entries[unit.submission, unit.module.name].timing for unit in units if unit.submission == submission.id
+            }
             for submission in submissions
         },
     }
@@ -269,14 +277,26 @@ def doctor(json: JsonOption = False) -> None:
         raise _stop(str(error), EXIT_GRADER_FAILED) from None
     official = reason is None and all(protection.holds for protection in protections)
     if json:
-        report = {"machine": describe_machine(), "landlock_abi": landlock_abi(), "official": official, "reason": reason, "protections": protections}
+        report = {
+            "machine": describe_machine(),
+            "landlock_abi": landlock_abi(),
+            "official": official,
+            "reason": reason,
+            "protections": protections,
+        }
         _print_json(msgspec.to_builtins(report))
     else:
-        table = Table("student code can't", "holds", "found", title=f"{describe_machine()}, Landlock ABI {landlock_abi()}", title_justify="left")
+        table = Table(
+            "student code can't", "holds", "found", title=f"{describe_machine()}, Landlock ABI {landlock_abi()}", title_justify="left"
+        )
         for protection in protections:
             table.add_row(protection.name, Text("yes", "green") if protection.holds else Text("NO", "bold red"), Text(protection.detail))
         Console().print(table)
-        verdict = "Official grading is possible here." if official else f"Only practice is possible here: {reason or 'a protection does not hold'}."
+        verdict = (
+            "Official grading is possible here."
+            if official
+            else f"Only practice is possible here: {reason or 'a protection does not hold'}."
+        )
         Console().print(verdict)
     if not official:
         raise typer.Exit(EXIT_PROBLEMS)

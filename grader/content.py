@@ -7,7 +7,7 @@ import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["BankEntry", "answer_with", "docstrings", "make_stub", "read_bank", "solution_lines", "trivial_answers"]
+__all__ = ["Bank", "BankEntry", "answer_with", "docstrings", "make_stub", "read_bank", "solution_lines", "trivial_answers"]
 
 _Definition = ast.FunctionDef | ast.ClassDef
 
@@ -72,7 +72,7 @@ def _head(node: _Definition, lines: list[str]) -> str:
 
 def _first_line(node: ast.stmt) -> int:
     decorators = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+    return int(min([node.lineno, *(decorator.lineno for decorator in decorators)]))
 
 
 def _text(lines: list[str], first: int, last: int) -> str:
@@ -90,7 +90,12 @@ def _body_lines(node: ast.FunctionDef, lines: list[str]) -> list[str]:
 
 def _private(node: ast.stmt) -> bool:
     match node:
-        case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+        case (
+            ast.FunctionDef(name=name)
+            | ast.ClassDef(name=name)
+            | ast.Assign(targets=[ast.Name(id=name)])
+            | ast.AnnAssign(target=ast.Name(id=name))
+        ):
             return name.startswith("_") and not name.endswith("__")
         case _:
             return False
@@ -146,10 +151,10 @@ def read_bank(source: str, decorator: str) -> Bank:
     """
     entries, kept = [], []
     for node in ast.parse(source).body:
-        if isinstance(node, _Definition) and (marks := [mark for mark in node.decorator_list if _marks(mark, decorator)]):
-            task, *why = [argument.value for argument in marks[0].args if isinstance(argument, ast.Constant)]
+        if isinstance(node, _Definition) and (mark := _mark(node, decorator)):
+            task, *why = [argument.value for argument in mark.args if isinstance(argument, ast.Constant)]
             entries.append(BankEntry(node.name, str(task), str(why[0]) if why else ""))
-            node.decorator_list = [mark for mark in node.decorator_list if mark not in marks]
+            node.decorator_list.remove(mark)
             kept.append(ast.unparse(node))
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "solutions":
             kept += [f"{alias.asname} = {alias.name}" for alias in node.names if alias.asname]
@@ -158,8 +163,12 @@ def read_bank(source: str, decorator: str) -> Bank:
     return Bank(tuple(entries), "\n\n".join(kept))
 
 
-def _marks(decorator: ast.expr, name: str) -> bool:
-    return isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == name
+def _mark(node: _Definition, name: str) -> ast.Call | None:
+    """The node's decorator of this name."""
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == name:
+            return decorator
+    return None
 
 
 def answer_with(solution: str, bank: Bank, entries: Iterable[BankEntry]) -> str:

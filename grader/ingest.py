@@ -276,7 +276,17 @@ def _archive(path: Path, course: Course) -> list[_Entry]:
                 entries.append(_Entry(PurePosixPath(member), lambda limit, data=data: data[:limit]))  # type: ignore[misc]
                 if len(entries) > MAX_MATCHES:
                     raise _Unreadable("it holds the same modules many times over.")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, NotImplementedError, RuntimeError):
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        OSError,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+    ):
         raise _Unreadable("it is damaged, or not the kind of archive that its name says.") from None
     return entries
 

@@ -18,7 +18,17 @@ from grader.store import Entry
 
 __all__ = ["grade", "serve"]
 
-_UNUSED_PLUGINS = ("terminal", "cacheprovider", "logging", "capture", "junitxml")
+_UNUSED_PLUGINS = (
+    "terminal",
+    "cacheprovider",
+    "logging",
+    "capture",
+    "junitxml",
+    "unraisableexception",
+    "threadexception",
+    "warnings",
+    "faulthandler",
+)
 
 
 def serve(connection: Connection, course: Course, zygote: Zygote) -> None:

@@ -131,10 +131,7 @@ class Course(Struct, frozen=True):
         for name in tasks:
             if name not in known:
                 raise ManifestError(f"no task {name!r} in {', '.join(m.name for m in chosen)}; `grader list` shows the tasks")
-        kept = (
-            msgspec.structs.replace(module, tasks=tuple(task for task in module.tasks if task.name in tasks))
-            for module in chosen
-        )
+        kept = (msgspec.structs.replace(module, tasks=tuple(task for task in module.tasks if task.name in tasks)) for module in chosen)
         return tuple(module for module in kept if module.tasks)
 
     def stub(self, module: str) -> Path:

@@ -5,7 +5,7 @@ pytest runs in the trusted process. tests/hidden/conftest.py loads it: `pytest t
 """
 
 import inspect
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from grader.ingest import BadInput, Source, read_submission
 from grader.isolation import NotConfined, choose_confinement, draw_seed
 from grader.manifest import Course, ManifestError, Module
 from grader.outcome import Outcome, Status
+from grader.probes import freeze
 from grader.sandbox.client import Ended
 from grader.sandbox.launcher import Zygote
 from grader.sides import ReferenceSide, StudentSide
@@ -107,15 +108,15 @@ class _Case:
 
     def student(self, probe: Probe) -> Any:
         """The student's values. Raises: Ended."""
-        return self._ask_student(cloudpickle.dumps(probe), self._next_seed())
+        return self._ask_student(freeze(probe), self._next_seed())
 
     def reference(self, probe: Probe) -> Any:
         """The reference's values."""
-        return self._reference.call(cloudpickle.dumps(probe), self._next_seed())
+        return self._reference.call(freeze(probe), self._next_seed())
 
     def agree(self, probe: Probe, *, rtol: float, atol: float) -> None:
         """Compare the two. Raises: Ended."""
-        frozen, seed = cloudpickle.dumps(probe), self._next_seed()
+        frozen, seed = freeze(probe), self._next_seed()
         expected = self._reference.call(frozen, seed)
         message = difference(self._ask_student(frozen, seed), expected, rtol=rtol, atol=atol)
         if message:
@@ -146,7 +147,8 @@ class GradingPlugin:
 
     @pytest.fixture
     def _case(self, request: pytest.FixtureRequest) -> _Case:
-        return request.node.stash[_CASE]
+        case: _Case = request.node.stash[_CASE]
+        return case
 
     @pytest.fixture
     def agree(self, _case: _Case) -> Agree:
@@ -178,7 +180,7 @@ class GradingPlugin:
             module = self.grading.module_of(item.path)
             marker = item.get_closest_marker("task")
             if marker is None:
-                raise pytest.UsageError(f"{item.nodeid} has no task: decorate it with @task(\"name\")")
+                raise pytest.UsageError(f'{item.nodeid} has no task: decorate it with @task("name")')
             name = marker.args[0]
             if module is None or name not in {task.name for task in module.tasks}:
                 left_out.append(item)
@@ -282,7 +284,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if _plugin(config) is not None:
         return
     if config.option.submission is None:
-        raise pytest.UsageError("the hidden suites run on a submission: add --submission PATH (solutions, exercises, a student's folder, …)")
+        raise pytest.UsageError(
+            "the hidden suites run on a submission: add --submission PATH (solutions, exercises, a student's folder, …)"
+        )
     config.pluginmanager.register(GradingPlugin(_grading_from(config)))
 
 

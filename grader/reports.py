@@ -90,7 +90,8 @@ def junit_report(results: Results) -> bytes:
                 if kind := _junit_kind(test.status):
                     ElementTree.SubElement(case, kind, message=f"{test.status}: {test.message}")
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text
 
 
 def _junit_kind(status: Status) -> str:

@@ -137,12 +137,8 @@ def _score_task(name: str, points: float, tests: list[TestResult]) -> TaskResult
     if not counted:
         return TaskResult(name, 0.0, 0.0, Status.SKIPPED, tests)
     statuses = [test.status for test in counted]
-    for decisive in (Status.GRADER_ERROR, Status.BANNED):
-        if decisive in statuses:
-            status = decisive
-            break
-    else:
-        status = next((s for s in statuses if s is not Status.PASSED), Status.PASSED)
+    decisive = [status for status in (Status.GRADER_ERROR, Status.BANNED) if status in statuses]
+    status = next((s for s in decisive + statuses if s is not Status.PASSED), Status.PASSED)
     passed = sum(test.weight for test in counted if test.status is Status.PASSED)
     share = 0.0 if status is Status.BANNED else passed / sum(test.weight for test in counted)
     return TaskResult(name, points * share, points, status, tests)

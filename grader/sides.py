@@ -9,13 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cloudpickle
 import torch
 
 from grader.bans import in_source
 from grader.ingest import Source
 from grader.manifest import Course, Module
 from grader.outcome import Outcome, Status
+from grader.probes import thaw
 from grader.sandbox.client import Ended, Worker
 from grader.sandbox.launcher import Usage, Zygote
 from grader.state import reset_state
@@ -53,7 +53,7 @@ class ReferenceSide:
         if key not in self._kept:
             module = self.module
             reset_state(seed)
-            self._kept[key] = decode(*encode(cloudpickle.loads(probe)(module)))
+            self._kept[key] = decode(*encode(thaw(probe)(module)))
         return self._kept[key]
 
 
@@ -101,8 +101,10 @@ class StudentSide:
             self._fatal = Outcome(Status.NOT_IMPLEMENTED if self._source.missing else Status.ERROR, self._source.problem)
         if self._fatal is not None:
             raise Ended(self._fatal)
-        if task not in self._closed_tasks and (use := in_source(self._source.text, task, self._module.task(task).bans)):
-            self._closed_tasks[task] = Outcome(Status.BANNED, f"uses {use}, which is not allowed in this task.")
+        if task not in self._task_seconds:  # its first test: read its source
+            self._task_seconds[task] = 0.0
+            if use := in_source(self._source.text, task, self._module.task(task).bans):
+                self._closed_tasks[task] = Outcome(Status.BANNED, f"uses {use}, which is not allowed in this task.")
         if task in self._closed_tasks:
             raise Ended(self._closed_tasks[task])
 
@@ -131,9 +133,9 @@ class StudentSide:
         return self._worker
 
     def _charge(self, task: str, seconds: float) -> None:
-        spent = self._task_seconds[task] = self._task_seconds.get(task, 0.0) + seconds
+        self._task_seconds[task] += seconds
         limit = self._module.task(task).limits_within(self._limits).task_seconds
-        if spent > limit and task not in self._closed_tasks:
+        if self._task_seconds[task] > limit and task not in self._closed_tasks:
             self._closed_tasks[task] = _not_tried(f"the tests of this task took more than {limit:g} s together.")
 
     def _drop_worker(self) -> None:

@@ -24,6 +24,8 @@ def reset_state(seed: int) -> None:
         torch.nn.modules.module._global_backward_hooks,
     ):
         hooks.clear()
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed spends milliseconds on absent accelerators
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     numpy.random.seed(seed % 2**32)

@@ -43,7 +43,7 @@ def import_torchvision() -> ModuleType:
     # A failed import takes `torchvision` out of sys.modules, but leaves the submodules that did load: start over.
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    _library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901 (kept in a global on purpose)
+    _library = torch.library.Library("torchvision", "DEF")
     for schema in _SCHEMAS:
         _library.define(schema)
     return importlib.import_module("torchvision")

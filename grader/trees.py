@@ -101,7 +101,7 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor], depth: int) -> Node:
         return Number("bool", "1" if value else "0")
     if kind is int and abs(value).bit_length() < 2048:
         return Number("int", hex(value))
-    if kind is float or kind.__module__ == "numpy" and kind.__name__ == "float64":
+    if kind is float or (kind.__module__ == "numpy" and kind.__name__ == "float64"):
         return Number("float", float(value).hex())
     if kind is str:
         return Text("str", value)
@@ -187,5 +187,3 @@ def _dtype(text: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"no dtype {text[:40]}")
     return dtype
-
-

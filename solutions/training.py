@@ -392,9 +392,7 @@ class EarlyStopping:
         model.load_state_dict(self._best_state)
 
 
-def save_checkpoint(
-    path: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, epoch: int
-) -> None:
+def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, epoch: int) -> None:
     """Write all that is needed to go on training later as if there had been no break.
 
     The file is a dict saved by torch.save, with exactly these keys:
@@ -425,9 +423,7 @@ def save_checkpoint(
     os.replace(unfinished, path)  # atomic: a reader sees the old file or the new one
 
 
-def load_checkpoint(
-    path: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler
-) -> int:
+def load_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> int:
     """Put model, optimizer, scheduler and torch's random state back to what a checkpoint holds.
 
     The file is a dict saved by torch.save with the keys "model", "optimizer", "scheduler" (their state_dict()), "epoch" (int) and
@@ -455,9 +451,7 @@ def load_checkpoint(
     return state["epoch"]
 
 
-def collate_padded(
-    batch: list[tuple[Tensor, int]], *, padding_value: float = 0
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def collate_padded(batch: list[tuple[Tensor, int]], *, padding_value: float = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Make one batch of sequences of different lengths: a collate_fn for a DataLoader.
 
     Args:

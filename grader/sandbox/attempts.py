@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import cloudpickle
 from msgspec import Struct
 
 from grader.isolation import NotConfined
 from grader.manifest import Limits
+from grader.probes import freeze
 from grader.sandbox.client import Ended, Worker
 from grader.sandbox.launcher import Zygote
 
@@ -103,11 +103,15 @@ def _try(zygote: Zygote, source: str, names: list[str]) -> Iterator[Protection]:
         for name in names:
             code = _ATTEMPTS[name]
             try:
-                refusal = worker.call(cloudpickle.dumps(lambda m, code=code: m.attempt(code)), 0, (), limits).value
+                refusal = worker.call(_attempt(code), 0, (), limits).value
             except Ended as end:
                 yield Protection(name, False, f"the worker did not come back: {end.outcome.message}")
                 return
             yield Protection(name, refusal is not None, str(refusal or "it worked"))
+
+
+def _attempt(code: str) -> bytes:
+    return freeze(lambda m: m.attempt(code))
 
 
 def ensure_confined(zygote: Zygote) -> None:

@@ -22,7 +22,7 @@ import msgspec
 from grader.manifest import Limits
 from grader.outcome import Outcome, Status
 from grader.sandbox.launcher import Usage, Zygote, ZygoteError
-from grader.sandbox.wire import HEADER, MAX_STRUCTURE, Call, Load, Loaded, Raised, Reply, Request, Returned, pack, parse_reply
+from grader.sandbox.wire import HEADER, MAX_STRUCTURE, Call, Load, Loaded, Raised, Reply, Request, pack, parse_reply
 from grader.text import clean, one_line
 from grader.trees import Malformed, decode
 
@@ -133,7 +133,9 @@ class Worker:
                 if size is None and len(incoming) >= HEADER.size:
                     size = HEADER.unpack_from(incoming)
                     if size[0] > MAX_STRUCTURE or size[1] > limits.reply_mib * _MIB:
-                        message = f"returned too much: more than {limits.reply_mib} MiB of tensors or {MAX_STRUCTURE // _MIB} MiB of structure."
+                        message = (
+                            f"returned too much: more than {limits.reply_mib} MiB of tensors or {MAX_STRUCTURE // _MIB} MiB of structure."
+                        )
                         raise self._killed(Outcome(Status.ERROR, message))
                 if size is not None and len(incoming) >= HEADER.size + sum(size):
                     body = bytes(incoming[HEADER.size : HEADER.size + size[0]])
@@ -186,7 +188,9 @@ class Worker:
         return Ended(outcome, died=True)
 
     def _malformed(self) -> Ended:
-        return self._killed(Outcome(Status.ERROR, "the reply was not well-formed: return plain values and tensors, and leave the grader's files alone."))
+        return self._killed(
+            Outcome(Status.ERROR, "the reply was not well-formed: return plain values and tensors, and leave the grader's files alone.")
+        )
 
     def _died(self, doing: str) -> Ended:
         if not self._end(grace_seconds=1.0):
@@ -197,7 +201,7 @@ class Worker:
         if code == -signal.SIGKILL:
             return Ended(Outcome(Status.OUT_OF_MEMORY, f"was killed while {doing} ran: out of memory, most likely."), died=True)
         if code < 0:
-            name = signal.Signals(-code).name if -code in iter(signal.Signals) else f"signal {-code}"
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             return Ended(Outcome(Status.ERROR, f"crashed the process ({name}) while {doing} ran."), died=True)
         return Ended(Outcome(Status.ERROR, f"ended the process (exit status {code}): take out exit calls."), died=True)
 

@@ -11,7 +11,20 @@ from msgspec import Struct
 
 from grader.trees import Malformed, Node
 
-__all__ = ["HEADER", "MAX_STRUCTURE", "Call", "Load", "Loaded", "Raised", "Reply", "Request", "Returned", "pack", "parse_reply", "parse_request"]
+__all__ = [
+    "HEADER",
+    "MAX_STRUCTURE",
+    "Call",
+    "Load",
+    "Loaded",
+    "Raised",
+    "Reply",
+    "Request",
+    "Returned",
+    "pack",
+    "parse_reply",
+    "parse_request",
+]
 
 HEADER = struct.Struct("=IQ")
 """Sizes in bytes of the JSON and of the block that follow."""
@@ -76,12 +89,14 @@ def pack(message: Request | Reply, block: bytes = b"") -> bytes:
 
 def parse_request(body: bytes) -> Request:
     """For the worker, which trusts its sender."""
-    return _REQUEST.decode(body)
+    request: Request = _REQUEST.decode(body)
+    return request
 
 
 def parse_reply(body: bytes) -> Reply:
     """For the trusted process. Raises: Malformed."""
     try:
-        return _REPLY.decode(body)
+        reply: Reply = _REPLY.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Malformed("the reply's structure is not well-formed") from error
+    return reply

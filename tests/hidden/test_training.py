@@ -209,7 +209,7 @@ class TestSGD:
         agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_gradients_are_left_alone(self, agree, draw):
-        """step changes no gradient, and gradients overwritten in place later don't reach v."""
+        """Step changes no gradient, and gradients overwritten in place later don't reach v."""
         x, grads = draw.normal(7, dtype=F64), draw.normal(4, 7, dtype=F64)
 
         def probe(m):
@@ -400,10 +400,7 @@ class TestCosineWithWarmup:
         total = warmup + draw.integer(11, 23)
 
         def probe(m):
-            return [
-                m.cosine_with_warmup(step, warmup_steps=warmup, total_steps=total, min_factor=min_factor)
-                for step in range(total + 5)
-            ]
+            return [m.cosine_with_warmup(step, warmup_steps=warmup, total_steps=total, min_factor=min_factor) for step in range(total + 5)]
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
@@ -1042,7 +1039,7 @@ def as_if_from_a_gpu(path):
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in records.items():
             if name.endswith("data.pkl"):
-                data = data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")  # noqa: PLW2901
+                data = data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
             archive.writestr(name, data)
 
 

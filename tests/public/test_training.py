@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-
 from training import (
     SGD,
     AdamW,
@@ -64,7 +63,7 @@ def test_SGD_without_momentum():
 
 
 def test_SGD_with_momentum():
-    """v is 1, then 0.5 · 1 + 1 = 1.5: the parameter goes from 10 to 9 to 7.5."""
+    """V is 1, then 0.5 · 1 + 1 = 1.5: the parameter goes from 10 to 9 to 7.5."""
     p = torch.tensor([10.0], requires_grad=True)
     optimizer = SGD([p], lr=1.0, momentum=0.5)
     for expected in (9.0, 7.5):
