@@ -23,6 +23,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def main() -> None:
+    """Write the four files beside this script."""
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16))  # 0..16 to 0..255, (1797, 8, 8)
     RAW.mkdir(parents=True, exist_ok=True)

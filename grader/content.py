@@ -7,7 +7,7 @@ import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Bank", "BankEntry", "answer_with", "docstrings", "make_stub", "read_bank", "solution_lines", "trivial_answers"]
+__all__ = ["Bank", "BankEntry", "answer_only", "answer_with", "docstrings", "make_stub", "read_bank", "solution_lines", "trivial_answers"]
 
 _Definition = ast.FunctionDef | ast.ClassDef
 
@@ -175,6 +175,13 @@ def answer_with(solution: str, bank: Bank, entries: Iterable[BankEntry]) -> str:
     """The reference module with these entries in their tasks' places."""
     bindings = "\n".join(f"{entry.task} = {entry.name}" for entry in entries)
     return f"{solution}\n\n{bank.text}\n\n{bindings}\n"
+
+
+def answer_only(solution: str, task: str, others: Iterable[str]) -> str:
+    """The reference module with every other task replaced by one that fails, so that a test that needs a second task shows."""
+    poison = f"def _not_for_{task}(*args, **kwargs):\n    raise RuntimeError('the tests of {task} use another task')"
+    bindings = "\n".join(f"{other} = _not_for_{task}" for other in others)
+    return f"{solution}\n\n{poison}\n\n\n{bindings}\n"
 
 
 # ---- trivial answers

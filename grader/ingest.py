@@ -146,7 +146,7 @@ def _module_of(name: str, course: Course) -> str | None:
 
 
 def _take(entries: list[_Entry], course: Course) -> dict[str, Source]:
-    """For each module, the one file that holds it: at the top or in exercises/, of the submission or of the one folder that it is wrapped in."""
+    """For each module, the one file that holds it: at the top or in exercises/, of the submission or of the folder that wraps it."""
     sources = {}
     for module in course.modules:
         candidates = _best([entry for entry in entries if _module_of(entry.path.name, course) == module.name])

@@ -1,7 +1,7 @@
 """The canonical results of a run: its types, its scores, and the file that every report and export is made from.
 
-results.json is byte-identical for the same submissions, suites, environment and seed. What differs from run to run (clock times, memory, host)
-goes into timings.json beside it.
+results.json is byte-identical for the same submissions, suites, environment and seed. What differs from run to run (clock times,
+memory, host) goes into timings.json beside it.
 """
 
 import os

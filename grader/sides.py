@@ -44,7 +44,7 @@ class ReferenceSide:
         return self._module
 
     def kind(self, task: str) -> str:
-        """ "class" or "function"."""
+        """What the task is: a "class" or a "function"."""
         return "class" if isinstance(getattr(self.module, task), type) else "function"
 
     def call(self, probe: bytes, seed: int) -> Any:

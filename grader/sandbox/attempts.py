@@ -1,7 +1,7 @@
 """Which protections are in force on this machine, found out by trying them from inside a worker.
 
-The hostile module below is loaded as any student's would be. Before official grading it runs once, and a protection that does not hold stops the
-grading, unless unconfined grading is asked for in so many words.
+The hostile module below is loaded as any student's would be. Before official grading it runs once, and a protection that does not hold
+stops the grading, unless unconfined grading is asked for in so many words.
 """
 
 import os

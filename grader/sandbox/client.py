@@ -1,7 +1,7 @@
 """The trusted process's handle on a worker: sends, receives strictly, keeps every limit from outside.
 
-A worker may do anything at any time: close its channel, stop itself, announce ten gigabytes, send one byte a second. So nothing here waits for
-end-of-file or longer than a deadline, sizes are checked before they are read, and the only way a worker ends is SIGKILL and a reap.
+A worker may do anything at any time: close its channel, stop itself, announce ten gigabytes, send one byte a second. So nothing here
+waits for end-of-file or longer than a deadline, sizes are checked before they are read, and a worker ends by SIGKILL and a reap.
 """
 
 import contextlib

@@ -182,14 +182,15 @@ _ALLOWED = {
     "clock_gettime": 228, "clock_getres": 229, "clock_nanosleep": 230, "nanosleep": 35, "gettimeofday": 96, "time": 201, "times": 100,
     "getcpu": 309, "getrusage": 98, "getrandom": 318,
     # who am I
-    "getpid": 39, "gettid": 186, "getppid": 110, "getuid": 102, "geteuid": 107, "getgid": 104, "getegid": 108, "getpgrp": 111, "getpgid": 121,
-    "getsid": 124, "getresuid": 118, "getresgid": 120, "getgroups": 115, "uname": 63, "sysinfo": 99, "getrlimit": 97, "getpriority": 140,
-    "capget": 125,
+    "getpid": 39, "gettid": 186, "getppid": 110, "getuid": 102, "geteuid": 107, "getgid": 104, "getegid": 108, "getpgrp": 111,
+    "getpgid": 121, "getsid": 124, "getresuid": 118, "getresgid": 120, "getgroups": 115, "uname": 63, "sysinfo": 99, "getrlimit": 97,
+    "getpriority": 140, "capget": 125,
     # files, as far as Landlock lets
-    "open": 2, "openat": 257, "creat": 85, "stat": 4, "fstat": 5, "lstat": 6, "newfstatat": 262, "statx": 332, "access": 21, "faccessat": 269,
-    "faccessat2": 439, "statfs": 137, "fstatfs": 138, "getdents64": 217, "getcwd": 79, "chdir": 80, "fchdir": 81, "readlink": 89,
-    "readlinkat": 267, "unlink": 87, "unlinkat": 263, "rename": 82, "renameat": 264, "renameat2": 316, "mkdir": 83, "mkdirat": 258,
-    "rmdir": 84, "ftruncate": 77, "fsync": 74, "fdatasync": 75, "umask": 95, "fadvise64": 221, "fallocate": 285, "flock": 73,
+    "open": 2, "openat": 257, "creat": 85, "stat": 4, "fstat": 5, "lstat": 6, "newfstatat": 262, "statx": 332, "access": 21,
+    "faccessat": 269, "faccessat2": 439, "statfs": 137, "fstatfs": 138, "getdents64": 217, "getcwd": 79, "chdir": 80, "fchdir": 81,
+    "readlink": 89, "readlinkat": 267, "unlink": 87, "unlinkat": 263, "rename": 82, "renameat": 264, "renameat2": 316, "mkdir": 83,
+    "mkdirat": 258, "rmdir": 84, "ftruncate": 77, "fsync": 74, "fdatasync": 75, "umask": 95, "fadvise64": 221, "fallocate": 285,
+    "flock": 73,
 }
 # fmt: on
 _KILL, _TGKILL, _PRLIMIT, _FCNTL, _IOCTL, _CLONE, _CLONE3 = 62, 234, 302, 72, 16, 56, 435

@@ -1,7 +1,7 @@
 """Messages between the trusted process and a worker: length-prefixed JSON of typed structs, each with one block of bytes.
 
-Both sides import this module, so it knows nothing of tests or references. Requests carry a cloudpickled probe in their block, which only the worker
-opens; replies carry safetensors in theirs, which the trusted process decodes strictly.
+Both sides import this module, so it knows nothing of tests or references. Requests carry a pickled probe in their block, which only
+the worker opens; replies carry safetensors in theirs, which the trusted process decodes strictly.
 """
 
 import struct

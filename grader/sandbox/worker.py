@@ -1,7 +1,7 @@
 """A worker: one confined fork that loads a student's module and runs probes on it until it is killed.
 
-Everything in this process belongs to the student as soon as the module is loaded, so nothing here is believed: the trusted process takes the
-returned bytes as candidate values and never as a verdict. It knows no test, reference, seed or secret.
+Everything in this process belongs to the student as soon as the module is loaded, so nothing here is believed: the trusted process
+takes the returned bytes as candidate values and never as a verdict. It knows no test, reference, seed or secret.
 """
 
 import linecache

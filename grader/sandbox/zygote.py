@@ -1,7 +1,7 @@
 """The zygote: a separate interpreter with torch loaded that forks one confined worker a request.
 
-Run as `python -s -P -m grader.sandbox.zygote DESCRIPTOR`. It may not import solutions, tests or the manifest, is given no secret, and runs no
-parallel region (a warm OpenMP pool hangs in a fork). It is the parent of its workers, so it alone reaps them, and when it dies they die.
+Run as `python -s -P -m grader.sandbox.zygote DESCRIPTOR`. It may not import solutions, tests or the manifest, is given no secret, and
+runs no parallel region (a warm OpenMP pool hangs in a fork). It alone reaps its workers, and when it dies they die.
 """
 
 import array

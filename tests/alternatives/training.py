@@ -388,7 +388,7 @@ class CopiesDeeply:
 @alternative("save_checkpoint")
 def through_memory(path, model, optimizer, scheduler, epoch):
     buffer = io.BytesIO()
-    state = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
     torch.save({**state, "epoch": int(epoch), "rng_state": torch.random.get_rng_state()}, buffer)
     folder, name = os.path.split(os.fspath(path))
     new = os.path.join(folder, f".{name}.new")

@@ -815,7 +815,7 @@ def _collate(batch, padding_value):
 
 @misconception("collate_padded", "Finds the mask by comparing with padding_value: real entries of that value are lost.")
 def mask_from_values(batch, *, padding_value=0):
-    padded, lengths, mask, labels = _collate(batch, padding_value)
+    padded, lengths, _, labels = _collate(batch, padding_value)
     same = padded != padding_value
     return padded, lengths, same.flatten(2).any(2) if same.dim() > 2 else same, labels
 

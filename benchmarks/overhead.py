@@ -1,0 +1,129 @@
+"""What grading costs beyond the exercises' own compute: one `tensor_ops` submission in a warm batch against its bare probes.
+
+Bare means the same probes on the same module in this process, one after another: no pytest, no sandbox, no comparison. Both are taken in turn in one run,
+since the machine's speed drifts. Prints medians, and where the overhead goes.
+
+Usage: python benchmarks/overhead.py [--module M] [--rounds N]
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from grader.sandbox.launcher import Zygote
+
+zygote = Zygote()  # first, so that it loads its torch while this process loads its own
+
+import grader.plugin
+from grader.ingest import Source
+from grader.job import grade
+from grader.manifest import load_course
+from grader.probes import thaw
+from grader.run import Unit
+from grader.sandbox.client import Worker
+from grader.sides import ReferenceSide
+from grader.state import reset_state
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--module", default="tensor_ops")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    course = load_course()
+    module = course.module(options.module)
+    unit = Unit("benchmark", module, Source(course.solution(module.name).read_text()), seed=1)
+    references: dict[str, ReferenceSide] = {}
+    probes = _record_probes(lambda: grade(unit, course, zygote, references))
+    reference = references[module.name].module
+    graded, bare, parts = [], [], defaultdict(list)
+    with zygote:
+        for _ in range(options.rounds):
+            with _Stopwatch() as watch:
+                start = time.perf_counter()
+                entry = grade(unit, course, zygote, references)
+                graded.append(time.perf_counter() - start)
+            for name, seconds in watch.seconds.items():
+                parts[name].append(seconds)
+            bare.append(_run_bare(probes, reference))
+    assert entry.result.score == entry.result.max_score
+    total, own = statistics.median(graded), statistics.median(bare)
+    rest = total - sum(statistics.median(seconds) for seconds in parts.values())
+    print(f"{module.name}: {len(entry.timing.tests)} tests, {len(probes)} probes, median of {options.rounds} rounds")
+    print(f"graded in a warm batch   {total:7.3f} s")
+    print(f"bare probes              {own:7.3f} s")
+    print(f"overhead                 {total - own:7.3f} s   (graded ÷ bare: {total / own:.1f})")
+    print("where the graded time goes:")
+    for name, seconds in parts.items():
+        print(f"  {name:22s} {statistics.median(seconds):7.3f} s")
+    print(f"  {'pytest and the rest':22s} {rest:7.3f} s")
+
+
+def _record_probes(run: Callable[[], Any]) -> list[tuple[bytes, int]]:
+    """The probes that a grading asks, in order."""
+    recorded = []
+    original = ReferenceSide.call
+
+    def call(self: ReferenceSide, probe: bytes, seed: int) -> Any:
+        recorded.append((probe, seed))
+        return original(self, probe, seed)
+
+    ReferenceSide.call = call  # type: ignore[method-assign]
+    try:
+        run()
+    finally:
+        ReferenceSide.call = original  # type: ignore[method-assign]
+    return recorded
+
+
+def _run_bare(probes: list[tuple[bytes, int]], module: object) -> float:
+    thawed = [(thaw(probe), seed) for probe, seed in probes]
+    start = time.perf_counter()
+    for probe, seed in thawed:
+        reset_state(seed)
+        probe(module)
+    return time.perf_counter() - start
+
+
+class _Stopwatch:
+    """Adds up the time spent in the parts of a grading."""
+
+    _PARTS = (
+        ("fork and confine", Worker, "__init__"),
+        ("load the module", Worker, "load"),
+        ("ask the worker", Worker, "call"),
+        ("kill and clean up", Worker, "__exit__"),
+        ("pickle probes", grader.plugin, "freeze"),
+        ("compare", grader.plugin, "difference"),
+    )
+
+    def __enter__(self) -> "_Stopwatch":
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._originals = [(owner, attribute, getattr(owner, attribute)) for _, owner, attribute in self._PARTS]
+        for name, owner, attribute in self._PARTS:
+            setattr(owner, attribute, self._timed(name, getattr(owner, attribute)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for owner, attribute, original in self._originals:
+            setattr(owner, attribute, original)
+
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[name] += time.perf_counter() - start
+
+        return timed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,4 @@
+import torch
+
+class SGD(:  # a syntax error
+    pass
