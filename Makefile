@@ -6,7 +6,7 @@ READY := .tox/dev/.ready
 .PHONY: grade test check lint types bench clean
 
 grade: $(READY)  ## grade examples/ and print the scoreboard
-	@$(TOX) run -q -e grade
+	@$(TOX) run -qq -e grade
 
 test: $(READY)  ## run all tests
 	@$(TOX) run -q -e lint,types,test,check

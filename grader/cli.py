@@ -50,7 +50,8 @@ def list_(course: CourseOption = None, json: JsonOption = False) -> None:
         _print_json({"title": loaded.title, "modules": [_plain(module) for module in loaded.modules]})
         return
     for module in loaded.modules:
-        table = Table(module.name, "points", "minutes", title=Text(f"{module.title}: {module.story}"), title_justify="left")
+        Console().print(Text(f"{module.title}: {module.story}"))
+        table = Table(module.name, "points", "minutes")
         for task in module.tasks:
             table.add_row(Text(task.name), f"{task.points:g}", str(task.minutes))
         table.add_section()
@@ -254,6 +255,22 @@ def stubs(
             Console().print(f"wrote {path.relative_to(loaded.root)}")
     if check and outdated:
         raise typer.Exit(EXIT_PROBLEMS)
+
+
+@app.command()
+def hint(
+    task: Annotated[str, typer.Argument(help="The task's name.")],
+    more: Annotated[int, typer.Option("--more", "-m", count=True, help="One hint more; can be given twice.")] = 0,
+    course: CourseOption = None,
+) -> None:
+    """Give a nudge; with --more the idea; with --more --more the shape of the answer."""
+    loaded = _load(course)
+    try:
+        (module,) = loaded.select([], [task])
+    except ManifestError as error:
+        raise _stop(str(error), EXIT_BAD_INPUT) from None
+    for text in module.task(task).hints[: more + 1]:
+        Console().print(Text(text))
 
 
 @app.command()

@@ -4,7 +4,8 @@ import re
 
 __all__ = ["clean", "one_line"]
 
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
+_PASSING = re.compile(r"(?<=0x)[0-9a-fA-F]{6,}|(?<=/proc/)[0-9]+|(?<=\btmp)[a-z0-9_]{8}\b")
+"""What differs from run to run, so that it may not reach results: memory addresses, process numbers, names of temporary files."""
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?")
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters other than tab and line feed
@@ -14,10 +15,10 @@ _CONTROL = re.compile(
 
 
 def clean(text: str, limit: int = 400) -> str:
-    """Cap a string and strip terminal escapes, control and direction characters, and memory addresses (which differ from run to run)."""
+    """Cap a string, strip terminal escapes, control and direction characters, and blank out what differs from run to run."""
     text = text[: 4 * limit].replace("\r\n", "\n")
     text = _CONTROL.sub("", _ESCAPE_SEQUENCE.sub("", text))
-    text = _ADDRESS.sub("0x…", text)
+    text = _PASSING.sub("…", text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -88,7 +88,7 @@ class Worker:
             case Loaded(kinds):
                 return {task: kinds.get(task, "missing") for task in tasks}
             case Raised():
-                raise Ended(_raised(reply, f"{module}.py does not run: "))
+                raise Ended(self._raised(reply, f"{module}.py does not run: "))
         raise self._malformed()
 
     def call(self, probe: bytes, seed: int, bans: tuple[str, ...], limits: Limits) -> Answer:
@@ -100,7 +100,7 @@ class Worker:
         if reply.banned:
             raise Ended(Outcome(Status.BANNED, f"{one_line(reply.banned[0], 100)} is not allowed in this task."))
         if isinstance(reply, Raised):
-            raise Ended(_raised(reply))
+            raise Ended(self._raised(reply))
         try:
             return Answer(decode(reply.value, block))
         except Malformed:
@@ -183,6 +183,19 @@ class Worker:
 
     # ---- ends
 
+    def _raised(self, reply: Raised, prefix: str = "") -> Outcome:
+        error, message = one_line(reply.error, 60), one_line(reply.message.replace(self._scratch, "."), 300)
+        place = f" ({one_line(reply.place, 80)})" if reply.place else ""
+        if error == "NotImplementedError":
+            return Outcome(Status.NOT_IMPLEMENTED, f"{prefix}not implemented yet.")
+        if error == "MemoryError" or "DefaultCPUAllocator" in message:
+            return Outcome(Status.OUT_OF_MEMORY, f"{prefix}asked for more memory than a test may have{place}.")
+        if error in ("SystemExit", "KeyboardInterrupt"):
+            return Outcome(Status.ERROR, f"{prefix}called exit{place}: take it out.")
+        if error == "ModuleNotFoundError":
+            message += ": the grader has Python's standard library, torch and numpy"
+        return Outcome(Status.ERROR, clean(f"{prefix}{error}: {message}{place}"))
+
     def _killed(self, outcome: Outcome) -> Ended:
         self._end()
         return Ended(outcome, died=True)
@@ -252,20 +265,6 @@ class _Clock:
             return time.clock_gettime(self._cpu_clock)
         except OSError:  # it has ended, or the system has no such clock
             return 0.0
-
-
-def _raised(reply: Raised, prefix: str = "") -> Outcome:
-    error, message = one_line(reply.error, 60), one_line(reply.message, 300)
-    place = f" ({one_line(reply.place, 80)})" if reply.place else ""
-    if error == "NotImplementedError":
-        return Outcome(Status.NOT_IMPLEMENTED, f"{prefix}not implemented yet.")
-    if error == "MemoryError" or "DefaultCPUAllocator" in message:
-        return Outcome(Status.OUT_OF_MEMORY, f"{prefix}asked for more memory than a test may have{place}.")
-    if error in ("SystemExit", "KeyboardInterrupt"):
-        return Outcome(Status.ERROR, f"{prefix}called exit{place}: take it out.")
-    if error == "ModuleNotFoundError":
-        message += ": the grader has Python's standard library, torch and numpy"
-    return Outcome(Status.ERROR, clean(f"{prefix}{error}: {message}{place}"))
 
 
 def _threads(pid: int) -> int:
