@@ -7,7 +7,6 @@ Usage: python benchmarks/overhead.py [--module M] [--rounds N]
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections import defaultdict
@@ -35,7 +34,6 @@ def main() -> None:
     parser.add_argument("--module", default="tensor_ops")
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     course = load_course()
     module = course.module(options.module)
     unit = Unit("benchmark", module, Source(course.solution(module.name).read_text()), seed=1)

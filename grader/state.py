@@ -1,29 +1,50 @@
 """The process-wide state that a probe can see, put back to defaults before every probe, on both sides alike."""
 
 import random
+import sys
 
 import numpy
 import torch
 
 __all__ = ["reset_state"]
 
+_RECURSION_LIMIT = sys.getrecursionlimit()
+_GUARDS: list[object] = []
+"""What ends an inference mode that was left on, for as long as it lives."""
+
 
 def reset_state(seed: int) -> None:
     """Undo what one task could do to the next (dtype, device, gradient mode, hooks, modes left on), and seed Python, NumPy and torch."""
     while torch._C._len_torch_function_stack():
         torch._C._pop_torch_function_stack()
+    while torch._C._len_torch_dispatch_stack():
+        torch._C._pop_torch_dispatch_stack(None)
+    while torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+    if torch.is_inference_mode_enabled():
+        _GUARDS.append(torch._C._InferenceMode(False))
     torch.set_default_dtype(torch.float32)
     torch.set_default_device(None)
     torch.set_grad_enabled(True)
     torch.autograd.set_detect_anomaly(False)
     torch.use_deterministic_algorithms(False)
     torch.set_autocast_enabled("cpu", False)
+    modules = torch.nn.modules.module
     for hooks in (
-        torch.nn.modules.module._global_forward_hooks,
-        torch.nn.modules.module._global_forward_pre_hooks,
-        torch.nn.modules.module._global_backward_hooks,
+        modules._global_forward_hooks,
+        modules._global_forward_hooks_always_called,
+        modules._global_forward_hooks_with_kwargs,
+        modules._global_forward_pre_hooks,
+        modules._global_backward_hooks,
+        modules._global_backward_pre_hooks,
+        modules._global_buffer_registration_hooks,
+        modules._global_module_registration_hooks,
+        modules._global_parameter_registration_hooks,
     ):
         hooks.clear()
+    if sys.getrecursionlimit() != _RECURSION_LIMIT:
+        sys.setrecursionlimit(_RECURSION_LIMIT)
+    numpy.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
     torch.default_generator.manual_seed(seed)  # torch.manual_seed spends milliseconds on absent accelerators
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)

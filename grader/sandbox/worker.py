@@ -27,11 +27,11 @@ def serve() -> None:
     assert isinstance(load, Load)
     watch = Watch(load.bans)
     module = types.ModuleType(load.module)
-    _send(_load(load, module))
+    _send(pack(_load(load, module)))
     while True:
         call, probe = _receive()
         assert isinstance(call, Call)
-        _send(*_call(call, probe, module, watch))
+        _send(_call(call, probe, module, watch))
 
 
 def _load(load: Load, module: types.ModuleType) -> Reply:
@@ -55,15 +55,15 @@ def _kind(value: object) -> str:
     return "function" if callable(value) else type(value).__name__
 
 
-def _call(call: Call, probe: bytes, module: types.ModuleType, watch: Watch) -> tuple[Reply, bytes]:
+def _call(call: Call, probe: bytes, module: types.ModuleType, watch: Watch) -> bytes:
     reset_state(call.seed)
     try:
         with watch.over(call.bans):
             value = thaw(probe)(module)
         node, block = encode(value)
+        return pack(Returned(call.nonce, node, watch.hits), block)
     except BaseException as error:
-        return _raised(call.nonce, error, f"{module.__name__}.py", watch.hits), b""
-    return Returned(call.nonce, node, watch.hits), block
+        return pack(_raised(call.nonce, error, f"{module.__name__}.py", watch.hits))
 
 
 def _raised(nonce: str, error: BaseException, filename: str, banned: list[str]) -> Raised:
@@ -71,7 +71,12 @@ def _raised(nonce: str, error: BaseException, filename: str, banned: list[str]) 
         message = str(error)[:2000]
     except BaseException:
         message = ""
-    return Raised(nonce, type(error).__name__, message, _place(error, filename), banned)
+    return Raised(nonce, _encodable(type(error).__name__), _encodable(message), _place(error, filename), banned)
+
+
+def _encodable(text: str) -> str:
+    """The text without lone surrogates, which JSON can't carry."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _place(error: BaseException, filename: str) -> str:
@@ -102,8 +107,8 @@ def _read(size: int) -> bytes:
     return bytes(data)
 
 
-def _send(reply: Reply, block: bytes = b"") -> None:
+def _send(data: bytes) -> None:
     sys.stdout.flush()
-    frame = memoryview(pack(reply, block))
+    frame = memoryview(data)
     while frame:
         frame = frame[os.write(CHANNEL, frame) :]
