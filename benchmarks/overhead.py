@@ -1,7 +1,7 @@
 """What grading costs beyond the exercises' own compute: one `tensor_ops` submission in a warm batch against its bare probes.
 
-Bare means the same probes on the same module in this process, one after another: no pytest, no sandbox, no comparison. Both are taken in turn in one run,
-since the machine's speed drifts. Prints medians, and where the overhead goes.
+Bare means the same probes on the same module in this process, one after another: no pytest, no sandbox, no comparison. Both are taken
+in turn in one run, since the machine's speed drifts. Prints medians, and where the overhead goes.
 
 Usage: python benchmarks/overhead.py [--module M] [--rounds N]
 """
@@ -13,10 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from grader.sandbox.launcher import Zygote
-
-zygote = Zygote()  # first, so that it loads its torch while this process loads its own
-
 import grader.plugin
 from grader.ingest import Source
 from grader.job import grade
@@ -24,7 +20,8 @@ from grader.manifest import load_course
 from grader.probes import thaw
 from grader.run import Unit
 from grader.sandbox.client import Worker
-from grader.sides import ReferenceSide
+from grader.sandbox.launcher import Zygote
+from grader.sides import ReferenceSide, TrustedModule
 from grader.state import reset_state
 
 
@@ -38,10 +35,10 @@ def main() -> None:
     module = course.module(options.module)
     unit = Unit("benchmark", module, Source(course.solution(module.name).read_text()), seed=1)
     references: dict[str, ReferenceSide] = {}
-    probes = _record_probes(lambda: grade(unit, course, zygote, references))
-    reference = references[module.name].module
     graded, bare, parts = [], [], defaultdict(list)
-    with zygote:
+    with Zygote() as zygote:
+        probes = _record_probes(lambda: grade(unit, course, zygote, references))
+        reference = references[module.name].module
         for _ in range(options.rounds):
             with _Stopwatch() as watch:
                 start = time.perf_counter()
@@ -66,17 +63,17 @@ def main() -> None:
 def _record_probes(run: Callable[[], Any]) -> list[tuple[bytes, int]]:
     """The probes that a grading asks, in order."""
     recorded = []
-    original = ReferenceSide.call
+    original = TrustedModule.call
 
-    def call(self: ReferenceSide, probe: bytes, seed: int) -> Any:
+    def call(self: TrustedModule, probe: bytes, seed: int) -> Any:
         recorded.append((probe, seed))
         return original(self, probe, seed)
 
-    ReferenceSide.call = call  # type: ignore[method-assign]
+    TrustedModule.call = call  # type: ignore[method-assign]
     try:
         run()
     finally:
-        ReferenceSide.call = original  # type: ignore[method-assign]
+        TrustedModule.call = original  # type: ignore[method-assign]
     return recorded
 
 

@@ -3,6 +3,8 @@
 Data only: no archive is extracted, no link is followed, nothing is imported, sizes and counts are capped before anything is read.
 """
 
+import codecs
+import gzip
 import io
 import lzma
 import os
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import msgspec
 
@@ -31,6 +34,7 @@ MAX_ARCHIVE_BYTES = 256 << 20
 MAX_UNPACKED_BYTES = 1 << 30
 MAX_MEMBERS = 20_000
 MAX_MATCHES = 64
+MAX_MATCHED_BYTES = 128 << 20
 _ARCHIVES = (".zip", ".tar.gz", ".tgz")
 
 
@@ -77,20 +81,25 @@ def find_submissions(paths: Iterable[Path], course: Course) -> tuple[list[Submis
     found: list[Submission] = []
     passed_over: list[str] = []
     for path in paths:
-        if not path.is_dir() or _names_modules(_folder(path), course):
+        if not path.is_dir() or _hold_modules(_folder(path), course):
             found.append(read_submission(path, course))
             continue
         children = [child for child in sorted(path.iterdir()) if not child.name.startswith(".")]
         before = len(found)
         for child in children:
+            named = child.name.lower().endswith(_ARCHIVES) or _module_of(child.name, course)
             if child.is_symlink():
-                passed_over.append(f"{child}: a link is not followed.")
-            elif child.is_dir() and not _names_modules(_folder(child), course):
-                passed_over.append(f"{child}: holds no {' or '.join(_file_names(course))}.")
-            elif child.is_dir() or child.name.lower().endswith(_ARCHIVES) or _module_of(child.name, course):
+                passed_over.append(f"{_shown(child)}: a link is not followed.")
+            elif child.is_dir() and not _hold_modules(_wrapped_folder(child), course):
+                passed_over.append(f"{_shown(child)}: holds no {' or '.join(_file_names(course))}.")
+            elif named and not child.is_dir() and not child.is_file():
+                passed_over.append(f"{_shown(child)}: is neither a file nor a folder.")
+            elif named or child.is_dir():
                 found.append(read_submission(child, course))
         if len(found) == before:
-            raise BadInput(f"{path} holds no submission: expected {', '.join(_file_names(course))}, or folders or archives that hold them")
+            raise BadInput(
+                f"{_shown(path)} holds no submission: expected {', '.join(_file_names(course))}, or folders or archives that hold them"
+            )
     ids = [submission.id for submission in found]
     for name in sorted({name for name in ids if ids.count(name) > 1}):
         raise BadInput(f"two submissions are called {name!r}: rename one, since a name is a student")
@@ -106,15 +115,18 @@ def read_submission(path: Path, course: Course) -> Submission:
     if not path.exists():
         repository, at, ref = str(path).rpartition("@")
         if at and Path(repository).is_dir():
-            return Submission(_identify(f"{Path(repository).resolve().name}@{ref}"), _take(_git(Path(repository), ref), course))
-        raise BadInput(f"{path} does not exist: give a folder, a .py, .ipynb, .zip or .tar.gz file, or REPOSITORY@REF")
+            sources = _take(_git(Path(repository), ref), course)
+            if not sources:
+                raise BadInput(f"{_shown(path)} holds no {' or '.join(_file_names(course))}")
+            return Submission(_identify(f"{Path(repository).resolve().name}@{ref}"), sources)
+        raise BadInput(f"{_shown(path)} does not exist: give a folder, a .py, .ipynb, .zip or .tar.gz file, or REPOSITORY@REF")
     if path.is_dir():
-        sources = _take(_folder(path), course)
+        sources = _take(_wrapped_folder(path), course)
         if not sources:
-            raise BadInput(f"{path} holds no {' or '.join(_file_names(course))}")
+            raise BadInput(f"{_shown(path)} holds no {' or '.join(_file_names(course))}")
         return Submission(_identify(path.resolve().name), sources)
     if not stat.S_ISREG(path.stat().st_mode):
-        raise BadInput(f"{path} is neither a file nor a folder")
+        raise BadInput(f"{_shown(path)} is neither a file nor a folder")
     if name.lower().endswith(_ARCHIVES):
         stem = re.sub(r"(\.zip|\.tar\.gz|\.tgz)$", "", name, flags=re.IGNORECASE)
         try:
@@ -124,8 +136,12 @@ def read_submission(path: Path, course: Course) -> Submission:
             return Submission(_identify(stem), {module.name: problem for module in course.modules})
     module = _module_of(name, course)
     if module is None:
-        raise BadInput(f"{path}: expected a file called {' or '.join(_file_names(course))}, or a .zip or .tar.gz")
+        raise BadInput(f"{_shown(path)}: expected a file called {' or '.join(_file_names(course))}, or a .zip or .tar.gz")
     return Submission(_identify(path.stem), _take([_Entry(PurePosixPath(name), _reader(path))], course), only=(module,))
+
+
+def _shown(path: Path) -> str:
+    return one_line(str(path), 400)
 
 
 def _identify(name: str) -> str:
@@ -172,8 +188,8 @@ def _best(entries: list[_Entry]) -> list[_Entry]:
     return [entry for rank, entry in ranked if rank == best]
 
 
-def _names_modules(entries: list[_Entry], course: Course) -> bool:
-    return any(len(entry.path.parts) <= 2 and _module_of(entry.path.name, course) for entry in entries)
+def _hold_modules(entries: list[_Entry], course: Course) -> bool:
+    return any(_module_of(entry.path.name, course) for entry in entries)
 
 
 def _source(entry: _Entry) -> Source:
@@ -192,12 +208,18 @@ def _source(entry: _Entry) -> Source:
     return Source(text)
 
 
+_ENCODINGS = ("utf-8", "ascii", "iso8859", "cp", "koi8", "mac", "big5", "gb", "euc", "shift_jis", "iso2022", "tis")
+"""The codecs that a source may name: others take quadratic time (punycode, idna) or are no encodings of text."""
+
+
 def _text(data: bytes) -> str:
     """Decode Python source as Python does: UTF-8, unless its first lines say otherwise."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        if not codecs.lookup(encoding).name.startswith(_ENCODINGS):
+            raise LookupError
         text = data.decode(encoding)
-    except (SyntaxError, UnicodeDecodeError, LookupError):
+    except (SyntaxError, UnicodeError, LookupError):
         raise _Unreadable("it is not Python text in UTF-8.") from None
     if "\0" in text:
         raise _Unreadable("it is not Python text: it holds null bytes.")
@@ -214,20 +236,54 @@ class _Notebook(msgspec.Struct):
 
 
 def _notebook_code(data: bytes) -> str:
-    """The code cells in order; magics and shell lines become comments, whole-cell magics leave their cell out."""
+    """The code cells in order, as Python."""
     try:
         notebook = msgspec.json.decode(data, type=_Notebook)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise _Unreadable("it is not a Jupyter notebook.") from None
     cells = []
     for cell in notebook.cells:
-        text = cell.source if isinstance(cell.source, str) else "".join(cell.source)
-        if cell.cell_type == "code" and not text.lstrip().startswith("%%"):
-            cells.append(re.sub(r"^(\s*)([%!?].*)$", r"\1pass  # \2", text, flags=re.MULTILINE))
+        if cell.cell_type == "code":
+            cells.append(_without_magics(cell.source if isinstance(cell.source, str) else "".join(cell.source)))
     code = "\n\n".join(cells) + "\n"
     if "\0" in code:
         raise _Unreadable("its code holds null bytes.")
     return code
+
+
+_CELL_MAGIC = re.compile(r"\s*%%(\w*)[^\n]*")
+_TRANSPARENT = ("time", "timeit", "capture", "prun")
+"""Magics of a whole cell that run it as Python."""
+_MAGIC = re.compile(r"(?P<indent>[ \t]*)(?:(?P<target>[\w.,\[\] ]+)=[ \t]*[%!]|[%!?]|[\w.]+\?\??[ \t]*$)[^\n]*", re.MULTILINE)
+_LEXEME = re.compile(
+    r"""#[^\n]* | (?P<quote>\'{3}|"{3})(?:\\.|(?!(?P=quote)).)*(?:(?P=quote)|\Z) | "(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'?
+    | (?P<open>[(\[{]) | (?P<close>[)\]}]) | \\. | [^\#"'()\[\]{}\\\n]+ | .""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def _without_magics(cell: str) -> str:
+    """A cell's code; magics, shell lines and questions become comments where a statement could stand, and nowhere else.
+
+    A magic of the whole cell leaves the cell out, unless it runs it as Python.
+    """
+    if start := _CELL_MAGIC.match(cell):
+        if start[1] not in _TRANSPARENT:
+            return ""
+        cell = cell[start.end() :]
+    parts, at, depth, fresh = [], 0, 0, True
+    while at < len(cell):
+        magic = _MAGIC.match(cell, at) if fresh and not depth else None
+        if magic:
+            action = f"{magic['target'].strip()} = None" if magic["target"] else "pass"
+            parts.append(f"{magic['indent']}{action}  # {magic[0].strip()}")
+            at = magic.end()
+        elif lexeme := _LEXEME.match(cell, at):
+            depth = max(0, depth + bool(lexeme["open"]) - bool(lexeme["close"]))
+            parts.append(lexeme[0])
+            at = lexeme.end()
+        fresh = parts[-1] == "\n"
+    return "".join(parts)
 
 
 # ---- where entries come from
@@ -249,8 +305,20 @@ def _reader(path: Path) -> Callable[[int], bytes]:
 
 def _folder(root: Path) -> list[_Entry]:
     """The regular files at the top of a folder and in its exercises/; links are not followed."""
+    return _files(root, (root, root / "exercises"))
+
+
+def _wrapped_folder(root: Path) -> list[_Entry]:
+    """The same, of the one folder within where there is nothing but that, as in an archive of GitHub's."""
+    inner = [child for child in root.iterdir() if not child.name.startswith((".", "__MACOSX"))]
+    if len(inner) == 1 and inner[0].name != "exercises" and inner[0].is_dir() and not inner[0].is_symlink():
+        return _files(root, (inner[0], inner[0] / "exercises"))
+    return _folder(root)
+
+
+def _files(root: Path, folders: Iterable[Path]) -> list[_Entry]:
     entries = []
-    for folder in (root, root / "exercises"):
+    for folder in folders:
         if folder.is_symlink() and folder != root:
             continue
         try:
@@ -269,12 +337,13 @@ def _archive(path: Path, course: Course) -> list[_Entry]:
     if path.stat().st_size > MAX_ARCHIVE_BYTES:
         raise _Unreadable(f"it is larger than {MAX_ARCHIVE_BYTES >> 20} MiB.")
     try:
-        entries = []
+        entries, total = [], 0
         for member, read in (_zip_members if path.name.lower().endswith(".zip") else _tar_members)(path):
             if _plain(member) and _module_of(PurePosixPath(member).name, course):
-                data = read(MAX_NOTEBOOK_BYTES + 1)  # now, since a tar is read in one pass
+                data = read((MAX_NOTEBOOK_BYTES if member.endswith(".ipynb") else MAX_SOURCE_BYTES) + 1)  # now: a tar is read in one pass
                 entries.append(_Entry(PurePosixPath(member), lambda limit, data=data: data[:limit]))  # type: ignore[misc]
-                if len(entries) > MAX_MATCHES:
+                total += len(data)
+                if len(entries) > MAX_MATCHES or total > MAX_MATCHED_BYTES:
                     raise _Unreadable("it holds the same modules many times over.")
     except (
         zipfile.BadZipFile,
@@ -299,20 +368,43 @@ def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if not member.is_dir() and kind in (0, stat.S_IFREG):
-                with archive.open(member) as file:
-                    yield member.filename, file.read
+                yield member.filename, partial(_zip_member, archive, member)
+
+
+def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> bytes:
+    if member.flag_bits & 1:
+        raise _Unreadable("it is encrypted: hand it in without a password.")
+    with archive.open(member) as file:
+        return file.read(limit)
+
+
+class _Capped:
+    """A file that refuses to give more than so much, whoever reads it, a header's parser included."""
+
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self._file, self._left = file, limit
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise _Unreadable(_TOO_MUCH)
+        return data
+
+
+_TOO_MUCH = f"it has more than {MAX_MEMBERS} members, or unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB."
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
     unpacked = 0
-    with tarfile.open(path, "r|gz") as archive:
+    with gzip.open(path) as file, tarfile.open(fileobj=_Capped(file, MAX_UNPACKED_BYTES), mode="r|") as archive:  # type: ignore[call-overload]
         for count, member in enumerate(archive):
             unpacked += member.size
             if count >= MAX_MEMBERS or unpacked > MAX_UNPACKED_BYTES:
-                raise _Unreadable(f"it has more than {MAX_MEMBERS} members, or unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB.")
-            file = archive.extractfile(member) if member.isreg() else None
-            if file is not None:
-                yield member.name, file.read
+                raise _Unreadable(_TOO_MUCH)
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is not None:
+                yield member.name, content.read
 
 
 def _plain(name: str) -> bool:

@@ -14,7 +14,7 @@ __all__ = ["Course", "Limits", "ManifestError", "Module", "Overrides", "Task", "
 
 MANIFEST = "course.toml"
 
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(gt=0)]
 
 
@@ -61,11 +61,11 @@ class Overrides(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 class Task(Struct, frozen=True, forbid_unknown_fields=True):
     """One function or class that a student fills in."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-    points: Annotated[float, Meta(gt=0)]
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]*\Z")]
+    points: Annotated[float, Meta(gt=0, le=1_000_000)]
     minutes: Count
     hints: tuple[str, ...]
-    bans: tuple[str, ...] = ()
+    bans: tuple[Annotated[str, Meta(pattern=r"^torch(\.[A-Za-z_][A-Za-z0-9_]*)+\Z")], ...] = ()
     limits: Overrides = Overrides()
 
     def limits_within(self, course: Limits) -> Limits:
@@ -78,7 +78,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
 class Module(Struct, frozen=True, forbid_unknown_fields=True):
     """A file of tasks, in teaching order."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*\Z")]
     title: str
     story: str
     tasks: tuple[Task, ...]
@@ -168,8 +168,10 @@ class Course(Struct, frozen=True):
             raise ManifestError(f"{path} is missing: run from a course's folder, or name it with --course") from None
         except msgspec.ValidationError as error:
             raise ManifestError(f"{path}: {_locate(str(error), path)}") from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ManifestError(f"{path} is not valid TOML: {error}") from None
+        except OSError as error:
+            raise ManifestError(f"{path} can't be read: {error.strerror}") from None
         _check(parsed, path)
         return cls(root=root, title=parsed.title, limits=parsed.limits, modules=parsed.modules)
 
@@ -221,6 +223,8 @@ def _check(parsed: _File, path: Path) -> None:
     for kind, names in (("module", modules), ("task", tasks)):
         for name in {name for name in names if names.count(name) > 1}:
             raise ManifestError(f"{path}: two {kind}s are called {name!r}: rename one")
+    if not modules:
+        raise ManifestError(f"{path} has no modules: add [[modules]]")
     for module in parsed.modules:
         if not module.tasks:
             raise ManifestError(f"{path}: module {module.name!r} has no tasks: add a [[modules.tasks]] below it")

@@ -23,7 +23,7 @@ from grader.manifest import Course, ManifestError, Module
 from grader.outcome import Outcome, Status
 from grader.probes import freeze
 from grader.sandbox.client import Ended
-from grader.sandbox.launcher import Zygote
+from grader.sandbox.launcher import Zygote, ZygoteError
 from grader.sides import ReferenceSide, StudentSide
 from grader.text import clean, one_line
 
@@ -72,7 +72,9 @@ class Grading:
 
     def reference(self, module: str) -> ReferenceSide:
         """The trusted side of a module."""
-        return self.references.setdefault(module, ReferenceSide(module, self.course.solution(module)))
+        if module not in self.references:
+            self.references[module] = ReferenceSide(self.course, module)
+        return self.references[module]
 
     def student(self, module: Module) -> StudentSide:
         """The confined side of a module."""
@@ -118,9 +120,11 @@ class _Case:
         """Compare the two. Raises: Ended."""
         frozen, seed = freeze(probe), self._next_seed()
         expected = self._reference.call(frozen, seed)
-        message = difference(self._ask_student(frozen, seed), expected, rtol=rtol, atol=atol)
+        got = self._ask_student(frozen, seed)
+        message = difference(got, expected, rtol=rtol, atol=atol)
         if message:
-            raise Ended(Outcome(Status.FAILED, f"{clean(message)}."))
+            why = self._reference.explain(self._task, frozen, seed, lambda wrong: difference(got, wrong, rtol=rtol, atol=atol) is None)
+            raise Ended(Outcome(Status.FAILED, f"{clean(message)}." + (f"\nIt looks like this: {why}" if why else "")))
 
     def _ask_student(self, probe: bytes, seed: int) -> Any:
         self.asked_student = True
@@ -187,8 +191,7 @@ class GradingPlugin:
                 continue
             cloudpickle.register_pickle_by_value(inspect.getmodule(item.function))  # type: ignore[attr-defined]
             id = item.nodeid.split("::", 1)[1]
-            unknown = Outcome(Status.GRADER_ERROR, "The test did not run.")
-            record = Record(id, name, float(marker.kwargs.get("weight", 1.0)), unknown)
+            record = Record(id, name, float(marker.kwargs.get("weight", 1.0)), _UNSETTLED)
             self.grading.records[f"{module.name}::{id}"] = record
             item.stash[_RECORD] = record
             kept.append(item)
@@ -217,53 +220,58 @@ class GradingPlugin:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-        """Tell a test's own fault from a student's malformed value, where the test raises something that no test means to raise."""
-        case = pyfuncitem.stash[_CASE]
+        """Turn what a test raises because of the student into its outcome, which is all that pytest then shows."""
+        case, record = pyfuncitem.stash[_CASE], pyfuncitem.stash[_RECORD]
         try:
-            return (yield)
-        except (Ended, AssertionError, pytest.skip.Exception, pytest.fail.Exception):
+            result = yield
+        except (pytest.skip.Exception, pytest.fail.Exception, ZygoteError):
             raise
+        except Ended as end:
+            record.outcome = end.outcome
         except Exception as error:
             if not case.asked_student:
                 raise
-            case.restart_with_reference()
-            names = inspect.signature(pyfuncitem.obj).parameters
-            pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})  # the test's own fault comes up here again
-            message = f"what came back can't be checked ({one_line(type(error).__name__)}: {one_line(str(error))})."
-            raise Ended(Outcome(Status.FAILED, message)) from error
+            if isinstance(error, AssertionError):  # the first line is the author's; pytest may append an explanation
+                record.outcome = Outcome(Status.FAILED, clean(str(error).split("\n")[0]))
+            else:
+                self._raise_if_the_reference_fails_too(pyfuncitem)
+                what = f"{one_line(type(error).__name__)}: {one_line(str(error))}"
+                record.outcome = Outcome(Status.FAILED, f"what came back can't be checked ({what}).")
+        else:
+            record.outcome = Outcome(Status.PASSED)
+            return result
+        if record.outcome.status is Status.FAILED:
+            checked = one_line((inspect.getdoc(pyfuncitem.function) or "").split("\n\n")[0], 300)
+            record.outcome = Outcome(Status.FAILED, f"{record.outcome.message}\nChecked: {checked}")
+        pytest.fail(f"{record.outcome.status}: {record.outcome.message}", pytrace=False)
+
+    def _raise_if_the_reference_fails_too(self, item: pytest.Function) -> None:
+        """Tell a test's own fault from a student's malformed value: the test's fault comes up with the reference's values as well."""
+        item.stash[_CASE].restart_with_reference()
+        item.obj(**{name: item.funcargs[name] for name in inspect.signature(item.obj).parameters})
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Record the outcome; what pytest shows of a failure is the student's message alone."""
+        """Record skips and the grader's own faults, and the time."""
         report = yield
         record = item.stash[_RECORD]
         record.seconds += call.duration
-        if call.excinfo is None:
-            if call.when == "call":
-                record.outcome = Outcome(Status.PASSED)
-            return report
-        record.outcome = _outcome(call.excinfo.value, item)
-        if record.outcome.status is not Status.GRADER_ERROR and not report.skipped:
-            report.longrepr = f"{record.outcome.status}: {record.outcome.message}"
+        if report.skipped and call.excinfo is not None:
+            record.outcome = Outcome(Status.SKIPPED, one_line(str(call.excinfo.value)))
+        elif report.failed and call.excinfo is not None and not _is_settled(record):
+            error = call.excinfo.value
+            record.outcome = Outcome(Status.GRADER_ERROR, f"{type(error).__name__}: {one_line(str(error), 400)}")
         return report
 
 
-def _outcome(error: BaseException, item: pytest.Item) -> Outcome:
-    checked = one_line((inspect.getdoc(item.function) or "").split("\n\n")[0], 300)  # type: ignore[attr-defined]
-    match error:
-        case Ended():
-            outcome = error.outcome
-        case pytest.skip.Exception():
-            return Outcome(Status.SKIPPED, one_line(str(error)))
-        case AssertionError():
-            outcome = Outcome(Status.FAILED, clean(str(error).split("\n")[0]))  # pytest may append its own explanation
-        case _:
-            return Outcome(Status.GRADER_ERROR, f"{type(error).__name__}: {one_line(str(error), 400)}")
-    if outcome.status is Status.FAILED:
-        return Outcome(Status.FAILED, f"{outcome.message}\nChecked: {checked}".strip())
-    return outcome
+_UNSETTLED = Outcome(Status.GRADER_ERROR, "The test did not run.")
+
+
+def _is_settled(record: Record) -> bool:
+    """True once the test has come to an outcome of the student's."""
+    return record.outcome.status not in (Status.GRADER_ERROR, Status.PASSED)
 
 
 # ---- loaded by itself: `pytest tests/hidden --submission PATH`

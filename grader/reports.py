@@ -69,7 +69,7 @@ def csv_report(results: Results) -> str:
 
 
 def _cell(value: str) -> str:
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return f"'{value}" if value.lstrip().startswith(("=", "+", "-", "@")) else value
 
 
 def junit_report(results: Results) -> bytes:

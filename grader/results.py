@@ -139,9 +139,9 @@ def _score_task(name: str, points: float, tests: list[TestResult]) -> TaskResult
     statuses = [test.status for test in counted]
     decisive = [status for status in (Status.GRADER_ERROR, Status.BANNED) if status in statuses]
     status = next((s for s in decisive + statuses if s is not Status.PASSED), Status.PASSED)
-    passed = sum(test.weight for test in counted if test.status is Status.PASSED)
-    share = 0.0 if status is Status.BANNED else passed / sum(test.weight for test in counted)
-    return TaskResult(name, points * share, points, status, tests)
+    passed = 0.0 if Status.BANNED in statuses else sum(test.weight for test in counted if test.status is Status.PASSED)
+    score = points * passed / sum(test.weight for test in counted)  # in this order a half stays a half, and is rounded up
+    return TaskResult(name, score, points, status, tests)
 
 
 def rounded(score: float) -> Decimal:

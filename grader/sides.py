@@ -3,15 +3,17 @@
 Both take the same pickled probe, so what one side does to its inputs the other never sees.
 """
 
-import importlib.util
+import contextlib
+import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
 
 from grader.bans import in_source
+from grader.content import Bank, BankEntry, answer_with, read_bank
 from grader.ingest import Source
 from grader.manifest import Course, Module
 from grader.outcome import Outcome, Status
@@ -21,40 +23,61 @@ from grader.sandbox.launcher import Usage, Zygote
 from grader.state import reset_state
 from grader.trees import decode, encode
 
-__all__ = ["ReferenceSide", "StudentSide"]
+__all__ = ["ReferenceSide", "StudentSide", "TrustedModule"]
 
 
-class ReferenceSide:
-    """The reference module, with its answers kept: a batch asks the same questions of every student."""
+class TrustedModule:
+    """A module of the course's own, run in this process, with its answers kept: a batch asks the same questions of every student."""
 
-    def __init__(self, name: str, path: Path) -> None:
-        self._name, self._path = name, path
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
         self._module: ModuleType | None = None
         self._kept: dict[tuple[bytes, int], Any] = {}
 
     @property
     def module(self) -> ModuleType:
-        """The module itself, loaded at its first use."""
+        """The module itself, run at its first use."""
         if self._module is None:
             torch.set_num_threads(1)  # as in the workers, so that sums are taken in the same order
-            spec = importlib.util.spec_from_file_location(f"solutions.{self._name}", self._path)
-            assert spec is not None and spec.loader is not None
-            self._module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(self._module)
+            self._module = sys.modules[self._name] = ModuleType(self._name)
+            exec(compile(self._text, f"{self._name}.py", "exec"), self._module.__dict__)
         return self._module
 
-    def kind(self, task: str) -> str:
-        """What the task is: a "class" or a "function"."""
-        return "class" if isinstance(getattr(self.module, task), type) else "function"
-
     def call(self, probe: bytes, seed: int) -> Any:
-        """What the probe returns for the reference. Not to be modified."""
+        """What the probe returns for this module. Not to be modified."""
         key = (probe, seed)
         if key not in self._kept:
             module = self.module
             reset_state(seed)
             self._kept[key] = decode(*encode(thaw(probe)(module)))
         return self._kept[key]
+
+
+class ReferenceSide(TrustedModule):
+    """The reference of a module, and the wrong answers that are known to its tasks."""
+
+    def __init__(self, course: Course, module: str) -> None:
+        super().__init__(f"solutions.{module}", course.solution(module).read_text())
+        self._bank_path = course.misconceptions(module)
+        self._mistakes: dict[BankEntry, TrustedModule] | None = None
+
+    def kind(self, task: str) -> str:
+        """What the task is: a "class" or a "function"."""
+        return "class" if isinstance(getattr(self.module, task), type) else "function"
+
+    def explain(self, task: str, probe: bytes, seed: int, matches: Callable[[Any], bool]) -> str:
+        """Why the student's value is wrong, where exactly one known mistake gives a value that matches it; else an empty string."""
+        if self._mistakes is None:
+            bank = read_bank(self._bank_path.read_text(), "misconception") if self._bank_path.exists() else Bank((), "")
+            self._mistakes = {
+                entry: TrustedModule(f"misconceptions.{entry.name}", answer_with(self._text, bank, [entry])) for entry in bank.entries
+            }
+        found = []
+        for entry, mistake in self._mistakes.items():
+            with contextlib.suppress(Exception):  # some mistakes raise where the student's did not
+                if entry.task == task and matches(mistake.call(probe, seed)):
+                    found.append(entry.why)
+        return found[0] if len(found) == 1 else ""
 
 
 class StudentSide:

@@ -27,7 +27,7 @@ def reset_state(seed: int) -> None:
     torch.set_default_device(None)
     torch.set_grad_enabled(True)
     torch.autograd.set_detect_anomaly(False)
-    torch.use_deterministic_algorithms(False)
+    torch._C._set_deterministic_algorithms(False)  # torch.use_deterministic_algorithms imports a compiler first
     torch.set_autocast_enabled("cpu", False)
     modules = torch.nn.modules.module
     for hooks in (

@@ -33,7 +33,7 @@ class Store:
     def key(self, module: Module, source: Source) -> str:
         """The name of the entry for this source under this module's suite and reference."""
         digest = hashlib.blake2b(digest_size=16)
-        files = [self._course.hidden_suite(module.name), self._course.solution(module.name)]
+        files = [self._course.hidden_suite(module.name), self._course.solution(module.name), self._course.misconceptions(module.name)]
         parts = [
             *self._common,
             *(path.read_bytes() if path.exists() else b"" for path in files),

@@ -83,7 +83,7 @@ class Worker:
         limits = msgspec.structs.replace(
             self._limits, test_seconds=self._limits.import_seconds, test_cpu_seconds=self._limits.import_seconds
         )
-        reply, _ = self._exchange(Load(module, source, tasks, bans), b"", limits, f"running {module}.py")
+        reply, _ = self._exchange(Load(module, source, tasks, bans), b"", limits, f"the import of {module}.py")
         match reply:
             case Loaded(kinds):
                 return {task: kinds.get(task, "missing") for task in tasks}
