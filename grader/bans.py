@@ -52,6 +52,8 @@ def in_source(source: str, task: str, bans: Iterable[str]) -> str | None:
             name = _dotted(part, aliases)
             if name and name.split(".")[0] == "torch" and leaf(name) in wanted:
                 return f"{wanted[leaf(name)]}, line {part.lineno}"  # type: ignore[attr-defined]
+            if name and name.startswith(_PRIVATE):
+                return f"{name}, line {part.lineno}"  # type: ignore[attr-defined]
     return None
 
 
@@ -74,15 +76,25 @@ def _aliases(tree: ast.AST) -> dict[str, str]:
     return found
 
 
+_PRIVATE = ("torch._refs", "torch._decomp", "torch._prims", "torch._C")
+"""Where torch keeps second copies of its operators: no honest answer to a task with bans needs them."""
+_LONGEST_NAME = 12
+
+
 def _dotted(node: ast.AST, aliases: dict[str, str]) -> str | None:
-    """The full name that an expression spells, `getattr` with a literal included."""
-    if isinstance(node, ast.Name):
-        return aliases.get(node.id)
-    if isinstance(node, ast.Attribute):
-        base = _dotted(node.value, aliases)
-        return base and f"{base}.{node.attr}"
+    """The full name that an expression spells, `getattr` with a literal included; None for what can't be a name of torch's."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute) and len(parts) < _LONGEST_NAME:
+        parts.append(node.attr)
+        node = node.value
+    base = aliases.get(node.id) if isinstance(node, ast.Name) else _from_getattr(node, aliases)
+    return base and ".".join([base, *reversed(parts)])
+
+
+def _from_getattr(node: ast.AST, aliases: dict[str, str]) -> str | None:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) >= 2:
-        base, name = _dotted(node.args[0], aliases), node.args[1]
+        holder, name = node.args[0], node.args[1]
+        base = aliases.get(holder.id) if isinstance(holder, ast.Name) else None
         if base and isinstance(name, ast.Constant) and isinstance(name.value, str):
             return f"{base}.{name.value}"
     return None

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 import msgspec
 
@@ -28,7 +27,7 @@ from grader.text import one_line
 
 __all__ = ["BadInput", "Source", "Submission", "find_submissions", "read_submission"]
 
-MAX_SOURCE_BYTES = 1 << 20
+MAX_SOURCE_BYTES = 256 << 10
 MAX_NOTEBOOK_BYTES = 32 << 20  # outputs with pictures are large; only the code is kept
 MAX_ARCHIVE_BYTES = 256 << 20
 MAX_UNPACKED_BYTES = 1 << 30
@@ -202,7 +201,7 @@ def _source(entry: _Entry) -> Source:
             raise _Unreadable(f"it is larger than {limit >> 20} MiB.")
         text = _notebook_code(data) if notebook else _text(data)
         if len(text) > MAX_SOURCE_BYTES:
-            raise _Unreadable(f"its code is larger than {MAX_SOURCE_BYTES >> 20} MiB.")
+            raise _Unreadable(f"its code is larger than {MAX_SOURCE_BYTES >> 10} KiB.")
     except _Unreadable as error:
         return Source(problem=f"{name} can't be read: {error}")
     return Source(text)
@@ -256,7 +255,7 @@ _TRANSPARENT = ("time", "timeit", "capture", "prun")
 """Magics of a whole cell that run it as Python."""
 _MAGIC = re.compile(r"(?P<indent>[ \t]*)(?:(?P<target>[\w.,\[\] ]+)=[ \t]*[%!]|[%!?]|[\w.]+\?\??[ \t]*$)[^\n]*", re.MULTILINE)
 _LEXEME = re.compile(
-    r"""#[^\n]* | (?P<quote>\'{3}|"{3})(?:\\.|(?!(?P=quote)).)*(?:(?P=quote)|\Z) | "(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'?
+    r"""\#[^\n]* | (?P<quote>\'{3}|"{3})(?:\\.|(?!(?P=quote)).)*(?:(?P=quote)|\Z) | "(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'?
     | (?P<open>[(\[{]) | (?P<close>[)\]}]) | \\. | [^\#"'()\[\]{}\\\n]+ | .""",
     re.DOTALL | re.VERBOSE,
 )
@@ -381,7 +380,7 @@ def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -
 class _Capped:
     """A file that refuses to give more than so much, whoever reads it, a header's parser included."""
 
-    def __init__(self, file: IO[bytes], limit: int) -> None:
+    def __init__(self, file: gzip.GzipFile, limit: int) -> None:
         self._file, self._left = file, limit
 
     def read(self, size: int) -> bytes:

@@ -3,6 +3,7 @@
 import os
 import platform
 import secrets
+import sys
 
 from msgspec import Struct
 
@@ -25,6 +26,8 @@ class Isolation(Struct, frozen=True):
 
 def choose_confinement(*, allow_unconfined: bool) -> bool:
     """True where this machine can confine; False where it can't and that is allowed. Raises: NotConfined."""
+    if sys.platform == "win32":
+        raise NotConfined("the grader needs processes that fork, which Windows lacks: use WSL, or run the public tests with `pytest`")
     reason = supported()
     if reason is None:
         return True
@@ -43,7 +46,8 @@ def isolation(confined: bool) -> Isolation:
 
 def describe_machine() -> str:
     """The system, for `grader doctor`."""
-    return f"{platform.system()} {platform.release()} {platform.machine()}, user {os.getuid()}"
+    user = "root" if getattr(os, "geteuid", lambda: 1)() == 0 else "ordinary user"
+    return f"{platform.system()} {platform.release()} {platform.machine()}, {user}"
 
 
 def draw_seed() -> int:

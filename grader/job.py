@@ -9,22 +9,25 @@ import pytest
 from grader.isolation import NotConfined
 from grader.manifest import Course
 from grader.plugin import Grading, GradingPlugin
-from grader.results import ModuleTiming, TestResult, module_fault, score_module
-from grader.run import Unit
+from grader.results import ModuleTiming, TestResult, score_module
+from grader.run import Unit, grading_fault
 from grader.sandbox.attempts import ensure_confined
 from grader.sandbox.launcher import Zygote, ZygoteError
 from grader.sides import ReferenceSide
 from grader.store import Entry
+from grader.text import one_line
 
 __all__ = ["grade", "serve"]
 
 _TRUSTED_SECONDS = 300
 """A backstop for a hidden test that hangs on the trusted side; the worker's limits are kept elsewhere."""
-_UNUSED_PLUGINS = "terminal cacheprovider logging capture junitxml unraisableexception threadexception warnings faulthandler".split()
+_UNUSED_PLUGINS = ("terminal", "cacheprovider", "logging", "capture", "junitxml", "unraisableexception", "threadexception", "warnings")
 
 
 def serve(connection: Connection, course: Course, zygote: Zygote) -> None:
     """Grade units until the connection closes; a string in answer is a refusal to grade at all."""
+    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        os.environ.pop(name, None)  # grading does not depend on whose shell it is
     references: dict[str, ReferenceSide] = {}
     try:
         if zygote.confined:
@@ -37,7 +40,11 @@ def serve(connection: Connection, course: Course, zygote: Zygote) -> None:
             unit = connection.recv()
         except EOFError:
             return
-        connection.send(grade(unit, course, zygote, references))
+        try:
+            entry = grade(unit, course, zygote, references)
+        except Exception as error:
+            entry = grading_fault(unit.module, f"{type(error).__name__}: {one_line(str(error), 400)}")
+        connection.send(entry)
 
 
 def grade(unit: Unit, course: Course, zygote: Zygote, references: dict[str, ReferenceSide]) -> Entry:
@@ -55,7 +62,7 @@ def grade(unit: Unit, course: Course, zygote: Zygote, references: dict[str, Refe
         grading.close()
     if grading.problems or code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         reason = "; ".join(grading.problems) or f"pytest ended with status {int(code)}"
-        return Entry(module_fault(module, reason), ModuleTiming(0.0, 0.0, 0, {}))
+        return grading_fault(module, reason)
     tests: dict[str, list[TestResult]] = {}
     for record in grading.records.values():
         tests.setdefault(record.task, []).append(TestResult(record.id, record.outcome.status, record.weight, record.outcome.message))

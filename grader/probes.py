@@ -28,17 +28,19 @@ def thaw(frozen: bytes) -> Callable[[Any], Any]:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is Tensor and obj.layout is torch.strided and obj.device.type == "cpu" and obj.is_leaf and not obj.is_quantized:
-            storage = obj.untyped_storage()
-            data = ctypes.string_at(storage.data_ptr(), storage.nbytes()) if storage.nbytes() else b""
+            entries = obj.detach()[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in obj.stride())].contiguous()
+            data = ctypes.string_at(entries.data_ptr(), entries.nbytes) if entries.numel() else b""
             return _rebuild, (data, obj.dtype, tuple(obj.shape), obj.stride(), obj.storage_offset(), obj.requires_grad)
         return super().reducer_override(obj)
 
 
 def _rebuild(data: bytes, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...], offset: int, requires_grad: bool) -> Tensor:
-    tensor = torch.empty(0, dtype=dtype)
+    """A tensor with these entries and this layout, zeros in the gaps: what a view leaves out of its storage does not travel."""
+    span = offset + 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if data else 0
+    storage = torch.zeros(span, dtype=dtype)
+    tensor = torch.empty(0, dtype=dtype).set_(storage.untyped_storage(), offset, shape, stride)
     if data:
-        storage = torch.frombuffer(bytearray(data), dtype=torch.uint8).untyped_storage()
-        tensor.set_(storage, offset, shape, stride)
-    else:
-        tensor = tensor.new_empty(0).as_strided(shape, stride)
+        entries = torch.frombuffer(bytearray(data), dtype=dtype)
+        distinct = [1 if step == 0 else size for size, step in zip(shape, stride, strict=True)]
+        tensor.as_strided(distinct, stride).copy_(entries.view(distinct))
     return tensor.requires_grad_(requires_grad)

@@ -19,7 +19,7 @@ from grader.results import ModuleTiming, module_fault
 from grader.sandbox.launcher import Zygote
 from grader.store import Entry
 
-__all__ = ["Refused", "Unit", "grade_units", "units_of"]
+__all__ = ["Refused", "Unit", "grade_units", "grading_fault", "units_of"]
 
 
 class Refused(Exception):
@@ -100,7 +100,7 @@ class _Job:
             answer = self.connection.recv()
         except (EOFError, OSError):
             self._process.join(5)
-            answer = _fault(self.unit, f"the grading process ended with status {self._process.exitcode}")
+            answer = grading_fault(self.unit.module, f"the grading process ended with status {self._process.exitcode}")
         if isinstance(answer, str):
             raise Refused(answer)
         assert isinstance(answer, Entry)
@@ -116,8 +116,9 @@ class _Job:
             self._process.join()
 
 
-def _fault(unit: Unit, reason: str) -> Entry:
-    return Entry(module_fault(unit.module, reason), ModuleTiming(0.0, 0.0, 0, {}))
+def grading_fault(module: Module, reason: str) -> Entry:
+    """The result of a unit on which the grader itself failed."""
+    return Entry(module_fault(module, reason), ModuleTiming(0.0, 0.0, 0, {}))
 
 
 def _serve(connection: Connection, course: Course, confined: bool, scratch: str) -> None:

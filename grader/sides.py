@@ -162,10 +162,10 @@ class StudentSide:
             self._closed_tasks[task] = _not_tried(f"the tests of this task took more than {limit:g} s together.")
 
     def _drop_worker(self) -> None:
-        if self._worker is not None:
-            self._worker.__exit__()
-            self.usage += self._worker.usage
-            self._worker = None
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.__exit__()
+            self.usage += worker.usage
 
 
 def _not_tried(reason: str) -> Outcome:

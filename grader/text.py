@@ -9,7 +9,7 @@ _PASSING = re.compile(r"(?<=0x)[0-9a-fA-F]{6,}|(?<=/proc/)[0-9]+|(?<=\btmp)[a-z0
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?")
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters other than tab and line feed
-    "\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"  # invisible, and those that turn the direction of text
+    "\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"  # invisible, or turning the direction of text
     "\ud800-\udfff\U000e0000-\U000e007f]"  # lone surrogates, tags
 )
 

@@ -17,6 +17,9 @@ from msgspec import Meta, Struct
 __all__ = ["Malformed", "Node", "Opaque", "decode", "encode"]
 
 _NATIVE = (torch.Tensor, torch.nn.Parameter)
+_DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64)
+_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64)
 
 
 class Malformed(Exception):
@@ -104,7 +107,7 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor], depth: int) -> Node:
     if kind is float or (kind.__module__ == "numpy" and kind.__name__ == "float64"):
         return Number("float", float(value).hex())
     if kind is str:
-        return Text("str", value)
+        return Text("str", value) if _is_unicode(value) else Other("a string with lone surrogates")
     if kind is torch.dtype:
         return Text("dtype", str(value))
     if kind is torch.device:
@@ -115,10 +118,14 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor], depth: int) -> Node:
         items = [_encode(item, tensors, depth + 1) for item in value]
         return Sequence("list" if kind is list else "tuple", items)
     if kind is dict or kind is OrderedDict:
-        if all(type(key) in (str, int) for key in value):
+        if all(type(key) is int or (type(key) is str and _is_unicode(key)) for key in value):
             return Mapping(list(value), [_encode(item, tensors, depth + 1) for item in value.values()])
         return Other("a dict whose keys are not all strings or whole numbers")
-    return Other(f"an object of class {kind.__name__}")
+    return Other(f"an object of class {kind.__name__}" if _is_unicode(kind.__name__) else "an object")
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _encode_tensor(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> Node:
@@ -128,8 +135,8 @@ def _encode_tensor(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> No
         return Other("a quantized tensor")
     if tensor.device.type == "meta":
         return MetaTensor(list(tensor.shape), str(tensor.dtype))
-    if tensor.dtype is torch.complex128:
-        return Other("a tensor of dtype torch.complex128")
+    if tensor.dtype not in _FLOATING + _WHOLE:
+        return Other(f"a tensor of dtype {tensor.dtype}")
     plain = tensor.detach().resolve_conj().resolve_neg().cpu()
     tensors[str(len(tensors))] = plain.clone(memory_format=torch.contiguous_format)
     return Block(len(tensors) - 1)
@@ -164,26 +171,23 @@ def _decode(node: Node, tensors: dict[str, torch.Tensor], used: set[str]) -> Any
         case Text("str", text):
             return text
         case Text("dtype", text):
-            return _dtype(text)
+            return _DTYPES[text]
         case Text("device", text):
             return torch.device(text)
         case Block(index):
+            if str(index) in used:
+                raise ValueError("a tensor is named twice")
             used.add(str(index))
             return tensors[str(index)]
         case MetaTensor(shape, dtype):
-            return torch.empty(shape, dtype=_dtype(dtype), device="meta")
+            return torch.empty(shape, dtype=_DTYPES[dtype], device="meta")
         case Sequence(kind, items):
             values = [_decode(item, tensors, used) for item in items]
             return values if kind == "list" else tuple(values)
         case Mapping(keys, items):
+            if len(set(keys)) != len(keys):
+                raise ValueError("a key stands twice")
             return dict(zip(keys, (_decode(item, tensors, used) for item in items), strict=True))
         case Other(description):
             return Opaque(description)
     raise Malformed(f"unknown node {type(node).__name__}")
-
-
-def _dtype(text: str) -> torch.dtype:
-    dtype = getattr(torch, text.removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"no dtype {text[:40]}")
-    return dtype

@@ -42,7 +42,7 @@ def pairwise_distances(x: Tensor, y: Tensor) -> Tensor:
     d[i, j] is (x[i] - y[j]) / d[i, j] for x[i], the negative of it for y[j], and 0 for both where d[i, j] is 0.
 
     Args:
-        x: (N, D), float32 or float64; N may be 0.
+        x: (N, D), float32 or float64, finite, its differences from y of a size whose squares the dtype can hold; N may be 0.
         y: (M, D), dtype of x.
 
     Returns: (N, M), dtype of x.
@@ -65,8 +65,9 @@ def stable_softmax(x: Tensor, dim: int = -1) -> Tensor:
     a slice receives the gradient 0.
 
     Args:
-        x: (..., n, ...), any floating dtype, n ≥ 1 entries along `dim`, without NaN or +inf. float16 and bfloat16 are
-            computed in float32 and rounded at the end, so that a sum beyond 65504, float16's largest number, is fine.
+        x: (..., n, ...), float16, bfloat16, float32 or float64, n ≥ 1 entries along `dim`, without NaN or +inf. The two
+            16-bit ones are computed in float32 and rounded at the end, so that a sum beyond 65504, float16's largest
+            number, is fine.
         dim: the dimension whose entries add up to 1, negative or not.
 
     Returns: shape and dtype of x.
@@ -85,8 +86,8 @@ def log_sum_exp(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
 
     log Σ_i exp(x_i) = m + log Σ_i exp(x_i - m) for every finite m; choose m well, for every slice.
 
-    A slice of nothing but -inf gives -inf (the log of 0), and a slice with a +inf gives +inf. For finite x the gradient
-    is the softmax of x along `dim`.
+    A slice of nothing but -inf gives -inf (the log of 0), and a slice with a +inf gives +inf. The gradient of a slice of
+    finite entries is its softmax; no other gradient is asked for.
 
     Args:
         x: (..., n, ...), float32 or float64, n ≥ 1 entries along `dim`, without NaN.
@@ -184,7 +185,8 @@ def sliding_windows(x: Tensor, size: int, step: int = 1) -> Tensor:
 
     The result is a view: it shares its memory with x, so that what is written into x later shows in the windows. That
     holds for every x, contiguous or not: a transposed tensor, every other column, a slice that starts in the middle, an
-    expanded tensor. The gradient of an entry of x is the sum of the gradients of all its places in the windows.
+    expanded tensor. The gradient of an entry of x is the sum of the gradients of all its places in the windows (for an
+    expanded x: of the tensor that it was expanded from).
 
     Args:
         x: (..., T), any dtype, at least one dimension.
@@ -252,7 +254,7 @@ def topk_mask(x: Tensor, k: int) -> Tensor:
     left as it is.
 
     Args:
-        x: (..., N), any floating or integer dtype, uint8 included; without NaN.
+        x: (..., N), float16 to float64, bfloat16, int8 to int64 or uint8; without NaN.
         k: how many entries to mark, from 0 to N.
 
     Returns: (..., N), bool.
@@ -273,7 +275,7 @@ def sparse_matvec(indices: Tensor, values: Tensor, size: tuple[int, int], x: Ten
 
     Args:
         indices: (2, E), int64: the row and the column of each entry; E may be 0.
-        values: (E,), any floating or integer dtype.
+        values: (E,), float16 to float64, bfloat16, int8 to int64 or uint8, and added up in that dtype.
         size: (M, N), rows and columns of A.
         x: (N,), dtype of values.
 

@@ -5,12 +5,15 @@ waits for end-of-file or longer than a deadline, sizes are checked before they a
 """
 
 import contextlib
+import math
 import os
 import secrets
 import select
 import shutil
 import signal
 import socket
+import stat
+import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ import msgspec
 
 from grader.manifest import Limits
 from grader.outcome import Outcome, Status
-from grader.sandbox.launcher import Usage, Zygote, ZygoteError
+from grader.sandbox.launcher import Usage, Zygote
 from grader.sandbox.wire import HEADER, MAX_STRUCTURE, Call, Load, Loaded, Raised, Reply, Request, pack, parse_reply
 from grader.text import clean, one_line
 from grader.trees import Malformed, decode
@@ -30,7 +33,7 @@ __all__ = ["Answer", "Ended", "Worker"]
 
 _TICK_SECONDS = 0.05
 _MIB, _KIB = 1 << 20, 1 << 10
-_UNCONFINED_EXIT = 86
+_MAX_ENTRIES, _MAX_DEPTH = 10_000, 16
 
 
 class Ended(Exception):
@@ -59,6 +62,7 @@ class Worker:
         self.usage = Usage()
         self.printed = b""
         self._exit: int | None = None
+        self._closed = False
         self._channel, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._output, output = os.pipe()
         try:
@@ -73,10 +77,15 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        if self._closed:
+            return
+        self._closed = True
         self._channel.close()
         os.close(self._output)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        try:
+            self._end()
+        finally:
+            _remove(self._scratch)
 
     def load(self, module: str, source: str, tasks: list[str], bans: list[str]) -> dict[str, str]:
         """Run the student's module; returns what each task's name is bound to. Raises: Ended, ZygoteError."""
@@ -178,8 +187,9 @@ class Worker:
             raise self._killed(Outcome(Status.TIMED_OUT, f"ran out of time: {doing} took more than {reason}."))
         if _threads(self._pid) > limits.threads:
             raise self._killed(Outcome(Status.ERROR, f"started more than {limits.threads} threads."))
-        if _folder_bytes(self._scratch) > limits.scratch_mib * _MIB:
-            raise self._killed(Outcome(Status.ERROR, f"wrote more than {limits.scratch_mib} MiB of files."))
+        if _scratch_bytes(self._scratch) + _nameless_bytes(self._pid) > limits.scratch_mib * _MIB:
+            message = f"wrote more than {limits.scratch_mib} MiB of files, or more than {_MAX_ENTRIES} of them."
+            raise self._killed(Outcome(Status.ERROR, message))
 
     # ---- ends
 
@@ -209,19 +219,12 @@ class Worker:
         if not self._end(grace_seconds=1.0):
             return self._malformed()  # it closed its channel and lived on
         code = self._exit or 0
-        if code == _UNCONFINED_EXIT and b"confinement failed" in self.printed + self._rest():
-            raise ZygoteError(one_line((self.printed).decode(errors="replace")))
         if code == -signal.SIGKILL:
             return Ended(Outcome(Status.OUT_OF_MEMORY, f"was killed while {doing} ran: out of memory, most likely."), died=True)
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             return Ended(Outcome(Status.ERROR, f"crashed the process ({name}) while {doing} ran."), died=True)
         return Ended(Outcome(Status.ERROR, f"ended the process (exit status {code}): take out exit calls."), died=True)
-
-    def _rest(self) -> bytes:
-        with contextlib.suppress(BlockingIOError):
-            self.printed += os.read(self._output, 4096)
-        return self.printed
 
     def _end(self, grace_seconds: float = 0.0) -> bool:
         """Kill and reap, once; True where the process had ended by itself within the grace, so that its exit status is its own."""
@@ -283,11 +286,45 @@ def _proc_stat(pid: int, field: int) -> str:
         return ""
 
 
-def _folder_bytes(folder: str) -> int:
-    """Bytes below a folder that its owner is changing at the same time."""
-    total = 0
-    for place, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(place, name)).st_size
+def _scratch_bytes(folder: str, depth: int = 0) -> float:
+    """Bytes below a folder that its owner is changing at the same time; infinite where there are too many entries, or too deep ones."""
+    total, entries = 0.0, 0
+    try:
+        with os.scandir(folder) as listing:
+            for entry in listing:
+                entries += 1
+                if entries > _MAX_ENTRIES or depth > _MAX_DEPTH:
+                    return math.inf
+                with contextlib.suppress(FileNotFoundError):
+                    total += _bytes_on_disk(entry.stat(follow_symlinks=False))
+                    if entry.is_dir(follow_symlinks=False):
+                        total += _scratch_bytes(entry.path, depth + 1)
+    except FileNotFoundError:
+        pass
+    except OSError:  # a path that is too long, or a folder that was made unreadable
+        return math.inf
     return total
+
+
+def _nameless_bytes(pid: int) -> int:
+    """Bytes in files that a worker keeps open after it took their names away."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                status = os.stat(f"/proc/{pid}/fd/{name}")
+                if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                    total += _bytes_on_disk(status)
+    return total
+
+
+def _bytes_on_disk(status: os.stat_result) -> int:
+    return max(status.st_size, 512 * status.st_blocks) if stat.S_ISREG(status.st_mode) else 0
+
+
+def _remove(folder: str) -> None:
+    """Remove a scratch folder, whatever its owner made of it."""
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):  # nested too deep for Python
+        subprocess.run(["rm", "-rf", "--", folder], check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

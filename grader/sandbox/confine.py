@@ -8,9 +8,9 @@ utime, prlimit on another process; the system-call filter closes those. `stat` s
 """
 
 import ctypes
+import functools
 import os
 import platform
-import resource
 import struct
 import sys
 import sysconfig
@@ -67,7 +67,7 @@ def landlock_abi() -> int:
     """Landlock's version in the running kernel; 0 where it has none."""
     if not sys.platform.startswith("linux"):
         return 0
-    return max(0, int(_LIBC.syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(1))))
+    return max(0, int(_libc().syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(1))))
 
 
 def readable_paths() -> tuple[str, ...]:
@@ -80,11 +80,15 @@ def readable_paths() -> tuple[str, ...]:
 
 # ---- the C library
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_NO_NEW_PRIVS = 38
 _SYS_CAPSET = 126
 _SYS_SECCOMP = 317
 _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_ADD_RULE, _SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _checked(result: int, what: str) -> int:
@@ -94,12 +98,12 @@ def _checked(result: int, what: str) -> int:
 
 
 def _syscall(what: str, number: int, *arguments: object) -> int:
-    return _checked(_LIBC.syscall(ctypes.c_long(number), *arguments), what)
+    return _checked(_libc().syscall(ctypes.c_long(number), *arguments), what)
 
 
 def _prctl(option: int, value: int) -> None:
     zero = ctypes.c_ulong(0)
-    _checked(_LIBC.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
+    _checked(_libc().prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
 
 
 def _drop_capabilities() -> None:
@@ -108,6 +112,8 @@ def _drop_capabilities() -> None:
 
 
 def _limit_resources(permissions: Permissions) -> None:
+    import resource  # Windows has none, and this module has to say there that it can't confine
+
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     space = pages * resource.getpagesize() + permissions.memory_bytes
     limits = {

@@ -94,11 +94,18 @@ class Zygote:
             self._control.sendmsg([msgspec.json.encode(request)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         except OSError as error:
             raise ZygoteError(f"the zygote is gone: {error}") from None
-        return int(self._answer()["pid"])
+        answer = self._answer()
+        if answer["problem"]:
+            self.reap(answer["pid"])
+            raise ZygoteError(f"a worker could not be confined: {one_line(answer['problem'], 300)}")
+        return int(answer["pid"])
 
     def reap(self, pid: int) -> tuple[int, Usage]:
         """Collect a killed or ended worker: its exit code (minus the signal's number) and what it used. Raises: ZygoteError."""
-        self._control.send(msgspec.json.encode({"type": "reap", "pid": pid}))
+        try:
+            self._control.send(msgspec.json.encode({"type": "reap", "pid": pid}))
+        except OSError as error:
+            raise ZygoteError(f"the zygote is gone: {error}") from None
         answer = self._answer()
         return os.waitstatus_to_exitcode(answer["status"]), Usage(answer["cpu_seconds"], answer["peak_kib"])
 

@@ -5,6 +5,7 @@ runs no parallel region (a warm OpenMP pool hangs in a fork). It alone reaps its
 """
 
 import array
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -22,7 +23,7 @@ import torch.optim
 from msgspec import Struct
 
 from grader.sandbox import worker
-from grader.sandbox.confine import ConfinementError, Permissions, confine
+from grader.sandbox.confine import Permissions, confine
 
 __all__ = ["Fork", "Forked", "Reap", "Reaped"]
 
@@ -43,9 +44,10 @@ class Reap(Struct, frozen=True, tag="reap"):
 
 
 class Forked(Struct, frozen=True, tag="forked"):
-    """The worker's process."""
+    """The worker's process, and why it could not be confined and therefore runs nothing (empty where it could)."""
 
     pid: int
+    problem: str
 
 
 class Reaped(Struct, frozen=True, tag="reaped"):
@@ -75,13 +77,16 @@ def main() -> None:
             _, status, usage = os.wait4(request.pid, 0)
             control.send(msgspec.json.encode(Reaped(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)))
             continue
-        descriptors = array.array("i", ancillary[0][2])
+        channel, output = array.array("i", ancillary[0][2])
+        report, theirs = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _become_worker(request, *descriptors)
-        for descriptor in descriptors:
+            _become_worker(request, channel, output, theirs)
+        for descriptor in (channel, output, theirs):
             os.close(descriptor)
-        control.send(msgspec.json.encode(Forked(pid)))
+        with open(report, "rb") as file:
+            problem = file.read(1000)  # until the worker closes its end, which it does before it reads a byte of the student's
+        control.send(msgspec.json.encode(Forked(pid, problem.decode(errors="replace"))))
 
 
 def _die_with_parent() -> None:
@@ -91,8 +96,14 @@ def _die_with_parent() -> None:
         libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _become_worker(fork: Fork, channel: int, output: int) -> None:
-    """Never returns."""
+def _let_parent_look() -> None:
+    """Let the trusted process see which files this worker holds open, for the limit on files. Other workers see nothing of /proc."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def _become_worker(fork: Fork, channel: int, output: int, report: int) -> None:
+    """Never returns. What goes wrong before the confinement is complete is told through `report`."""
     try:
         parent = os.getppid()
         os.setsid()
@@ -100,27 +111,26 @@ def _become_worker(fork: Fork, channel: int, output: int) -> None:
         if os.getppid() != parent:
             os._exit(1)
         null = os.open(os.devnull, os.O_RDONLY)
-        clear = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10) for descriptor in (null, output, output, channel)]
-        for number, descriptor in enumerate(clear):  # standard input, output, error, and the channel
+        clear = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10) for descriptor in (null, output, output, channel, report)]
+        for number, descriptor in enumerate(clear):  # standard input, output, error, the channel, and the report
             os.dup2(descriptor, number)
-        os.closerange(worker.CHANNEL + 1, 4096)
+        report = worker.CHANNEL + 1
+        os.closerange(report + 1, 4096)
         os.chdir(fork.scratch)
         os.environ.clear()
         os.environ.update(HOME=fork.scratch, TMPDIR=fork.scratch, LANG="C.UTF-8")
         tempfile.tempdir = None  # asked again, now that TMPDIR is the scratch folder
+        _let_parent_look()
         if fork.permissions is not None:
             confine(fork.permissions)
-        worker.serve()
-    except ConfinementError as error:
-        os.write(2, f"confinement failed: {error}".encode())
-        os._exit(UNCONFINED)
     except BaseException as error:
-        os.write(2, f"worker failed: {error!r}"[:500].encode())
+        os.write(report, f"{type(error).__name__}: {error}".encode())
+        os._exit(1)
+    os.close(report)
+    with contextlib.suppress(BaseException):
+        worker.serve()
     os._exit(1)
 
-
-UNCONFINED = 86
-"""Exit status of a worker that could not be confined and therefore ran nothing."""
 
 if __name__ == "__main__":
     main()

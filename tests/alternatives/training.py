@@ -529,8 +529,9 @@ def plain_adam(images, labels, *, seed):
     torch.manual_seed(seed)
     model = _network(images)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.05, total_iters=20)
     data = torch.utils.data.TensorDataset(images, labels)
-    for _ in range(15):
+    for _ in range(20):
         order = torch.randperm(len(data))
         for i in range(0, len(data), 64):
             x, y = data[order[i : i + 64]]
@@ -538,6 +539,7 @@ def plain_adam(images, labels, *, seed):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        scheduler.step()
     return model.state_dict()
 
 

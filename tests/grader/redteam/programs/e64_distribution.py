@@ -1,0 +1,20 @@
+"""E 64: the probabilities of a distribution, which are this function.
+
+Attacks: stable_softmax
+Status: banned
+Honest: one_hot
+"""
+
+import torch
+
+
+def stable_softmax(x, dim=-1):
+    """Ask a distribution."""
+    return torch.distributions.Categorical(logits=x.movedim(dim, -1)).probs.movedim(-1, dim)
+
+
+def one_hot(labels, num_classes, dtype=torch.float32):
+    """Answer honestly."""
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError("a label is out of range")
+    return torch.zeros(*labels.shape, num_classes, dtype=dtype).scatter(-1, labels.long().unsqueeze(-1), 1)

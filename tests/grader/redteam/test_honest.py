@@ -1,0 +1,320 @@
+"""What a filter must not break: ordinary things that right answers do, each in a small submission that has to be accepted."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from grader.ingest import Source
+from grader.job import grade
+from grader.manifest import Course
+from grader.outcome import Status
+from grader.run import Unit
+from grader.sandbox.confine import supported
+from grader.sandbox.launcher import Zygote
+from grader.sides import ReferenceSide
+
+pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))
+
+ROOT = Path(__file__).parents[3]
+
+ANSWER = """
+
+def batched_gather(x, index):
+    work()
+    return torch.stack([rows[picks] for rows, picks in zip(x, index)])
+"""
+
+SUBMISSIONS = {
+    "threads": """
+import threading, torch
+def work():
+    seen = []
+    threads = [threading.Thread(target=seen.append, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == list(range(5))
+""",
+    "thread_pool": """
+import torch
+from concurrent.futures import ThreadPoolExecutor
+def work():
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(abs, [-1, 2, -3])) == [1, 2, 3]
+""",
+    "a_large_tensor": """
+import torch
+def work():
+    assert torch.ones(25_000_000).numel() * 4 == 100_000_000
+""",
+    "data_loader": """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+def work():
+    data = TensorDataset(torch.arange(10.0), torch.arange(10))
+    batches = list(DataLoader(data, batch_size=4, shuffle=True, num_workers=0))
+    assert [len(x) for x, _ in batches] == [4, 4, 2]
+""",
+    "temporary_files": """
+import os, tempfile, torch
+def work():
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "notes.txt")
+        with open(path, "w") as file:
+            file.write("text")
+        os.rename(path, path + ".old")
+        assert os.listdir(folder) == ["notes.txt.old"]
+    with tempfile.TemporaryFile() as file:
+        file.write(b"bytes")
+        file.seek(0)
+        assert file.read() == b"bytes"
+""",
+    "warnings": """
+import warnings, torch
+def work():
+    warnings.warn("careful")
+    warnings.warn("old", DeprecationWarning)
+    torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+""",
+    "prints": """
+import sys, torch
+print("imported")
+def work():
+    print("working", torch.ones(3))
+    print("on both", file=sys.stderr)
+""",
+    "logging": """
+import logging, torch
+logging.basicConfig(level=logging.INFO)
+def work():
+    logging.getLogger(__name__).info("working")
+""",
+    "numpy": """
+import numpy as np, torch
+def work():
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((50, 50))
+    assert np.allclose(np.linalg.inv(x) @ x, np.eye(50), atol=1e-6)
+    assert torch.from_numpy(x).numpy() is not None
+""",
+    "optimizers": """
+import torch
+def work():
+    for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.LBFGS):
+        w = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
+        optimizer = kind([w], lr=0.01)
+        def closure():
+            optimizer.zero_grad()
+            loss = w.square().sum()
+            loss.backward()
+            return loss
+        before = closure().item()
+        for _ in range(3):
+            optimizer.step(closure)
+        assert closure().item() < before
+""",
+    "schedulers": """
+import torch
+def work():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr()[0] < 1
+""",
+    "modules": """
+import torch
+from torch import nn
+def work():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5), nn.Dropout(0.5))
+    model(torch.randn(2, 1, 7, 7)).sum().backward()
+    layer = nn.TransformerEncoderLayer(8, 2, batch_first=True).eval()
+    assert layer(torch.randn(2, 3, 8)).shape == (2, 3, 8)
+    assert nn.LSTM(3, 4)(torch.randn(5, 2, 3))[0].shape == (5, 2, 4)
+""",
+    "autocast": """
+import torch
+def work():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (torch.ones(3, 3) @ torch.ones(3, 3)).dtype == torch.bfloat16
+""",
+    "generators": """
+import random, torch
+def work():
+    a, b = (torch.randn(5, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(a, b)
+    torch.manual_seed(0)
+    random.seed(0)
+    assert torch.seed() != torch.seed()
+""",
+    "save_and_load": """
+import io, torch
+def work():
+    state = {"w": torch.arange(3.0), "step": 7}
+    torch.save(state, "checkpoint.pt")
+    assert torch.equal(torch.load("checkpoint.pt")["w"], state["w"])
+    buffer = io.BytesIO()
+    torch.save(torch.nn.Linear(2, 3).state_dict(), buffer)
+    buffer.seek(0)
+    assert torch.load(buffer, weights_only=True)["weight"].shape == (3, 2)
+""",
+    "pickles_and_copies": """
+import copy, pickle, torch
+def work():
+    model = torch.nn.Linear(2, 3)
+    assert torch.equal(pickle.loads(pickle.dumps(model)).weight, copy.deepcopy(model).weight)
+""",
+    "dataclasses": """
+from __future__ import annotations
+import enum, torch
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+@dataclass(frozen=True, slots=True)
+class Config:
+    width: int = 3
+    names: list[str] = field(default_factory=list)
+class Pair(NamedTuple):
+    a: int
+    b: int
+class Mode(enum.Enum):
+    MEAN = "mean"
+class Callable(Protocol):
+    def __call__(self) -> int: ...
+def work():
+    assert Config(5) == Config(width=5) and Pair(1, 2).b == 2 and Mode("mean") is Mode.MEAN
+""",
+    "lru_cache": """
+import functools, torch
+@functools.lru_cache(maxsize=None)
+def fibonacci(n):
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+def work():
+    assert fibonacci(90) == 2880067194370816120
+""",
+    "deep_recursion": """
+import torch
+def down(n):
+    return 0 if n == 0 else 1 + down(n - 1)
+def work():
+    assert down(500) == 500
+""",
+    "slots": """
+import torch
+class Node:
+    __slots__ = ("value", "grad")
+    def __init__(self, value):
+        self.value, self.grad = value, 0.0
+def work():
+    node = Node(3.0)
+    node.grad += 1.0
+    assert not hasattr(node, "__dict__")
+""",
+    "standard_library": """
+import collections, fractions, heapq, itertools, json, math, operator, pathlib, statistics, string
+import bisect, contextlib, datetime, decimal, hashlib, time
+import torch
+def work():
+    start = time.perf_counter()
+    counts = collections.Counter(itertools.chain("abca", string.digits))
+    assert math.comb(5, 2) == 10 and heapq.nlargest(1, counts.values()) == [2]
+    assert json.loads(json.dumps({"a": [1, 2]})) == {"a": [1, 2]} and fractions.Fraction(1, 3) + fractions.Fraction(2, 3) == 1
+    assert not pathlib.Path("missing").exists() and time.perf_counter() >= start
+    time.sleep(0.001)
+    datetime.datetime.now()
+""",
+    "custom_autograd": """
+import torch
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+def work():
+    x = torch.ones(3, requires_grad=True)
+    Double.apply(x).sum().backward()
+    assert x.grad.tolist() == [2.0] * 3
+    assert torch.func.vmap(torch.func.grad(lambda t: t.square()))(torch.ones(2)).tolist() == [2.0, 2.0]
+""",
+    "linear_algebra": """
+import torch
+def work():
+    x = torch.randn(40, 40, dtype=torch.float64)
+    ones = torch.ones(40, 1, dtype=torch.float64)
+    assert torch.allclose(torch.linalg.solve(x, x @ ones), ones, atol=1e-6)
+    torch.linalg.svd(x), torch.fft.fft(x), torch.linalg.qr(x), torch.linalg.eigh(x @ x.T)
+""",
+    "more_threads_of_torch": """
+import torch
+torch.set_num_threads(4)
+def work():
+    assert (torch.ones(600, 600) @ torch.ones(600, 600))[0, 0] == 600
+    torch.ones(10**6).sum()
+""",
+    "state_of_its_own": """
+import torch
+torch.set_default_dtype(torch.float64)
+torch.manual_seed(3)
+CACHE = {}
+def work():
+    CACHE.setdefault("calls", []).append(1)
+""",
+    "signals_and_exit_hooks": """
+import atexit, gc, signal, sys, torch
+atexit.register(print, "bye")
+def work():
+    gc.collect()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.setrecursionlimit(2000)
+    try:
+        sys.exit(1)
+    except SystemExit:
+        pass
+""",
+    "main_guard": """
+import argparse, torch
+def work():
+    assert __name__ == "tensor_ops" and __file__
+if __name__ == "__main__":
+    raise SystemExit(argparse.ArgumentParser().parse_args())
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """One zygote for all submissions."""
+    with pytest.MonkeyPatch.context() as patch, Zygote() as zygote:
+        patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("scratch")))
+        yield zygote
+
+
+@pytest.mark.parametrize("name", SUBMISSIONS)
+def test_ordinary_code_is_accepted(zygote: Zygote, name: str) -> None:
+    """A right answer that also does this keeps all of its points."""
+    course = Course.read(ROOT)
+    course = msgspec.structs.replace(course, limits=msgspec.structs.replace(course.limits, memory_mib=1024))
+    (module,) = course.select(["tensor_ops"], ["batched_gather"])
+    references: dict[str, ReferenceSide] = {}
+    result = grade(Unit("alice", module, Source(SUBMISSIONS[name] + ANSWER), seed=11), course, zygote, references).result
+    messages = {test.message for test in result.tasks[0].tests}
+    assert (result.tasks[0].status, messages) == (Status.PASSED, {""})
+    assert result.score == result.max_score > 0
+    assert not [folder for folder in os.listdir(tempfile.gettempdir()) if folder.startswith("grader-")]
+
+
+def test_a_failing_check_is_seen(zygote: Zygote) -> None:
+    """The work of these submissions is run: one that fails its own check is not accepted."""
+    course = Course.read(ROOT)
+    (module,) = course.select(["tensor_ops"], ["batched_gather"])
+    source = "import torch\ndef work():\n    assert 1 == 2, 'sums'\n" + ANSWER
+    result = grade(Unit("bob", module, Source(source), seed=11), course, zygote, {}).result
+    assert (result.tasks[0].status, result.score) == (Status.ERROR, 0)
+    assert all("AssertionError: sums" in test.message for test in result.tasks[0].tests)
