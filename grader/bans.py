@@ -19,7 +19,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["BannedCall", "Watch", "in_source", "leaf"]
+__all__ = ["BannedCall", "Watch", "exists", "in_source", "leaf"]
 
 
 class BannedCall(Exception):
@@ -179,6 +179,15 @@ class Watch:
             return function(*args, **kwargs)
 
         return noting
+
+
+def exists(ban: str) -> bool:
+    """True where a ban names something that this torch has."""
+    try:
+        parent, name = _resolve(ban)
+    except (ImportError, AttributeError):
+        return False
+    return hasattr(parent, name)
 
 
 def _resolve(ban: str) -> tuple[Any, str]:

@@ -3,6 +3,7 @@
 Everything is graded as a student's submission would be, in confined workers; the banks never run in this process.
 """
 
+import ast
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 import msgspec
 from msgspec import Struct
 
+from grader.bans import exists
 from grader.content import Bank, BankEntry, answer_only, answer_with, docstrings, make_stub, read_bank, solution_lines, trivial_answers
 from grader.draw import derive_seed
 from grader.ingest import Source
@@ -56,7 +58,7 @@ def check(
         report.problems += _stray_files(course)
     trials: list[_Trial] = []
     for module in modules:
-        problems = _missing_files(course, module)
+        problems = _unreadable_files(course, module)
         report.problems += problems
         if not problems:
             report.problems += _static_problems(course, module)
@@ -201,11 +203,21 @@ def _stray_files(course: Course) -> list[str]:
     return problems
 
 
-def _missing_files(course: Course, module: Module) -> list[str]:
+def _unreadable_files(course: Course, module: Module) -> list[str]:
+    """What stands in the way of checking a module: files that are missing or do not parse."""
     name = module.name
     paths = [course.solution(name), course.stub(name), course.public_suite(name), course.hidden_suite(name)]
     paths += [course.misconceptions(name), course.alternatives(name)]
-    return [f"{path.relative_to(course.root)} is missing: write it, or make it with `grader stubs`" for path in paths if not path.is_file()]
+    problems = []
+    for path in paths:
+        place = path.relative_to(course.root)
+        try:
+            ast.parse(path.read_text())
+        except FileNotFoundError:
+            problems.append(f"{place} is missing: write it, or make it with `grader stubs`")
+        except (SyntaxError, ValueError, OSError) as error:
+            problems.append(f"{place} can't be read: {error}")
+    return problems
 
 
 def _static_problems(course: Course, module: Module) -> list[str]:
@@ -219,6 +231,9 @@ def _static_problems(course: Course, module: Module) -> list[str]:
     if stub != make_stub(solution, tasks):
         problems.append(f"exercises/{module.name}.py is out of date: run `grader stubs`")
     for task in module.tasks:
+        problems += [
+            f"{module.name}: {ban}, a ban of {task.name}, names nothing: mend its spelling" for ban in task.bans if not exists(ban)
+        ]
         squeezed = [_squeeze(hint) for hint in task.hints]
         for line in solution_lines(solution, task.name):
             if len(_squeeze(line)) >= 10 and any(_squeeze(line) in hint for hint in squeezed):
@@ -234,6 +249,8 @@ def _bank_problems(module: Module, wrong: Bank, right: Bank) -> list[str]:
     problems = []
     tasks = [task.name for task in module.tasks]
     for bank, kind, minimum in ((wrong, "misconception", MINIMUM_MISCONCEPTIONS), (right, "alternative", MINIMUM_ALTERNATIVES)):
+        names = [entry.name for entry in bank.entries]
+        problems += [f"{module.name}: two {kind}s are called {name}: rename one" for name in sorted(set(names)) if names.count(name) > 1]
         for entry in bank.entries:
             if entry.task not in tasks:
                 problems.append(f"{module.name}: the {kind} {entry.name} is for {entry.task}, which is no task of the module")

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -65,7 +66,9 @@ def grade(
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("results"),
     module: ModuleOption = None,
     task: TaskOption = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The run's seed (default: fresh, or that of an unfinished run in --out).")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**53, help="The run's seed (default: fresh, or that of an unfinished run in --out).")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
@@ -73,6 +76,7 @@ def grade(
 ) -> None:
     """Grade submissions with the hidden suites, and write results.json, results.csv and junit.xml."""
     loaded = _load(course)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interrupt
     try:
         modules = loaded.select(module or [], task or [])
         submissions, passed_over = find_submissions(paths, loaded)
@@ -113,7 +117,8 @@ def _grade(
     started, clock = datetime.now(UTC), time.monotonic()
     seed = _settle_seed(out, seed)
     record = isolation(confined)
-    store = Store(out / ".store", course, environment(), record, seed)
+    here = environment()
+    store = Store(out / ".store", course, here, record, seed)
     units = units_of(submissions, modules, seed)
     entries: dict[tuple[str, str], Entry] = {}
     todo = []
@@ -131,7 +136,7 @@ def _grade(
             entries[unit.submission, unit.module.name] = entry
             if not any(task.status is Status.GRADER_ERROR for task in entry.result.tasks):
                 store.put(store.key(unit.module, unit.source), entry)
-            progress.update(bar, advance=1, description=f"{unit.submission}: {unit.module.name}".replace("[", r"\["))
+            progress.update(bar, advance=1, description=f"{unit.submission}: {unit.module.name}")
 
         try:
             grade_units(todo, course, jobs=min(jobs, max(1, len(todo))), confined=confined, on_done=on_done)
@@ -146,7 +151,7 @@ def _grade(
     for submission in submissions:
         own = [entries[unit.submission, unit.module.name] for unit in units if unit.submission == submission.id]
         graded.append(submission_result(submission.id, [entry.result for entry in own]))
-    results = Results(RESULTS_SCHEMA, seed, environment(), record, graded)
+    results = Results(RESULTS_SCHEMA, seed, here, record, graded)
     timings = {
         "host": platform.node(),
         "started": started.isoformat(timespec="seconds"),
@@ -335,7 +340,7 @@ def _stop(sentence: str, code: int) -> typer.Exit:
 
 
 def _progress() -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=_console, transient=True, disable=not _console.is_terminal)
 
 

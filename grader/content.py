@@ -41,8 +41,8 @@ def _gap(previous: ast.stmt | None, node: ast.stmt, lines: list[str]) -> str:
         return ""
     if isinstance(previous, _Definition) or isinstance(node, _Definition):
         return "\n\n\n"
-    blank = node.lineno >= 2 and not lines[_first_line(node) - 2].strip()
-    return "\n\n" if blank else "\n"
+    between = lines[previous.end_lineno or previous.lineno : _first_line(node) - 1]
+    return "\n\n" if any(not line.strip() for line in between) else "\n"
 
 
 def _stub_of(node: _Definition, lines: list[str], name: str) -> str:
@@ -66,8 +66,11 @@ def _function_stub(node: ast.FunctionDef, lines: list[str], name: str) -> str:
 
 def _head(node: _Definition, lines: list[str]) -> str:
     """Decorators, signature and docstring."""
-    last = node.body[0].end_lineno if ast.get_docstring(node) else node.body[0].lineno - 1
-    return _text(lines, _first_line(node), last or node.lineno)
+    last = node.body[0].end_lineno if ast.get_docstring(node) else _first_line(node.body[0]) - 1
+    head = lines[_first_line(node) - 1 : last]
+    while not head[-1].strip() or head[-1].lstrip().startswith("#"):  # a comment on the body may give it away
+        head.pop()
+    return "\n".join(head)
 
 
 def _first_line(node: ast.stmt) -> int:

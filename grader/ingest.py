@@ -198,7 +198,7 @@ def _source(entry: _Entry) -> Source:
     try:
         data = entry.read(limit + 1)
         if len(data) > limit:
-            raise _Unreadable(f"it is larger than {limit >> 20} MiB.")
+            raise _Unreadable(f"it is larger than {limit >> 10} KiB.")
         text = _notebook_code(data) if notebook else _text(data)
         if len(text) > MAX_SOURCE_BYTES:
             raise _Unreadable(f"its code is larger than {MAX_SOURCE_BYTES >> 10} KiB.")

@@ -21,6 +21,8 @@ def task(name: str, *, weight: float = 1.0) -> pytest.MarkDecorator:
         name: the task, spelled as in course.toml.
         weight: what the test counts within its task, in proportion to the task's other tests.
     """
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"a test of {name} has weight {weight}: give it one above 0")
     return pytest.mark.task(name, weight=weight)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from grader.ingest import Source
 from grader.job import grade
-from grader.manifest import Course, Module
+from grader.manifest import Course
 from grader.results import ModuleResult, TaskResult
 from grader.run import Unit
 from grader.sandbox.confine import supported
@@ -305,13 +305,11 @@ Grade = Callable[..., ModuleResult]
 
 @pytest.fixture(scope="session")
 def grade_source(course: Course, zygote: Zygote) -> Grade:
-    """`grade_source(text, suite=…, seed=…, problem=…)`: the result of the module `mini` with this source."""
+    """`grade_source(text, root=…, seed=…, source=…)`: the result of the module `mini` with this source."""
 
-    def run(
-        text: str, *, root: Path | None = None, module: Module | None = None, seed: int = 1, source: Source | None = None
-    ) -> ModuleResult:
+    def run(text: str, *, root: Path | None = None, seed: int = 1, source: Source | None = None) -> ModuleResult:
         here = Course.read(root) if root else course
-        unit = Unit("someone", module or here.modules[0], source or Source(text), seed)
+        unit = Unit("someone", here.modules[0], source or Source(text), seed)
         saved = dict(os.environ)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         try:

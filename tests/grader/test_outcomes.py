@@ -69,7 +69,8 @@ DOUBLES = {
         "torch.softmax is not allowed in this task",
     ),
     "too many threads": (
-        "import threading\n\n\ndef double(x):\n    for _ in range(50):\n        threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
+        "import threading\n\n\ndef double(x):\n    for _ in range(50):\n"
+        "        threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
         "    time.sleep(9)",
         Status.ERROR,
         "threads",
@@ -225,7 +226,7 @@ LEFT_ON = {
     "forward hook": "torch.nn.modules.module.register_module_forward_hook(lambda module, args, out: out * 0)",
     "forward pre hook": "torch.nn.modules.module.register_module_forward_pre_hook(lambda module, args: (args[0] * 0,))",
     "kwargs hook": "torch.nn.modules.module.register_module_forward_hook(lambda module, args, kwargs, out: out * 0, with_kwargs=True)",
-    "parameter hook": "torch.nn.modules.module.register_module_parameter_registration_hook(lambda module, name, p: torch.nn.Parameter(p * 0))",
+    "parameter hook": "torch.nn.modules.module.register_module_parameter_registration_hook(lambda m, name, p: torch.nn.Parameter(p * 0))",
     "backward hook": "torch.nn.modules.module.register_module_full_backward_hook(lambda module, i, o: (i[0] * 0 + 1,))",
     "backward pre hook": "torch.nn.modules.module.register_module_full_backward_pre_hook(lambda module, o: (o[0] * 0 + 1,))",
     "saved tensors hook": "KEPT.append(torch.autograd.graph.saved_tensors_hooks(lambda t: t * 0, lambda t: t)); KEPT[-1].__enter__()",
