@@ -156,7 +156,8 @@ def _expect_unimplemented(module: Module, report: Report) -> _Judge:
         for task in result.tasks:
             for test in task.tests:
                 if test.status not in (Status.NOT_IMPLEMENTED, Status.SKIPPED):
-                    report.problems.append(f"{module.name}: the stub of {task.name} is {test.status}, not not_implemented, in {test.id}")
+                    problem = f"{module.name}: the stub of {task.name} is {test.status}, not not_implemented, in {test.id}: {test.message}"
+                    report.problems.append(problem.removesuffix(": "))
 
     return judge
 

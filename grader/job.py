@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from multiprocessing.connection import Connection
 
 import pytest
@@ -26,6 +27,7 @@ _UNUSED_PLUGINS = ("terminal", "cacheprovider", "logging", "capture", "junitxml"
 
 def serve(connection: Connection, course: Course, zygote: Zygote) -> None:
     """Grade units until the connection closes; a string in answer is a refusal to grade at all."""
+    warnings.simplefilter("ignore")  # what references and known mistakes warn of is no news to an instructor
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)  # grading does not depend on whose shell it is
     references: dict[str, ReferenceSide] = {}

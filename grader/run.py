@@ -3,6 +3,7 @@
 The calling process imports no torch and runs nobody's code; a job process that dies costs its unit a `grader_error` and nothing else.
 """
 
+import contextlib
 import multiprocessing
 import shutil
 import signal
@@ -92,7 +93,8 @@ class _Job:
 
     def send(self, unit: Unit) -> None:
         self.unit = unit
-        self.connection.send(unit)
+        with contextlib.suppress(OSError):  # a job that has died meanwhile is noticed when its answer is awaited
+            self.connection.send(unit)
 
     def receive(self) -> Entry:
         """The unit's result; a fault where the process died of it. Raises: Refused."""

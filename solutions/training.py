@@ -519,7 +519,7 @@ def fit_digits(images: Tensor, labels: Tensor, *, seed: int) -> dict[str, Tensor
             nn.Linear(32 * (H // 2) * (W // 2), 10),
         )
 
-    With about 1,400 images of 8×8 it must classify at least 95 % of 360 held-out images correctly, which are drawn at random
+    With about 1,200 images of 8×8 it must classify at least 95 % of 600 held-out images correctly, which are drawn at random
     from the same 1,797 digits. Some twelve epochs of Adam in shuffled mini-batches of 64, with a learning rate of 1e-2, reach
     98 % in about a second on one core, which is all there is: 20 seconds of it. Learn from the labels that you are given: a
     test also renames the digits.

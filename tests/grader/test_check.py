@@ -126,4 +126,4 @@ def test_a_broken_course_is_noticed(tmp_path, report_of, way):
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new, 1))
     report = report_of(root, public=name == P)
-    assert any(sentence in text for text in report["problems"] + report["survived"]), report
+    assert any(sentence in text for text in report["problems"] + report["survived"]), "\n".join(report["problems"] + report["survived"])

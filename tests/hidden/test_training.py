@@ -1313,10 +1313,13 @@ def all_digits():
 
 
 def split_digits(draw):
-    """Training images and labels, in a new order, and 360 held-out ones: drawn anew for each test and run."""
+    """Training images and labels, in a new order, and 600 held-out ones: drawn anew for each test and run.
+
+    Some draws are hard (an 8 can look like a 9): 360 held-out images of a hard draw cost a good network two points, 600 one.
+    """
     images, labels = all_digits()
     order = draw.permutation(len(labels))
-    train, held_out = order[360:1797], order[:360]
+    train, held_out = order[600:], order[:600]
     return images[train], labels[train], images[held_out], labels[held_out]
 
 
@@ -1356,12 +1359,12 @@ def accuracy(model, images, labels):
 @task("fit_digits", weight=1)
 class TestFitDigits:
     def test_recognises_held_out_digits(self, student, draw):
-        """The returned weights classify at least 95 % of 360 held-out images correctly."""
+        """The returned weights classify at least 95 % of 600 held-out images correctly."""
         images, labels, new_images, new_labels = split_digits(draw)
         seed = draw.seed()
         model = check_weights(student(lambda m: m.fit_digits(images, labels, seed=seed)), *images.shape[2:])
         share = accuracy(model, new_images, new_labels)
-        assert share >= 0.95, f"On 360 held-out images the weights are right for {share:.1%}; 95 % are needed."
+        assert share >= 0.95, f"On 600 held-out images the weights are right for {share:.1%}; 95 % are needed."
 
     def test_learns_the_given_labels(self, student, draw):
         """With the digits renamed at random, the weights follow the new names: at least 95 % on held-out images."""
@@ -1370,7 +1373,7 @@ class TestFitDigits:
         renamed = names[labels]
         model = check_weights(student(lambda m: m.fit_digits(images, renamed, seed=seed)), *images.shape[2:])
         share = accuracy(model, new_images, names[new_labels])
-        assert share >= 0.95, f"With renamed digits the weights are right for {share:.1%} of 360 held-out images; 95 % are needed."
+        assert share >= 0.95, f"With renamed digits the weights are right for {share:.1%} of 600 held-out images; 95 % are needed."
 
     def test_seed_decides(self, student, draw):
         """The same seed gives the same weights whatever the global state is, another seed gives others. (On 128 images.)"""
