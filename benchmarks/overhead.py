@@ -21,7 +21,7 @@ from grader.probes import thaw
 from grader.run import Unit
 from grader.sandbox.client import Worker
 from grader.sandbox.launcher import Zygote
-from grader.sides import ReferenceSide, TrustedModule
+from grader.sides import ReferenceSide, StudentSide
 from grader.state import reset_state
 
 
@@ -63,17 +63,17 @@ def main() -> None:
 def _record_probes(run: Callable[[], Any]) -> list[tuple[bytes, int]]:
     """The probes that a grading asks, in order."""
     recorded = []
-    original = TrustedModule.call
+    original = StudentSide.call
 
-    def call(self: TrustedModule, probe: bytes, seed: int) -> Any:
+    def call(self: StudentSide, task: str, probe: bytes, seed: int) -> Any:
         recorded.append((probe, seed))
-        return original(self, probe, seed)
+        return original(self, task, probe, seed)
 
-    TrustedModule.call = call  # type: ignore[method-assign]
+    StudentSide.call = call  # type: ignore[method-assign]
     try:
         run()
     finally:
-        TrustedModule.call = original  # type: ignore[method-assign]
+        StudentSide.call = original  # type: ignore[method-assign]
     return recorded
 
 
