@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import msgspec
 
@@ -48,6 +49,11 @@ class Source:
     text: str = ""
     problem: str = ""
     missing: bool = False
+
+    @classmethod
+    def not_handed_in(cls, module: str) -> Self:
+        """Stands for a module that a submission does not hold."""
+        return cls(problem=f"{module}.py was not handed in.", missing=True)
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,7 @@ class Grading:
     def student(self, module: Module) -> StudentSide:
         """The confined side of a module."""
         if module.name not in self.sides:
-            missing = Source(problem=f"{module.name}.py was not handed in.", missing=True)
-            source = self.sources.get(module.name, missing)
+            source = self.sources.get(module.name) or Source.not_handed_in(module.name)
             self.sides[module.name] = StudentSide(self.zygote, self.course, module, source, self.reference(module.name))
         return self.sides[module.name]
 

@@ -42,15 +42,11 @@ def units_of(submissions: Iterable[Submission], modules: Iterable[Module], seed:
     """What there is to grade, in order."""
     modules = list(modules)
     return [
-        Unit(submission.id, module, submission.sources.get(module.name) or _missing(module), seed)
+        Unit(submission.id, module, submission.sources.get(module.name) or Source.not_handed_in(module.name), seed)
         for submission in submissions
         for module in modules
         if not submission.only or module.name in submission.only
     ]
-
-
-def _missing(module: Module) -> Source:
-    return Source(problem=f"{module.name}.py was not handed in.", missing=True)
 
 
 def grade_units(units: list[Unit], course: Course, *, jobs: int, confined: bool, on_done: Callable[[Unit, Entry], None]) -> None:
