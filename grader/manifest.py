@@ -49,13 +49,17 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Overrides(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Limits of one task that differ from the course's; the others belong to a module's worker as a whole."""
+    """Limits of one task that differ from the course's, by the same names."""
 
     test_seconds: Seconds | None = None
     test_cpu_seconds: Seconds | None = None
     task_seconds: Seconds | None = None
+    import_seconds: Seconds | None = None
+    memory_mib: Count | None = None
+    scratch_mib: Count | None = None
     reply_mib: Count | None = None
     output_kib: Count | None = None
+    threads: Count | None = None
 
 
 class Task(Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ import torch
 from grader.bans import in_source
 from grader.content import Bank, BankEntry, answer_with, read_bank
 from grader.ingest import Source
-from grader.manifest import Course, Module
+from grader.manifest import Course, Limits, Module
 from grader.outcome import Outcome, Status
 from grader.probes import thaw
 from grader.sandbox.client import Ended, Worker
@@ -89,41 +89,50 @@ class StudentSide:
         self._module = module
         self._source = source
         self._reference = reference
-        self._worker: Worker | None = None
-        self._kinds: dict[str, str] = {}
-        self._import_seconds = 0.0
-        self._fatal: Outcome | None = None  # nothing of this module can be tried (again)
-        self._closed_tasks: dict[str, Outcome] = {}  # nothing of this task can be tried again
+        self._places: dict[tuple[float, int, int], _Workplace] = {}
+        self._closed_tasks: dict[str, Outcome] = {}  # nothing of these can be tried again
         self._task_seconds: dict[str, float] = {}
-        self.usage = Usage()
 
     def call(self, task: str, probe: bytes, seed: int) -> Any:
         """What the probe returns for the student's module. Raises: Ended, ZygoteError."""
         self._check_open(task)
-        worker = self._loaded_worker()
-        self._check_kind(task)
         chosen = self._module.task(task)
+        limits = chosen.limits_within(self._limits)
+        place = self._place(limits)
+        worker = place.worker()
+        self._check_kind(task, place.kinds[task])
         start = time.monotonic()
         try:
-            return worker.call(probe, seed, chosen.bans, chosen.limits_within(self._limits)).value
+            return worker.call(probe, seed, chosen.bans, limits).value
         except Ended as end:
             if end.died:
-                self._drop_worker()
+                place.close()
             if end.outcome.status is Status.TIMED_OUT:
                 self._closed_tasks[task] = _not_tried("an earlier test of this task ran out of time.")
             raise
         finally:
-            self._charge(task, time.monotonic() - start)
+            self._charge(task, time.monotonic() - start, limits)
 
     def close(self) -> None:
-        """Kill the worker."""
-        self._drop_worker()
+        """Kill the workers."""
+        for place in self._places.values():
+            place.close()
+
+    @property
+    def usage(self) -> Usage:
+        """What the workers that have ended used."""
+        return sum((place.usage for place in self._places.values()), Usage())
+
+    def _place(self, limits: Limits) -> "_Workplace":
+        """The worker for tasks with these limits on import, memory and files, which hold for a worker as a whole."""
+        key = limits.import_seconds, limits.memory_mib, limits.scratch_mib
+        if key not in self._places:
+            self._places[key] = _Workplace(self._zygote, limits, self._module, self._source.text)
+        return self._places[key]
 
     def _check_open(self, task: str) -> None:
-        if self._fatal is None and self._source.problem:
-            self._fatal = Outcome(Status.NOT_IMPLEMENTED if self._source.missing else Status.ERROR, self._source.problem)
-        if self._fatal is not None:
-            raise Ended(self._fatal)
+        if self._source.problem:
+            raise Ended(Outcome(Status.NOT_IMPLEMENTED if self._source.missing else Status.ERROR, self._source.problem))
         if task not in self._task_seconds:  # its first test: read its source
             self._task_seconds[task] = 0.0
             if use := in_source(self._source.text, task, self._module.task(task).bans):
@@ -131,22 +140,42 @@ class StudentSide:
         if task in self._closed_tasks:
             raise Ended(self._closed_tasks[task])
 
-    def _check_kind(self, task: str) -> None:
-        kind, due = self._kinds[task], self._reference.kind(task)
+    def _check_kind(self, task: str, kind: str) -> None:
+        due = self._reference.kind(task)
         if kind == "missing":
             raise Ended(Outcome(Status.NOT_IMPLEMENTED, f"{self._module.name}.py has no {due} called {task}: keep the stub's name."))
         if kind != due:
             raise Ended(Outcome(Status.ERROR, f"{task} has to be a {due}, but it is a {kind}."))
 
-    def _loaded_worker(self) -> Worker:
+    def _charge(self, task: str, seconds: float, limits: Limits) -> None:
+        self._task_seconds[task] += seconds
+        if self._task_seconds[task] > limits.task_seconds and task not in self._closed_tasks:
+            self._closed_tasks[task] = _not_tried(f"the tests of this task took more than {limits.task_seconds:g} s together.")
+
+
+class _Workplace:
+    """A worker with the student's module loaded, and the next one after it has died."""
+
+    def __init__(self, zygote: Zygote, limits: Limits, module: Module, text: str) -> None:
+        self._zygote, self._limits, self._module, self._text = zygote, limits, module, text
+        self._worker: Worker | None = None
+        self._import_seconds = 0.0
+        self._fatal: Outcome | None = None  # nothing can be tried here (again)
+        self.kinds: dict[str, str] = {}
+        self.usage = Usage()
+
+    def worker(self) -> Worker:
+        """The worker, made and loaded where there is none. Raises: Ended, ZygoteError."""
+        if self._fatal is not None:
+            raise Ended(self._fatal)
         if self._worker is None:
             bans = sorted({ban for task in self._module.tasks for ban in task.bans})
             self._worker = Worker(self._zygote, self._limits)
             start = time.monotonic()
             try:
-                self._kinds = self._worker.load(self._module.name, self._source.text, [task.name for task in self._module.tasks], bans)
+                self.kinds = self._worker.load(self._module.name, self._text, [task.name for task in self._module.tasks], bans)
             except Ended as end:
-                self._drop_worker()
+                self.close()
                 self._fatal = end.outcome
                 raise
             # A module that is slow to import and kills its workers may not cost an import a test.
@@ -155,13 +184,8 @@ class StudentSide:
                 self._fatal = _not_tried("the module's import took too long in all; it is run again after a crash.")
         return self._worker
 
-    def _charge(self, task: str, seconds: float) -> None:
-        self._task_seconds[task] += seconds
-        limit = self._module.task(task).limits_within(self._limits).task_seconds
-        if self._task_seconds[task] > limit and task not in self._closed_tasks:
-            self._closed_tasks[task] = _not_tried(f"the tests of this task took more than {limit:g} s together.")
-
-    def _drop_worker(self) -> None:
+    def close(self) -> None:
+        """Kill the worker, if there is one."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.__exit__()

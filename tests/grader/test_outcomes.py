@@ -158,6 +158,21 @@ def test_a_task_has_a_budget(grade_source, tmp_path):
     assert tasks["Counter"].score == 3
 
 
+def test_a_task_has_limits_of_its_own(grade_source, tmp_path):
+    """Memory and import time, which hold for a worker as a whole, can be given to one task: the other keeps the course's."""
+    root = mini_course(tmp_path)
+    manifest = root / "course.toml"
+    manifest.write_text(
+        manifest.read_text().replace("points = 2\n", "points = 2\nlimits = { memory_mib = 2048, import_seconds = 9, test_seconds = 9 }\n")
+    )
+    hungry = "torch.empty(1 << 30, dtype=torch.uint8);"  # 1 GiB of address space; the course gives 512 MiB
+    both = f"import torch\n\n\n{DOUBLE.replace('return', f'{hungry} return')}\n\n{COUNTER.replace('return', f'{hungry} return')}"
+    tasks = tasks_of(grade_source(both, root=root))
+    assert (tasks["double"].status, tasks["Counter"].status) == (Status.PASSED, Status.OUT_OF_MEMORY)
+    tasks = tasks_of(grade_source(f"import time\ntime.sleep(2.3)\n\n\n{DOUBLE}\n\n{COUNTER}", root=root))
+    assert (tasks["double"].status, tasks["Counter"].status) == (Status.PASSED, Status.TIMED_OUT)
+
+
 def test_a_slow_import_may_not_cost_an_import_a_test(grade_source, tmp_path):
     """A module that imports slowly and kills its worker in every test is given up after three limits' worth of imports."""
     root = mini_course(tmp_path)
