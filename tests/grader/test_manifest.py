@@ -32,10 +32,7 @@ WRONG = {
     "a ban without a module": (('"torch.softmax"', '"softmax"'), "bans"),
     "a ban elsewhere": (('"torch.softmax"', '"numpy.sum"'), "bans"),
     "bans as a word": (('["torch.softmax", "torch.nn.Linear"]', '"torch.softmax"'), "bans: Expected `array`, got `str`"),
-    "a limit of a task that belongs to the worker": (
-        ("minutes = 1", "minutes = 1\nlimits = {memory_mib = 9}"),
-        "unknown field `memory_mib`",
-    ),
+    "an unknown limit of a task": (("minutes = 1", "minutes = 1\nlimits = {patience = 9}"), "unknown field `patience`"),
     "a limit of nothing": (("test_seconds = 4", "test_seconds = 0"), "in limits, test_seconds: Expected `float` > 0.0"),
     "not TOML": (("[limits]", "[limits"), "is not valid TOML"),
     "a key twice": (("points = 2", "points = 2\npoints = 3"), "is not valid TOML"),
