@@ -103,7 +103,7 @@ class StudentSide:
         self._check_kind(task, place.kinds[task])
         start = time.monotonic()
         try:
-            return worker.call(probe, seed, chosen.bans, limits).value
+            return worker.call(probe, seed, chosen.bans, limits)
         except Ended as end:
             if end.died:
                 place.close()

@@ -103,7 +103,7 @@ def _try(zygote: Zygote, source: str, names: list[str]) -> Iterator[Protection]:
         for name in names:
             code = _ATTEMPTS[name]
             try:
-                refusal = worker.call(_attempt(code), 0, (), limits).value
+                refusal = worker.call(_attempt(code), 0, (), limits)
             except Ended as end:
                 yield Protection(name, False, f"the worker did not come back: {end.outcome.message}")
                 return

@@ -16,7 +16,6 @@ import stat
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,7 +28,7 @@ from grader.sandbox.wire import HEADER, MAX_STRUCTURE, Call, Load, Loaded, Raise
 from grader.text import clean, one_line
 from grader.trees import Malformed, decode
 
-__all__ = ["Answer", "Ended", "Worker"]
+__all__ = ["Ended", "Worker"]
 
 _TICK_SECONDS = 0.05
 _MIB, _KIB = 1 << 20, 1 << 10
@@ -43,13 +42,6 @@ class Ended(Exception):
         super().__init__(outcome.message)
         self.outcome = outcome
         self.died = died
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a probe returned."""
-
-    value: Any
 
 
 class Worker:
@@ -100,8 +92,8 @@ class Worker:
                 raise Ended(self._raised(reply, f"{module}.py does not run: "))
         raise self._malformed()
 
-    def call(self, probe: bytes, seed: int, bans: tuple[str, ...], limits: Limits) -> Answer:
-        """Run a cloudpickled probe on the module. Raises: Ended, ZygoteError."""
+    def call(self, probe: bytes, seed: int, bans: tuple[str, ...], limits: Limits) -> Any:
+        """Run a pickled probe on the module; returns what it returned. Raises: Ended, ZygoteError."""
         nonce = secrets.token_hex(8)  # ties the answer to the question: a stale or early frame is no answer
         reply, block = self._exchange(Call(nonce, seed, list(bans)), probe, limits, "the test")
         if isinstance(reply, Loaded) or reply.nonce != nonce:
@@ -111,7 +103,7 @@ class Worker:
         if isinstance(reply, Raised):
             raise Ended(self._raised(reply))
         try:
-            return Answer(decode(reply.value, block))
+            return decode(reply.value, block)
         except Malformed:
             raise self._malformed() from None
 
@@ -286,23 +278,25 @@ def _proc_stat(pid: int, field: int) -> str:
         return ""
 
 
-def _scratch_bytes(folder: str, depth: int = 0) -> float:
+def _scratch_bytes(folder: str) -> float:
     """Bytes below a folder that its owner is changing at the same time; infinite where there are too many entries, or too deep ones."""
-    total, entries = 0.0, 0
-    try:
-        with os.scandir(folder) as listing:
-            for entry in listing:
-                entries += 1
-                if entries > _MAX_ENTRIES or depth > _MAX_DEPTH:
-                    return math.inf
-                with contextlib.suppress(FileNotFoundError):
-                    total += _bytes_on_disk(entry.stat(follow_symlinks=False))
+    total, entries, pending = 0, 0, [(folder, 0)]
+    while pending:
+        place, depth = pending.pop()
+        try:
+            with os.scandir(place) as listing:
+                for entry in listing:
+                    entries += 1
+                    if entries > _MAX_ENTRIES or depth > _MAX_DEPTH:
+                        return math.inf
+                    with contextlib.suppress(FileNotFoundError):
+                        total += _bytes_on_disk(entry.stat(follow_symlinks=False))
                     if entry.is_dir(follow_symlinks=False):
-                        total += _scratch_bytes(entry.path, depth + 1)
-    except FileNotFoundError:
-        pass
-    except OSError:  # a path that is too long, or a folder that was made unreadable
-        return math.inf
+                        pending.append((entry.path, depth + 1))
+        except FileNotFoundError:
+            continue
+        except OSError:  # a path that is too long, or a folder that was made unreadable
+            return math.inf
     return total
 
 
