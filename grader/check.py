@@ -20,7 +20,6 @@ from grader.bans import exists
 from grader.content import Bank, BankEntry, answer_only, answer_with, docstrings, make_stub, read_bank, solution_lines, trivial_answers
 from grader.draw import derive_seed
 from grader.ingest import Source
-from grader.isolation import draw_seed
 from grader.manifest import Course, Module
 from grader.outcome import Status
 from grader.results import ModuleResult, TaskResult
@@ -50,9 +49,16 @@ class Report(Struct):
 
 
 def check(
-    course: Course, modules: tuple[Module, ...], *, seeds: int, jobs: int, confined: bool, on_progress: Callable[[int, int], None]
+    course: Course,
+    modules: tuple[Module, ...],
+    *,
+    seed: int,
+    seeds: int,
+    jobs: int,
+    confined: bool,
+    on_progress: Callable[[int, int], None],
 ) -> Report:
-    """Check these modules, references and alternatives under `seeds` fresh seeds. Raises: Refused."""
+    """Check these modules, references and alternatives under `seeds` seeds that come from `seed`. Raises: Refused."""
     report = Report(modules=len(modules), tasks=sum(len(module.tasks) for module in modules))
     if modules == course.modules:
         report.problems += _stray_files(course)
@@ -62,7 +68,7 @@ def check(
         report.problems += problems
         if not problems:
             report.problems += _static_problems(course, module)
-            trials += _trials(course, module, report, seeds)
+            trials += _trials(course, module, report, seed, seeds)
     verdicts = {(trial.unit.submission, trial.unit.module.name): trial.judge for trial in trials}
     done = 0
 
@@ -92,9 +98,8 @@ class _Trial:
 # ---- what is graded
 
 
-def _trials(course: Course, module: Module, report: Report, seeds: int) -> Iterable[_Trial]:
+def _trials(course: Course, module: Module, report: Report, seed: int, seeds: int) -> Iterable[_Trial]:
     solution = course.solution(module.name).read_text()
-    seed = draw_seed()
     fresh = [derive_seed(seed, number) for number in range(seeds)]
     wrong = read_bank(course.misconceptions(module.name).read_text(), "misconception")
     right = read_bank(course.alternatives(module.name).read_text(), "alternative")

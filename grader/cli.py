@@ -70,6 +70,7 @@ def grade(
         int | None, typer.Option(min=0, max=2**53, help="The run's seed (default: fresh, or that of an unfinished run in --out).")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
+    data: Annotated[Path | None, typer.Option(help="The digits: a folder that holds MNIST/raw (default: the course's data/).")] = None,
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
     course: CourseOption = None,
@@ -78,6 +79,7 @@ def grade(
     loaded = _load(course)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interrupt
     try:
+        loaded = loaded.with_data(data) if data else loaded
         modules = loaded.select(module or [], task or [])
         submissions, passed_over = find_submissions(paths, loaded)
         confined = choose_confinement(allow_unconfined=allow_unconfined)
@@ -193,6 +195,7 @@ def _faults(results: Results) -> list[str]:
 def check(
     module: ModuleOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for references and alternatives.")] = 20,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**53, help="What the fresh seeds come from (default: drawn).")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
@@ -202,6 +205,7 @@ def check(
     from grader.check import check as run_check
 
     loaded = _load(course)
+    seed = draw_seed() if seed is None else seed
     try:
         modules = loaded.select(module or [], [])
         confined = choose_confinement(allow_unconfined=allow_unconfined)
@@ -210,6 +214,7 @@ def check(
             report = run_check(
                 loaded,
                 modules,
+                seed=seed,
                 seeds=seeds,
                 jobs=jobs,
                 confined=confined,
@@ -229,7 +234,7 @@ def check(
         rejected = f"{len(report.rejected)} of {report.misconceptions} misconceptions rejected"
         Console().print(
             f"{report.modules} modules, {report.tasks} tasks, {report.tests} hidden tests; {rejected}, {report.alternatives} alternatives, "
-            f"{seeds} seeds; {len(report.problems)} problems",
+            f"{seeds} seeds (from {seed}); {len(report.problems)} problems",
             soft_wrap=True,
         )
     if report.survived or report.problems:

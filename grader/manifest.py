@@ -115,6 +115,8 @@ class Course(Struct, frozen=True):
     title: str
     limits: Limits
     modules: tuple[Module, ...]
+    data: Path
+    """Where the digits are: a folder that `torchvision.datasets.MNIST` reads."""
 
     def module(self, name: str) -> Module:
         """The module of this name. Raises: ManifestError that lists the names there are."""
@@ -137,6 +139,12 @@ class Course(Struct, frozen=True):
                 raise ManifestError(f"no task {name!r} in {', '.join(m.name for m in chosen)}; `grader list` shows the tasks")
         kept = (msgspec.structs.replace(module, tasks=tuple(task for task in module.tasks if task.name in tasks)) for module in chosen)
         return tuple(module for module in kept if module.tasks)
+
+    def with_data(self, folder: Path) -> Self:
+        """The course with the digits in another folder. Raises: ManifestError where it isn't one."""
+        if not (folder / "MNIST" / "raw").is_dir():
+            raise ManifestError(f"no digits in {folder}: it must hold MNIST/raw/ with MNIST's four IDX files, unpacked")
+        return msgspec.structs.replace(self, data=folder.resolve())
 
     def stub(self, module: str) -> Path:
         """The file that students fill in."""
@@ -177,7 +185,7 @@ class Course(Struct, frozen=True):
         except OSError as error:
             raise ManifestError(f"{path} can't be read: {error.strerror}") from None
         _check(parsed, path)
-        return cls(root=root, title=parsed.title, limits=parsed.limits, modules=parsed.modules)
+        return cls(root=root, title=parsed.title, limits=parsed.limits, modules=parsed.modules, data=root / "data")
 
 
 def find_root(start: Path) -> Path:

@@ -16,6 +16,7 @@ import torch
 
 import grader.testing
 from grader.compare import difference
+from grader.digits import Digits
 from grader.draw import Draw, derive_seed
 from grader.ingest import BadInput, Source, read_submission
 from grader.isolation import NotConfined, choose_confinement, draw_seed
@@ -26,6 +27,7 @@ from grader.sandbox.client import Ended
 from grader.sandbox.launcher import Zygote, ZygoteError
 from grader.sides import ReferenceSide, StudentSide
 from grader.text import clean, one_line
+from grader.torchvision_compat import import_torchvision
 
 __all__ = ["Agree", "Grading", "GradingPlugin", "Probe", "Record", "Run"]
 
@@ -173,6 +175,11 @@ class GradingPlugin:
         """Fresh random inputs, seeded from the run's seed and the test's name."""
         return _case.draw
 
+    @pytest.fixture
+    def digits(self) -> Digits:
+        """Handwritten digits: `images, labels, new_images, new_labels = digits.split(draw)`, the last two held out."""
+        return Digits.read(self.grading.course.data)
+
     # ---- collecting
 
     @pytest.hookimpl(trylast=True)
@@ -277,10 +284,11 @@ def _is_settled(record: Record) -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --submission and --seed."""
+    """Add --submission and what goes with it."""
     group = parser.getgroup("grader")
     group.addoption("--submission", metavar="PATH", help="the submission to run the hidden suites on: folder, file, archive or notebook")
     group.addoption("--seed", type=int, metavar="N", help="the run's seed (default: drawn afresh)")
+    group.addoption("--data", metavar="DIR", help="the digits: a folder that torchvision.datasets.MNIST reads (default: data/)")
     group.addoption("--allow-unconfined", action="store_true", help="run students' code even where it can't be confined")
 
 
@@ -318,10 +326,13 @@ def _plugin(config: pytest.Config) -> GradingPlugin | None:
 def _grading_from(config: pytest.Config) -> Grading:
     try:
         course = Course.read(config.rootpath)
+        if config.option.data is not None:
+            course = course.with_data(Path(config.invocation_params.dir, config.option.data))
         submission = read_submission(Path(config.invocation_params.dir, config.option.submission), course)
         confined = choose_confinement(allow_unconfined=config.option.allow_unconfined)
     except (BadInput, ManifestError, NotConfined) as error:
         raise pytest.UsageError(str(error)) from None
+    import_torchvision()
     seed = draw_seed() if config.option.seed is None else config.option.seed
     zygote = Zygote(confined=confined)
     return Grading(course, course.modules, submission.sources, seed, zygote, {})

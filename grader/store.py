@@ -28,12 +28,15 @@ class Store:
         self._folder = folder
         self._course = course
         code = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
-        self._common = [*code, msgspec.json.encode((environment, isolation, seed, course.limits))]
+        data = [path.read_bytes() for path in sorted(course.data.glob("MNIST/raw/*-ubyte"))]
+        self._common = [*code, *(hashlib.blake2b(part).digest() for part in data)]
+        self._common.append(msgspec.json.encode((environment, isolation, seed, course.limits)))
 
     def key(self, module: Module, source: Source) -> str:
         """The name of the entry for this source under this module's suite and reference."""
         digest = hashlib.blake2b(digest_size=16)
-        files = [self._course.hidden_suite(module.name), self._course.solution(module.name), self._course.misconceptions(module.name)]
+        suite = self._course.hidden_suite(module.name)
+        files = [suite, suite.with_name("conftest.py"), self._course.solution(module.name), self._course.misconceptions(module.name)]
         parts = [
             *self._common,
             *(path.read_bytes() if path.exists() else b"" for path in files),

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from grader.sandbox import worker
 from grader.sandbox.confine import Permissions, confine
+from grader.torchvision_compat import import_torchvision
 
 __all__ = ["Fork", "Forked", "Reap", "Reaped"]
 
@@ -64,6 +65,7 @@ def main() -> None:
     os.setsid()  # a Ctrl-C in the terminal is the trusted process's to handle
     _die_with_parent()
     torch.set_num_threads(1)
+    import_torchvision()
     decoder = msgspec.json.Decoder(Fork | Reap)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page it touches

@@ -1,6 +1,5 @@
 """Hidden suite of the module training."""
 
-import functools
 import math
 import os
 import pickle
@@ -12,10 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from grader.digits import load_digits
 from grader.testing import raised, task
 
-DATA = Path(__file__).resolve().parents[2] / "data"
 F64 = torch.float64
 
 
@@ -1305,24 +1302,6 @@ class TestSplitIndices:
         assert errors == ["raises ValueError"] * 2, "A fraction outside [0, 1] must raise a ValueError."
 
 
-@functools.cache
-def all_digits():
-    """All images and labels of the data folder, read once."""
-    (x1, y1), (x2, y2) = load_digits(DATA, train=True), load_digits(DATA, train=False)
-    return torch.cat([x1, x2]), torch.cat([y1, y2])
-
-
-def split_digits(draw):
-    """Training images and labels, in a new order, and 600 held-out ones: drawn anew for each test and run.
-
-    Some draws are hard (an 8 can look like a 9): 360 held-out images of a hard draw cost a good network two points, 600 one.
-    """
-    images, labels = all_digits()
-    order = draw.permutation(len(labels))
-    train, held_out = order[600:], order[:600]
-    return images[train], labels[train], images[held_out], labels[held_out]
-
-
 def digits_network(height, width):
     """The network of the statement."""
     return nn.Sequential(
@@ -1358,26 +1337,26 @@ def accuracy(model, images, labels):
 
 @task("fit_digits", weight=1)
 class TestFitDigits:
-    def test_recognises_held_out_digits(self, student, draw):
+    def test_recognises_held_out_digits(self, student, draw, digits):
         """The returned weights classify at least 95 % of 600 held-out images correctly."""
-        images, labels, new_images, new_labels = split_digits(draw)
+        images, labels, new_images, new_labels = digits.split(draw)
         seed = draw.seed()
         model = check_weights(student(lambda m: m.fit_digits(images, labels, seed=seed)), *images.shape[2:])
         share = accuracy(model, new_images, new_labels)
         assert share >= 0.95, f"On 600 held-out images the weights are right for {share:.1%}; 95 % are needed."
 
-    def test_learns_the_given_labels(self, student, draw):
+    def test_learns_the_given_labels(self, student, draw, digits):
         """With the digits renamed at random, the weights follow the new names: at least 95 % on held-out images."""
-        images, labels, new_images, new_labels = split_digits(draw)
+        images, labels, new_images, new_labels = digits.split(draw)
         names, seed = draw.permutation(10), draw.seed()
         renamed = names[labels]
         model = check_weights(student(lambda m: m.fit_digits(images, renamed, seed=seed)), *images.shape[2:])
         share = accuracy(model, new_images, names[new_labels])
         assert share >= 0.95, f"With renamed digits the weights are right for {share:.1%} of 600 held-out images; 95 % are needed."
 
-    def test_seed_decides(self, student, draw):
+    def test_seed_decides(self, student, draw, digits):
         """The same seed gives the same weights whatever the global state is, another seed gives others. (On 128 images.)"""
-        images, labels, *_ = split_digits(draw)
+        images, labels, *_ = digits.split(draw)
         images, labels, seed = images[:128], labels[:128], draw.seed()
 
         def probe(m):

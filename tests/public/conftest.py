@@ -1,8 +1,14 @@
 """Lets the public tests import your modules: `pytest` tests exercises/, `pytest --code FOLDER` tests the modules in another folder."""
 
+import contextlib
 import sys
 
 import pytest
+
+with contextlib.suppress(ImportError):  # a CPU build of torch beside PyPI's torchvision needs a hand: see that module
+    from grader.torchvision_compat import import_torchvision
+
+    import_torchvision()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
