@@ -15,6 +15,7 @@ from typing import Any
 
 import grader.plugin
 from grader.ingest import Source
+from grader.isolation import machine_layers
 from grader.job import grade
 from grader.manifest import load_course
 from grader.probes import thaw
@@ -36,7 +37,7 @@ def main() -> None:
     unit = Unit("benchmark", module, Source(course.solution(module.name).read_text()), seed=1)
     references: dict[str, ReferenceSide] = {}
     graded, bare, parts = [], [], defaultdict(list)
-    with Zygote() as zygote:
+    with Zygote(machine_layers()) as zygote:
         probes = _record_probes(lambda: grade(unit, course, zygote, references))
         reference = references[module.name].module
         for _ in range(options.rounds):

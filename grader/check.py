@@ -24,6 +24,7 @@ from grader.manifest import Course, Module
 from grader.outcome import Status
 from grader.results import ModuleResult, TaskResult
 from grader.run import Unit, grade_units
+from grader.sandbox.confine import Layers
 from grader.store import Entry
 
 __all__ = ["MINIMUM_ALTERNATIVES", "MINIMUM_MISCONCEPTIONS", "Report", "check"]
@@ -55,7 +56,7 @@ def check(
     seed: int,
     seeds: int,
     jobs: int,
-    confined: bool,
+    layers: Layers | None,
     on_progress: Callable[[int, int], None],
 ) -> Report:
     """Check these modules, references and alternatives under `seeds` seeds that come from `seed`. Raises: Refused."""
@@ -78,7 +79,7 @@ def check(
         verdicts[unit.submission, unit.module.name](entry.result)
         on_progress(done, len(trials))
 
-    grade_units([trial.unit for trial in trials], course, jobs=jobs, confined=confined, on_done=on_done)
+    grade_units([trial.unit for trial in trials], course, jobs=jobs, layers=layers, on_done=on_done)
     for name in (report.survived, report.rejected, report.problems):
         name.sort()
     return report

@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -19,13 +19,17 @@ from rich.text import Text
 from grader import reports
 from grader.content import make_stub
 from grader.ingest import BadInput, Submission, find_submissions
-from grader.isolation import NotConfined, choose_confinement, describe_machine, draw_seed, isolation
+from grader.isolation import Isolation, NotConfined, choose_layers, describe_machine, draw_seed, isolation, machine_layers
 from grader.manifest import Course, ManifestError, Module, load_course
 from grader.outcome import Status
 from grader.results import SCHEMA as RESULTS_SCHEMA
 from grader.results import Results, environment, json_schema, submission_result, write_atomically
 from grader.run import Refused, Unit, grade_units, units_of
+from grader.sandbox.confine import Layers, supported
 from grader.store import Entry, Store
+
+if TYPE_CHECKING:  # its import takes torch along
+    from grader.sandbox.attempts import Protection
 
 __all__ = ["app"]
 
@@ -82,7 +86,7 @@ def grade(
         loaded = loaded.with_data(data) if data else loaded
         modules = loaded.select(module or [], task or [])
         submissions, passed_over = find_submissions(paths, loaded)
-        confined = choose_confinement(allow_unconfined=allow_unconfined)
+        layers = choose_layers(allow_unconfined=allow_unconfined)
         out.mkdir(parents=True, exist_ok=True)
     except (BadInput, ManifestError, OSError) as error:
         raise _stop(str(error), EXIT_BAD_INPUT) from None
@@ -90,7 +94,7 @@ def grade(
         raise _stop(str(error), EXIT_GRADER_FAILED) from None
     for sentence in passed_over:
         _console.print(Text(f"Passed over: {sentence}", "yellow"))
-    results, timings = _grade(loaded, modules, submissions, out, seed, jobs, confined)
+    results, timings = _grade(loaded, modules, submissions, out, seed, jobs, layers)
     write_atomically(out / "results.json", msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     write_atomically(out / "timings.json", msgspec.json.format(msgspec.json.encode(timings), indent=1) + b"\n")
     write_atomically(out / "results.csv", reports.csv_report(results).encode())
@@ -100,7 +104,7 @@ def grade(
         sys.stdout.buffer.write((out / "results.json").read_bytes())
     else:
         Console().print(reports.scoreboard(results))
-        if not confined:
+        if layers is None:
             _console.print(Text("Practice mode: students' code was not confined, so these scores can't be trusted.", "yellow"))
         _console.print(Text(f"Written to {out}. With --seed {results.seed}, a second run grades only what changed."))
     if faults := _faults(results):
@@ -114,11 +118,17 @@ _UNFINISHED = ".unfinished.json"
 
 
 def _grade(
-    course: Course, modules: tuple[Module, ...], submissions: list[Submission], out: Path, seed: int | None, jobs: int, confined: bool
+    course: Course,
+    modules: tuple[Module, ...],
+    submissions: list[Submission],
+    out: Path,
+    seed: int | None,
+    jobs: int,
+    layers: Layers | None,
 ) -> tuple[Results, dict[str, Any]]:
     started, clock = datetime.now(UTC), time.monotonic()
     seed = _settle_seed(out, seed)
-    record = isolation(confined)
+    record = isolation(layers)
     here = environment()
     store = Store(out / ".store", course, here, record, seed)
     units = units_of(submissions, modules, seed)
@@ -141,7 +151,7 @@ def _grade(
             progress.update(bar, advance=1, description=f"{unit.submission}: {unit.module.name}")
 
         try:
-            grade_units(todo, course, jobs=min(jobs, max(1, len(todo))), confined=confined, on_done=on_done)
+            grade_units(todo, course, jobs=min(jobs, max(1, len(todo))), layers=layers, on_done=on_done)
         except Refused as error:
             raise _stop(str(error), EXIT_GRADER_FAILED) from None
         except KeyboardInterrupt:
@@ -208,7 +218,7 @@ def check(
     seed = draw_seed() if seed is None else seed
     try:
         modules = loaded.select(module or [], [])
-        confined = choose_confinement(allow_unconfined=allow_unconfined)
+        layers = choose_layers(allow_unconfined=allow_unconfined)
         with _progress() as progress:
             bar = progress.add_task("checking", total=None)
             report = run_check(
@@ -217,7 +227,7 @@ def check(
                 seed=seed,
                 seeds=seeds,
                 jobs=jobs,
-                confined=confined,
+                layers=layers,
                 on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
     except ManifestError as error:
@@ -291,42 +301,53 @@ def schema() -> None:
 
 @app.command()
 def doctor(json: JsonOption = False) -> None:
-    """Try, from inside a worker, what student code must not be able to do, and show which protections hold."""
+    """Show what confines students' code on this machine, and what came of trying, from inside a worker, what it must not be able to do."""
     from grader.sandbox.attempts import inspect_protections
-    from grader.sandbox.confine import landlock_abi, supported
     from grader.sandbox.launcher import Zygote, ZygoteError
 
-    reason = supported()
+    reason, layers = supported(), machine_layers()
     try:
-        with Zygote(confined=reason is None) as zygote:
+        with Zygote(layers) as zygote:
             protections = inspect_protections(zygote)
     except ZygoteError as error:
         raise _stop(str(error), EXIT_GRADER_FAILED) from None
-    official = reason is None and all(protection.holds for protection in protections)
+    official = layers is not None and all(protection.holds for protection in protections if protection.required)
+    record = isolation(layers)
     if json:
-        report = {
-            "machine": describe_machine(),
-            "landlock_abi": landlock_abi(),
-            "official": official,
-            "reason": reason,
-            "protections": protections,
-        }
+        report = {"machine": describe_machine(), "official": official, "reason": reason, "layers": record, "protections": protections}
         _print_json(msgspec.to_builtins(report))
     else:
-        table = Table(
-            "student code can't", "holds", "found", title=f"{describe_machine()}, Landlock ABI {landlock_abi()}", title_justify="left"
-        )
-        for protection in protections:
-            table.add_row(protection.name, Text("yes", "green") if protection.holds else Text("NO", "bold red"), Text(protection.detail))
-        Console().print(table)
-        verdict = (
+        Console().print(_layers_table(record), _protections_table(protections))
+        Console().print(
             "Official grading is possible here."
             if official
             else f"Only practice is possible here: {reason or 'a protection does not hold'}."
         )
-        Console().print(verdict)
     if not official:
         raise typer.Exit(EXIT_PROBLEMS)
+
+
+def _layers_table(record: Isolation) -> Table:
+    table = Table("layer", "in force", "keeps student code from", title=describe_machine(), title_justify="left")
+    version = f"yes, version {record.landlock_abi}" if record.landlock_abi else ""
+    table.add_row("Landlock", _yes(version), "files outside its scratch folder; TCP from version 4, signals and abstract sockets from 6")
+    table.add_row("system-call filter", _yes("yes" * record.seccomp), "sockets, processes, tracing, changes of mode, owner and time")
+    table.add_row("no capabilities", _yes("yes" * record.confined), "what root may do")
+    table.add_row("namespaces", _yes("yes" * record.namespaces, "no (optional)"), "seeing which files exist outside; the network once more")
+    table.add_row("limits", _yes("yes"), "endless time, memory, files, threads, output")
+    return table
+
+
+def _protections_table(protections: "list[Protection]") -> Table:
+    table = Table("student code can't", "holds", "what came of trying", title="Tried from inside a worker", title_justify="left")
+    for protection in protections:
+        holds = _yes("yes" * protection.holds, "NO" if protection.required else "no (optional)")
+        table.add_row(protection.name, holds, Text(protection.detail))
+    return table
+
+
+def _yes(text: str, otherwise: str = "NO") -> Text:
+    return Text(text, "green") if text else Text(otherwise, "bold red" if otherwise.isupper() else "yellow")
 
 
 # ---- shared

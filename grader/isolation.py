@@ -7,9 +7,10 @@ import sys
 
 from msgspec import Struct
 
-from grader.sandbox.confine import landlock_abi, supported
+from grader.sandbox.confine import Layers, landlock_abi, supported
+from grader.sandbox.enclose import can_enclose
 
-__all__ = ["Isolation", "NotConfined", "choose_confinement", "describe_machine", "draw_seed", "isolation"]
+__all__ = ["Isolation", "NotConfined", "choose_layers", "describe_machine", "draw_seed", "isolation", "machine_layers"]
 
 
 class NotConfined(Exception):
@@ -22,26 +23,32 @@ class Isolation(Struct, frozen=True):
     confined: bool
     landlock_abi: int
     seccomp: bool
+    namespaces: bool
 
 
-def choose_confinement(*, allow_unconfined: bool) -> bool:
-    """True where this machine can confine; False where it can't and that is allowed. Raises: NotConfined."""
+def machine_layers() -> Layers | None:
+    """All the layers that this machine has; None where it can't confine."""
+    return Layers(landlock_abi(), namespaces=can_enclose()) if supported() is None else None
+
+
+def choose_layers(*, allow_unconfined: bool) -> Layers | None:
+    """What confines students' code on this machine; None where nothing can and that is allowed. Raises: NotConfined."""
     if sys.platform == "win32":
         raise NotConfined("the grader needs processes that fork, which Windows lacks: use WSL, or run the public tests with `pytest`")
     reason = supported()
-    if reason is None:
-        return True
-    if allow_unconfined:
-        return False
+    if reason is None or allow_unconfined:
+        return machine_layers()
     raise NotConfined(
         f"{reason}. Scores of code that isn't confined can't be trusted. For practice, add --allow-unconfined: "
         "the results will say so. For official grading, use a Linux machine that `grader doctor` is content with."
     )
 
 
-def isolation(confined: bool) -> Isolation:
+def isolation(layers: Layers | None) -> Isolation:
     """The record for results.json."""
-    return Isolation(confined, landlock_abi() if confined else 0, confined)
+    if layers is None:
+        return Isolation(False, 0, False, False)
+    return Isolation(True, layers.landlock_abi, layers.seccomp, layers.namespaces)
 
 
 def describe_machine() -> str:

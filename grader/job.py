@@ -34,7 +34,7 @@ def serve(connection: Connection, course: Course, zygote: Zygote) -> None:
     import_torchvision()  # the references may import it, and need not know of what its import takes
     references: dict[str, ReferenceSide] = {}
     try:
-        if zygote.confined:
+        if zygote.layers is not None:
             ensure_confined(zygote)
     except (NotConfined, ZygoteError) as error:
         connection.send(str(error))

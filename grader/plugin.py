@@ -19,7 +19,7 @@ from grader.compare import difference
 from grader.digits import Digits
 from grader.draw import Draw, derive_seed
 from grader.ingest import BadInput, Source, read_submission
-from grader.isolation import NotConfined, choose_confinement, draw_seed
+from grader.isolation import NotConfined, choose_layers, draw_seed
 from grader.manifest import Course, ManifestError, Module
 from grader.outcome import Outcome, Status
 from grader.probes import freeze
@@ -329,10 +329,10 @@ def _grading_from(config: pytest.Config) -> Grading:
         if config.option.data is not None:
             course = course.with_data(Path(config.invocation_params.dir, config.option.data))
         submission = read_submission(Path(config.invocation_params.dir, config.option.submission), course)
-        confined = choose_confinement(allow_unconfined=config.option.allow_unconfined)
+        layers = choose_layers(allow_unconfined=config.option.allow_unconfined)
     except (BadInput, ManifestError, NotConfined) as error:
         raise pytest.UsageError(str(error)) from None
     import_torchvision()
     seed = draw_seed() if config.option.seed is None else config.option.seed
-    zygote = Zygote(confined=confined)
+    zygote = Zygote(layers)
     return Grading(course, course.modules, submission.sources, seed, zygote, {})

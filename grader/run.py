@@ -17,6 +17,7 @@ from grader.ingest import Source, Submission
 from grader.manifest import Course, Module
 from grader.outcome import Status
 from grader.results import ModuleTiming, module_fault
+from grader.sandbox.confine import Layers
 from grader.sandbox.launcher import Zygote
 from grader.store import Entry
 
@@ -49,7 +50,7 @@ def units_of(submissions: Iterable[Submission], modules: Iterable[Module], seed:
     ]
 
 
-def grade_units(units: list[Unit], course: Course, *, jobs: int, confined: bool, on_done: Callable[[Unit, Entry], None]) -> None:
+def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers | None, on_done: Callable[[Unit, Entry], None]) -> None:
     """Grade every unit, calling `on_done` as each is finished, in whatever order. Raises: Refused."""
     pending = list(reversed(units))
     scratch = tempfile.mkdtemp(prefix="grader-run-")
@@ -57,7 +58,7 @@ def grade_units(units: list[Unit], course: Course, *, jobs: int, confined: bool,
     try:
         while pending or running:
             while pending and len(running) < jobs:
-                job = _Job(course, confined, scratch)
+                job = _Job(course, layers, scratch)
                 running[job.connection] = job
                 job.send(pending.pop())
             for connection in wait(list(running)):
@@ -78,10 +79,10 @@ def grade_units(units: list[Unit], course: Course, *, jobs: int, confined: bool,
 class _Job:
     """The calling process's handle on one job process."""
 
-    def __init__(self, course: Course, confined: bool, scratch: str) -> None:
+    def __init__(self, course: Course, layers: Layers | None, scratch: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(target=_serve, args=(theirs, course, confined, scratch), daemon=True)
+        self._process: SpawnProcess = context.Process(target=_serve, args=(theirs, course, layers, scratch), daemon=True)
         self._process.start()
         theirs.close()
         self.unit: Unit
@@ -119,11 +120,11 @@ def grading_fault(module: Module, reason: str) -> Entry:
     return Entry(module_fault(module, reason), ModuleTiming(0.0, 0.0, 0, {}))
 
 
-def _serve(connection: Connection, course: Course, confined: bool, scratch: str) -> None:
+def _serve(connection: Connection, course: Course, layers: Layers | None, scratch: str) -> None:
     """The job process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process decides what an interrupt means
     tempfile.tempdir = scratch
-    with Zygote(confined=confined) as zygote:
+    with Zygote(layers) as zygote:
         from grader.job import serve  # torch is loaded here while the zygote loads its own
 
         serve(connection, course, zygote)

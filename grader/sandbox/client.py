@@ -50,7 +50,7 @@ class Worker:
     def __init__(self, zygote: Zygote, limits: Limits) -> None:
         self._zygote = zygote
         self._limits = limits
-        self._scratch = tempfile.mkdtemp(prefix="grader-")
+        self._scratch = tempfile.mkdtemp(prefix="worker-", dir=zygote.home)
         self.usage = Usage()
         self.printed = b""
         self._exit: int | None = None

@@ -4,7 +4,8 @@ Called in a fresh fork, before a thread starts and before the first student byte
 namespace. Only the standard library and the C library's `syscall`: this is the part that an auditor reads first.
 
 Sources: landlock(7), seccomp(2), capabilities(7), linux/filter.h. Landlock alone leaves open UDP, path-name unix sockets, chmod and
-utime, prlimit on another process; the system-call filter closes those. `stat` still tells whether a hidden name exists.
+utime, prlimit on another process; the system-call filter closes those. `stat` still tells whether a hidden name exists, unless the
+process has been enclosed before (`enclose.py`).
 """
 
 import ctypes
@@ -18,7 +19,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MINIMUM_ABI", "ConfinementError", "Permissions", "confine", "landlock_abi", "readable_paths", "supported"]
+__all__ = [
+    "MINIMUM_ABI",
+    "ConfinementError",
+    "Layers",
+    "Permissions",
+    "checked",
+    "confine",
+    "landlock_abi",
+    "libc",
+    "readable_paths",
+    "supported",
+    "syscall",
+]
 
 MINIMUM_ABI = 3
 """Landlock's version from Linux 6.2, the first that guards truncation."""
@@ -26,6 +39,17 @@ MINIMUM_ABI = 3
 
 class ConfinementError(Exception):
     """A layer of the confinement could not be put in force."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What confines a worker. `machine_layers` gives all that the machine has; tests take one away to see that the loss is noticed."""
+
+    landlock_abi: int
+    """The version whose rules are used; 0 for no Landlock."""
+    seccomp: bool = True
+    no_capabilities: bool = True
+    namespaces: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,18 +61,21 @@ class Permissions:
     scratch: str
     """The one folder that it may write."""
     memory_bytes: int
-    """Address space beyond what it has now."""
+    """Address space."""
     file_bytes: int
     """Largest file."""
 
 
-def confine(permissions: Permissions) -> None:
-    """Put all layers in force on this process, for good. Raises: ConfinementError."""
+def confine(permissions: Permissions, layers: Layers) -> None:
+    """Put the layers in force on this process, for good. Raises: ConfinementError."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _drop_capabilities()
+    if layers.no_capabilities:
+        _drop_capabilities()
     _limit_resources(permissions)
-    _landlock(permissions)
-    _seccomp()
+    if layers.landlock_abi:
+        _landlock(permissions, layers.landlock_abi)
+    if layers.seccomp:
+        _seccomp()
 
 
 def supported() -> str | None:
@@ -67,7 +94,7 @@ def landlock_abi() -> int:
     """Landlock's version in the running kernel; 0 where it has none."""
     if not sys.platform.startswith("linux"):
         return 0
-    return max(0, int(_libc().syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(1))))
+    return max(0, int(libc().syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(1))))
 
 
 def readable_paths() -> tuple[str, ...]:
@@ -78,7 +105,7 @@ def readable_paths() -> tuple[str, ...]:
     return tuple(sorted(path for path in python | system | machine if Path(path).exists()))
 
 
-# ---- the C library
+# ---- the C library, for this module and enclose.py
 
 _PR_SET_NO_NEW_PRIVS = 38
 _SYS_CAPSET = 126
@@ -87,37 +114,38 @@ _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_ADD_RULE, _SYS_LANDLOCK_RESTRICT_SEL
 
 
 @functools.cache
-def _libc() -> ctypes.CDLL:
+def libc() -> ctypes.CDLL:
+    """The C library of this process."""
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _checked(result: int, what: str) -> int:
+def checked(result: int, what: str) -> int:
+    """The result of a call of the C library. Raises: ConfinementError, with what failed, where it is negative."""
     if result < 0:
         raise ConfinementError(f"{what}: {os.strerror(ctypes.get_errno())}")
     return result
 
 
-def _syscall(what: str, number: int, *arguments: object) -> int:
-    return _checked(_libc().syscall(ctypes.c_long(number), *arguments), what)
+def syscall(what: str, number: int, *arguments: object) -> int:
+    """The result of a system call. Raises: ConfinementError."""
+    return checked(libc().syscall(ctypes.c_long(number), *arguments), what)
 
 
 def _prctl(option: int, value: int) -> None:
     zero = ctypes.c_ulong(0)
-    _checked(_libc().prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
+    checked(libc().prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
 
 
 def _drop_capabilities() -> None:
     header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0))  # version 3, this thread
-    _syscall("capset", _SYS_CAPSET, header, ctypes.create_string_buffer(24))
+    syscall("capset", _SYS_CAPSET, header, ctypes.create_string_buffer(24))
 
 
 def _limit_resources(permissions: Permissions) -> None:
     import resource  # Windows has none, and this module has to say there that it can't confine
 
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    space = pages * resource.getpagesize() + permissions.memory_bytes
     limits = {
-        resource.RLIMIT_AS: space,
+        resource.RLIMIT_AS: permissions.memory_bytes,
         resource.RLIMIT_FSIZE: permissions.file_bytes,
         resource.RLIMIT_NOFILE: 256,
         resource.RLIMIT_CORE: 0,
@@ -140,15 +168,14 @@ _WRITE = _READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_RE
 _FOR_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 
 
-def _landlock(permissions: Permissions) -> None:
-    abi = landlock_abi()
+def _landlock(permissions: Permissions, abi: int) -> None:
     if abi < MINIMUM_ABI:
         raise ConfinementError(f"Landlock ABI {abi} is older than {MINIMUM_ABI}")
     files = (1 << 15) - 1 | (_IOCTL_DEV if abi >= 5 else 0)
     tcp = 0b11 if abi >= 4 else 0  # bind, connect
     scopes = 0b11 if abi >= 6 else 0  # abstract unix sockets, signals
     attributes = struct.pack("=QQQ", files, tcp, scopes)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
-    ruleset = _syscall(
+    ruleset = syscall(
         "landlock_create_ruleset",
         _SYS_LANDLOCK_CREATE_RULESET,
         ctypes.create_string_buffer(attributes, len(attributes)),
@@ -157,7 +184,7 @@ def _landlock(permissions: Permissions) -> None:
     )
     _allow(ruleset, permissions.readable, _READ)
     _allow(ruleset, [permissions.scratch], _WRITE)
-    _syscall("landlock_restrict_self", _SYS_LANDLOCK_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))
+    syscall("landlock_restrict_self", _SYS_LANDLOCK_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))
     os.close(ruleset)
 
 
@@ -166,7 +193,7 @@ def _allow(ruleset: int, paths: Iterable[str], access: int) -> None:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         granted = access if Path(path).is_dir() else access & _FOR_FILES
         rule = ctypes.create_string_buffer(struct.pack("=Qi", granted, descriptor))
-        _syscall(f"landlock_add_rule {path}", _SYS_LANDLOCK_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0))
+        syscall(f"landlock_add_rule {path}", _SYS_LANDLOCK_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0))
         os.close(descriptor)
 
 
@@ -274,4 +301,4 @@ def _seccomp() -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     descriptor = _Filter(len(program) // 8, ctypes.addressof(buffer))
     set_mode_filter, every_thread = 1, 1
-    _syscall("seccomp", _SYS_SECCOMP, ctypes.c_uint(set_mode_filter), ctypes.c_uint(every_thread), ctypes.byref(descriptor))
+    syscall("seccomp", _SYS_SECCOMP, ctypes.c_uint(set_mode_filter), ctypes.c_uint(every_thread), ctypes.byref(descriptor))

@@ -3,16 +3,18 @@
 import array
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from typing import Any, Self
 
 import msgspec
 
 from grader.manifest import Limits
-from grader.sandbox.confine import Permissions, readable_paths
+from grader.sandbox.confine import Layers, Permissions, readable_paths
 from grader.text import one_line
 
 __all__ = ["Usage", "Zygote", "ZygoteError"]
@@ -38,9 +40,13 @@ class Usage:
 class Zygote:
     """The exec'd interpreter that forks workers. Use as a context manager, in the thread that outlives it."""
 
-    def __init__(self, *, confined: bool = True) -> None:
-        self.confined = confined
-        self._readable = readable_paths() if confined else ()
+    def __init__(self, layers: Layers | None) -> None:
+        """Start it. Its workers are confined by `layers`, or, where that is None, not at all."""
+        self.layers = layers
+        self._readable = readable_paths() if layers else ()
+        self.home = tempfile.mkdtemp(prefix="grader-")
+        """Where the workers' scratch folders are."""
+        enclosed = {"visible": self._readable, "home": self.home} if layers and layers.namespaces else None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {
             "OMP_NUM_THREADS": "1",
@@ -51,7 +57,7 @@ class Zygote:
             "LANG": "C.UTF-8",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-m", "grader.sandbox.zygote", str(theirs.fileno())],
+            [sys.executable, "-s", "-P", "-m", "grader.sandbox.zygote", str(theirs.fileno()), msgspec.json.encode(enclosed).decode()],
             pass_fds=[theirs.fileno()],
             env=environment,
             cwd="/",
@@ -73,6 +79,7 @@ class Zygote:
         self._process.wait()
         if self._process.stderr:
             self._process.stderr.close()
+        shutil.rmtree(self.home, ignore_errors=True)
 
     def wait_until_ready(self) -> None:
         """Wait for torch to be loaded there. Raises: ZygoteError."""
@@ -85,10 +92,8 @@ class Zygote:
     def fork(self, scratch: str, limits: Limits, channel: int, output: int) -> int:
         """Fork a worker that owns these descriptors; returns its pid. Raises: ZygoteError."""
         self.wait_until_ready()
-        permissions = None
-        if self.confined:
-            permissions = Permissions(self._readable, scratch, limits.memory_mib * _MIB, limits.scratch_mib * _MIB)
-        request = {"type": "fork", "scratch": scratch, "permissions": permissions}
+        permissions = Permissions(self._readable, scratch, limits.memory_mib * _MIB, limits.scratch_mib * _MIB)
+        request = {"type": "fork", "permissions": permissions, "layers": self.layers}
         descriptors = array.array("i", [channel, output])
         try:
             self._control.sendmsg([msgspec.json.encode(request)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])

@@ -1,7 +1,8 @@
 """The zygote: a separate interpreter with torch loaded that forks one confined worker a request.
 
-Run as `python -s -P -m grader.sandbox.zygote DESCRIPTOR`. It may not import solutions, tests or the manifest, is given no secret, and
-runs no parallel region (a warm OpenMP pool hangs in a fork). It alone reaps its workers, and when it dies they die.
+Run as `python -s -P -m grader.sandbox.zygote DESCRIPTOR ENCLOSURE`, the second a JSON object or null. It may not import solutions,
+tests or the manifest, is given no secret, and runs no parallel region (a warm OpenMP pool hangs in a fork). It alone reaps its workers,
+and when it dies they die.
 """
 
 import array
@@ -14,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+from dataclasses import replace
 
 import msgspec
 import torch
@@ -23,7 +25,8 @@ import torch.optim
 from msgspec import Struct
 
 from grader.sandbox import worker
-from grader.sandbox.confine import Permissions, confine
+from grader.sandbox.confine import Layers, Permissions, confine
+from grader.sandbox.enclose import enclose
 from grader.torchvision_compat import import_torchvision
 
 __all__ = ["Fork", "Forked", "Reap", "Reaped"]
@@ -32,10 +35,13 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
 class Fork(Struct, frozen=True, tag="fork"):
-    """Fork a worker; its channel and its output come along as descriptors. Unconfined where `permissions` is None."""
+    """Fork a worker; its channel and its output come along as descriptors. Unconfined where `layers` is None.
 
-    scratch: str
-    permissions: Permissions | None
+    `permissions.memory_bytes` counts from what the zygote has.
+    """
+
+    permissions: Permissions
+    layers: Layers | None
 
 
 class Reap(Struct, frozen=True, tag="reap"):
@@ -59,6 +65,15 @@ class Reaped(Struct, frozen=True, tag="reaped"):
     peak_kib: int
 
 
+class _Enclosure(Struct, frozen=True):
+    visible: tuple[str, ...]
+    home: str
+
+
+_size = -1
+"""/proc/self/statm of the zygote, opened while there is a /proc to be seen."""
+
+
 def main() -> None:
     """Serve until the trusted process closes the control socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -66,6 +81,12 @@ def main() -> None:
     _die_with_parent()
     torch.set_num_threads(1)
     import_torchvision()
+    global _size
+    if sys.platform.startswith("linux"):
+        _size = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    if enclosure := msgspec.json.decode(sys.argv[2], type=_Enclosure | None):
+        enclose(enclosure.visible, enclosure.home)
+        _die_with_parent()  # new credentials took it away
     decoder = msgspec.json.Decoder(Fork | Reap)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page it touches
@@ -104,10 +125,16 @@ def _let_parent_look() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
+def _address_space() -> int:
+    """Bytes that the zygote takes, and so a fresh fork of it."""
+    return int(os.pread(_size, 100, 0).split()[0]) * os.sysconf("SC_PAGESIZE") if _size >= 0 else 0
+
+
 def _become_worker(fork: Fork, channel: int, output: int, report: int) -> None:
     """Never returns. What goes wrong before the confinement is complete is told through `report`."""
     try:
         parent = os.getppid()
+        space = _address_space()
         os.setsid()
         _die_with_parent()
         if os.getppid() != parent:
@@ -118,13 +145,13 @@ def _become_worker(fork: Fork, channel: int, output: int, report: int) -> None:
             os.dup2(descriptor, number)
         report = worker.CHANNEL + 1
         os.closerange(report + 1, 4096)
-        os.chdir(fork.scratch)
+        os.chdir(fork.permissions.scratch)
         os.environ.clear()
-        os.environ.update(HOME=fork.scratch, TMPDIR=fork.scratch, LANG="C.UTF-8")
+        os.environ.update(HOME=fork.permissions.scratch, TMPDIR=fork.permissions.scratch, LANG="C.UTF-8")
         tempfile.tempdir = None  # asked again, now that TMPDIR is the scratch folder
         _let_parent_look()
-        if fork.permissions is not None:
-            confine(fork.permissions)
+        if fork.layers is not None:
+            confine(replace(fork.permissions, memory_bytes=fork.permissions.memory_bytes + space), fork.layers)
     except BaseException as error:
         os.write(report, f"{type(error).__name__}: {error}".encode())
         os._exit(1)

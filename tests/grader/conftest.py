@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from grader.ingest import Source
+from grader.isolation import machine_layers
 from grader.job import grade
 from grader.manifest import Course
 from grader.results import ModuleResult, TaskResult
 from grader.run import Unit
-from grader.sandbox.confine import supported
 from grader.sandbox.launcher import Zygote
 
 MANIFEST = """\
@@ -296,7 +296,7 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
     """One zygote for all tests that grade in this process; confined where the machine can."""
-    with Zygote(confined=supported() is None) as zygote:
+    with Zygote(machine_layers()) as zygote:
         yield zygote
 
 

@@ -20,7 +20,7 @@ def report_of(zygote, monkeypatch):
     def run(root, *, public: bool) -> dict:
         course, references = Course.read(root), {}
 
-        def grade_here(units, course, *, jobs, confined, on_done):
+        def grade_here(units, course, *, jobs, layers, on_done):
             for unit in units:
                 on_done(unit, grade(unit, course, zygote, references))
 
@@ -31,7 +31,7 @@ def report_of(zygote, monkeypatch):
             monkeypatch.setattr(grader.check, "_run_public", lambda course, module, code: results[code])
         try:
             found = grader.check.check(
-                course, course.modules, seeds=1, jobs=1, confined=zygote.confined, on_progress=lambda done, total: None
+                course, course.modules, seeds=1, jobs=1, seed=1, layers=zygote.layers, on_progress=lambda done, total: None
             )
         finally:
             for name in [name for name in sys.modules if name.startswith("tests.hidden")]:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from grader.ingest import Source
+from grader.isolation import machine_layers
 from grader.job import grade
 from grader.manifest import Course
 from grader.outcome import Status
@@ -290,7 +291,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     """One zygote for all submissions."""
-    with pytest.MonkeyPatch.context() as patch, Zygote() as zygote:
+    with pytest.MonkeyPatch.context() as patch, Zygote(machine_layers()) as zygote:
         patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("scratch")))
         yield zygote

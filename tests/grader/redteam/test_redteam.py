@@ -24,6 +24,7 @@ import pytest
 import torch
 
 from grader.ingest import Source
+from grader.isolation import machine_layers
 from grader.job import grade
 from grader.manifest import Course
 from grader.outcome import Status
@@ -153,7 +154,7 @@ class Arena:
         self.canaries = Canaries(folder / "canaries", stack)
         self.scratch = folder / "scratch"
         self.scratch.mkdir()
-        self.zygote = stack.enter_context(Zygote())
+        self.zygote = stack.enter_context(Zygote(machine_layers()))
         self.zygote.wait_until_ready()
         self._references: dict[str, ReferenceSide] = {}
         self.good = course.solution("tensor_ops").read_text()
