@@ -1,0 +1,82 @@
+"""The digits: the small ones of the repository, or MNIST in another folder."""
+
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from grader.digits import Digits, DigitsNotFoundError
+from grader.draw import Draw
+from grader.ingest import Source
+from grader.isolation import isolation
+from grader.manifest import Course, ManifestError
+from grader.results import environment
+from grader.store import Store
+from tests.grader.conftest import grader
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_mnist(folder: Path, size: int, train: int = 4700, test: int = 300) -> Path:
+    """Files as MNIST's: image number n holds n % 256 everywhere, and its label is n % 10. Returns the folder."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, start, count in ("train", 0, train), ("t10k", train, test):
+        numbers = range(start, start + count)
+        images = b"".join(bytes([number % 256]) * size * size for number in numbers)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">BBBB3I", 0, 0, 8, 3, count, size, size) + images)
+        labels = bytes(number % 10 for number in numbers)
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">BBBB1I", 0, 0, 8, 1, count) + labels)
+    return folder
+
+
+def test_the_small_digits_are_split_into_all_but_600_and_600() -> None:
+    """Nothing is lost and nothing doubled; another draw gives another split."""
+    digits = Digits.read(ROOT / "data")
+    images, labels, new_images, new_labels = digits.split(Draw(1))
+    assert images.shape == (1197, 1, 8, 8)
+    assert new_images.shape == (600, 1, 8, 8)
+    assert images.dtype == torch.float32
+    assert torch.cat([labels, new_labels]).bincount().equal(digits.labels.bincount())
+    assert torch.cat([images, new_images]).sum((1, 2, 3)).sort().values.equal(digits.images.sum((1, 2, 3)).sort().values)
+    assert not images.equal(digits.split(Draw(2))[0])
+
+
+def test_mnist_is_averaged_and_drawn_from(tmp_path: Path) -> None:
+    """28×28 becomes 14×14, 4,000 train and 600 are held out, labels stay with their images."""
+    images, labels, new_images, new_labels = Digits.read(write_mnist(tmp_path, 28)).split(Draw(1))
+    assert images.shape == (4000, 1, 14, 14)
+    assert new_images.shape == (600, 1, 14, 14)
+    for pixels, names in (images, labels), (new_images, new_labels):
+        numbers = (pixels[:, 0, 3, 5] * 255).round().long()
+        assert all(name % 2 == number % 2 for number, name in zip(numbers.tolist(), names.tolist(), strict=True))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """What belongs there is said."""
+    (write_mnist(tmp_path, 8, 9, 9) / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DigitsNotFoundError, match="t10k-labels-idx1-ubyte"):
+        Digits.read(tmp_path)
+
+
+def test_a_folder_without_digits_is_bad_input(tmp_path: Path) -> None:
+    """`--data` names a folder that holds MNIST/raw."""
+    with pytest.raises(ManifestError, match="MNIST/raw"):
+        Course.read(ROOT).with_data(tmp_path)
+    run = grader("grade", ROOT / "exercises", "--data", tmp_path, "--out", tmp_path / "out", cwd=ROOT)
+    assert run.returncode == 2
+    assert "MNIST/raw" in run.stderr
+
+
+def test_other_digits_are_another_key(tmp_path: Path) -> None:
+    """A result that was kept for one set of digits is not taken for another's."""
+    course = Course.read(ROOT)
+    shutil.copytree(ROOT / "data" / "MNIST", tmp_path / "same" / "MNIST")
+    other = write_mnist(tmp_path / "other", 8)
+
+    def key(course: Course) -> str:
+        return Store(tmp_path, course, environment(), isolation(None), 1).key(course.modules[0], Source("x = 1"))
+
+    assert key(course) == key(course.with_data(tmp_path / "same")) != key(course.with_data(other))
