@@ -11,8 +11,9 @@ import ast
 import functools
 import importlib
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -146,7 +147,7 @@ class Watch:
         operators = any(hasattr(torch.ops.aten, name) or hasattr(torch.ops.aten, f"_{name}") for name in self._active)
         try:
             if operators:  # the modes slow every operation down, so they are entered only where they can see something
-                with _Functions(self), _Operators(self):
+                with self._modes(), _in_new_threads(self._modes):
                     yield
             else:
                 yield
@@ -159,6 +160,11 @@ class Watch:
         if ban is not None:
             self.hits.append(ban)
             raise BannedCall(f"{ban} is not allowed in this task")
+
+    @contextmanager
+    def _modes(self) -> Iterator[None]:
+        with _Functions(self), _Operators(self):
+            yield
 
     def _wrap(self, ban: str) -> None:
         parent, name = _resolve(ban)
@@ -178,7 +184,24 @@ class Watch:
             self.note(name)
             return function(*args, **kwargs)
 
+        del noting.__wrapped__  # the way around
         return noting
+
+
+@contextmanager
+def _in_new_threads(modes: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Enter `modes` in every thread that is started within the block: torch's modes hold for one thread only."""
+    bootstrap = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]
+
+    def watched(thread: threading.Thread) -> None:
+        with modes():
+            bootstrap(thread)
+
+    threading.Thread._bootstrap_inner = watched  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        threading.Thread._bootstrap_inner = bootstrap  # type: ignore[attr-defined]
 
 
 def exists(ban: str) -> bool:
