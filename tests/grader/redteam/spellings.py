@@ -187,7 +187,8 @@ TWINS = [
             "aten": "def pairwise_distances(a, b):\n    return torch.ops.aten._cdist_forward(a, b, 2.0, None)",
             "a norm of differences": "def pairwise_distances(a, b):\n    return (a[:, None] - b).norm(dim=-1)",
             "torch.linalg": "def pairwise_distances(a, b):\n    return torch.linalg.vector_norm(a[:, None] - b, dim=-1)",
-            "one pair at a time": "def pairwise_distances(a, b):\n    return torch.stack([torch.stack([torch.dist(p, q) for q in b]) for p in a])",
+            "one pair at a time": "def pairwise_distances(a, b):\n"
+            "    return torch.stack([torch.stack([torch.dist(p, q) for q in b]) for p in a])",
             "a layer": "def pairwise_distances(a, b):\n    return nn.PairwiseDistance(eps=0)(a[:, None], b)",
             "mse_loss": "def pairwise_distances(a, b):\n"
             "    n, m = len(a), len(b)\n"
@@ -204,7 +205,8 @@ TWINS = [
         "def one_hot(labels, num_classes, dtype=torch.float32):\n    return CALLEE(labels, num_classes).to(dtype)",
         lambda m: m.one_hot(torch.tensor([2, 0, 1]), 4),
         own={
-            "aten": "def one_hot(labels, num_classes, dtype=torch.float32):\n    return torch.ops.aten.one_hot(labels, num_classes).to(dtype)",
+            "aten": "def one_hot(labels, num_classes, dtype=torch.float32):\n"
+            "    return torch.ops.aten.one_hot(labels, num_classes).to(dtype)",
             "the binding": "def one_hot(labels, num_classes, dtype=torch.float32):\n"
             "    return torch._C._nn.one_hot(labels, num_classes).to(dtype)",
             "a distribution": "def one_hot(labels, num_classes, dtype=torch.float32):\n"
@@ -245,7 +247,8 @@ TWINS = [
             "nll_loss": "def cross_entropy(logits, targets, **_):\n    return F.nll_loss(logits.log_softmax(1), targets)",
             "aten": "def cross_entropy(logits, targets, **_):\n"
             "    return torch.ops.aten.cross_entropy_loss(logits, targets, None, 1, -100, 0.0)",
-            "the binding": "def cross_entropy(logits, targets, **_):\n    return torch._C._nn.cross_entropy_loss(logits, targets, None, 1, -100, 0.0)",
+            "the binding": "def cross_entropy(logits, targets, **_):\n"
+            "    return torch._C._nn.cross_entropy_loss(logits, targets, None, 1, -100, 0.0)",
             "a distribution": "def cross_entropy(logits, targets, **_):\n"
             "    return -torch.distributions.Categorical(logits=logits).log_prob(targets).mean()",
         },
