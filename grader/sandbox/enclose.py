@@ -44,7 +44,8 @@ def enclose(visible: Iterable[str], home: str) -> None:
         root.mkdir(exist_ok=True)
         _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
         _mount("tmpfs", str(root), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
-        for path in _topmost(visible):
+        visible = set(visible)
+        for path in _topmost(visible | {os.path.realpath(path) for path in visible}):
             _show(path, root)
         _bind(home, root)
         _read_only(str(root), recursive=False)
@@ -81,10 +82,9 @@ def _topmost(paths: Iterable[str]) -> list[str]:
 
 
 def _show(path: str, root: Path) -> None:
-    target = os.path.realpath(path)
-    if os.path.islink(path) and target.startswith(("/usr/lib", "/usr/lib64")):  # /lib of a merged /usr
+    if os.path.islink(path):  # such as /lib, where /usr is merged; what it leads to is visible too
         Path(f"{root}{path}").parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(os.readlink(path), f"{root}{path}")
+        os.symlink(os.path.realpath(path), f"{root}{path}")
     else:
         _bind(path, root)
         _read_only(f"{root}{path}", recursive=True)

@@ -85,8 +85,9 @@ def main() -> None:
     if sys.platform.startswith("linux"):
         _size = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     if enclosure := msgspec.json.decode(sys.argv[2], type=_Enclosure | None):
+        _let_parent_look()  # or else an ordinary user may not write the maps of users and groups
         enclose(enclosure.visible, enclosure.home)
-        _die_with_parent()  # new credentials took it away
+        _die_with_parent()  # once more: new credentials took it away
     decoder = msgspec.json.Decoder(Fork | Reap)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page it touches
@@ -120,7 +121,7 @@ def _die_with_parent() -> None:
 
 
 def _let_parent_look() -> None:
-    """Let the trusted process see which files this worker holds open, for the limit on files. Other workers see nothing of /proc."""
+    """Let processes of this user look into this one: the trusted process into a worker's open files, for the limit on them."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 

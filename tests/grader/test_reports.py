@@ -23,7 +23,7 @@ def results_with(message: str, id: str = "anna", copies: int = 1) -> Results:
     double = [TestResult(f"t{i}", status, 1.0, "" if status is Status.PASSED else message) for i, status in enumerate(Status)]
     module = score_module(MODULE, {"double": double, "Counter": [TestResult("c[a-b]", Status.PASSED, 1.0, "")]})
     submissions = [submission_result(f"{id}{i or ''}", [module]) for i in range(copies)]
-    return Results(SCHEMA, 7, environment(), Isolation(True, 6, True), submissions)
+    return Results(SCHEMA, 7, environment(), Isolation(True, 6, True, True), submissions)
 
 
 def test_junit_counts_agree():
@@ -88,7 +88,7 @@ def test_what_a_student_wrote_is_harmless_in_every_report(grade_source, text):
     """Terminal escapes, direction marks and what XML can't carry are gone; JUnit parses."""
     source = f"def double(x):\n    raise ValueError({text!a})\n\n\n{COUNTER}"
     results = Results(
-        SCHEMA, 7, environment(), Isolation(True, 6, True), [submission_result(one_line(f"id {text}"), [grade_source(source)])]
+        SCHEMA, 7, environment(), Isolation(True, 6, True, True), [submission_result(one_line(f"id {text}"), [grade_source(source)])]
     )
     message = results.submissions[0].modules[0].tasks[0].tests[0].message
     assert message.startswith("ValueError: ")

@@ -120,7 +120,7 @@ def test_rounding():
 def results() -> Results:
     """A small results.json."""
     graded = score_module(module(), {"f": [one(P), TestResult("u", F, 2.0, "bad")], "g": [one(P)]})
-    return Results(SCHEMA, 7, environment(), Isolation(True, 6, True), [submission_result("anna", [graded])])
+    return Results(SCHEMA, 7, environment(), Isolation(True, 6, True, True), [submission_result("anna", [graded])])
 
 
 def test_results_have_the_promised_keys_and_decode_strictly():

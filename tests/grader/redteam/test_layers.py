@@ -1,9 +1,18 @@
 """A layer that is missing is noticed: official grading is refused, or, for the optional one, the record says so."""
 
+import contextlib
+import json
 import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from grader.isolation import NotConfined, isolation, machine_layers
 from grader.sandbox.attempts import ensure_confined, inspect_protections
@@ -12,6 +21,7 @@ from grader.sandbox.launcher import Zygote, ZygoteError
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))
 
+ROOT = Path(__file__).parents[3]
 OLDEST = Layers(MINIMUM_ABI)
 """What a machine must have: Landlock as in Linux 6.2, the filter, no capabilities; no namespaces."""
 
@@ -82,3 +92,52 @@ def test_names_are_hidden_by_the_namespaces_only(namespaces: bool) -> None:
     assert (names.holds, names.required) == (layers.namespaces, False)
     assert all(protection.holds and protection.required for protection in found.values())
     assert isolation(layers).namespaces is layers.namespaces
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that others may enter, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def test_an_ordinary_user_is_confined_as_root_is(folder: Path) -> None:
+    """All layers come into force, and all protections hold, without any privilege. (When root runs the tests; else the others show it.)"""
+    python = _python_for_everybody(folder)
+    run = subprocess.run(
+        [python, "-m", "grader", "doctor", "--json"],
+        **_AS_NOBODY,
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(folder), "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads(run.stdout)
+    assert "ordinary user" in report["machine"]
+    assert report["official"]
+
+
+_AS_NOBODY: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []}
+
+
+def _python_for_everybody(folder: Path) -> Path:
+    """A Python with this one's packages that the user nobody can run; skips the test where there is none."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = folder / "venv" / "lib" / version / "site-packages"
+    folder.chmod(0o755)
+    os.chown(folder, 65534, 65534)
+    for base in (sys.executable, f"/usr/bin/{version}"):
+        subprocess.run([base, "-m", "venv", "--without-pip", "--clear", folder / "venv"], check=False, capture_output=True)
+        if packages.parent.is_dir():
+            packages.rmdir()
+            packages.symlink_to(Path(torch.__file__).parents[1])
+            python = folder / "venv" / "bin" / "python"
+            with contextlib.suppress(PermissionError):
+                if subprocess.run([python, "-c", "import torch, grader"], cwd=ROOT, **_AS_NOBODY, check=False).returncode == 0:
+                    return python
+    pytest.skip("the user nobody can run no Python of this version, or not read its packages")
