@@ -13,6 +13,11 @@ DOUBLES = {
     "none": ("double = None", Status.NOT_IMPLEMENTED, "no function called double"),
     "a class": ("class double:\n    pass", Status.ERROR, "double has to be a function, but it is a class"),
     "a number": ("double = 3", Status.ERROR, "double has to be a function, but it is a int"),
+    "torch's own": (
+        "import torch\ndef double(x):\n    return torch.empty(3, device='meta').cpu()",
+        Status.ERROR,
+        "NotImplementedError in torch: Cannot copy out of meta tensor",
+    ),
     "the stub": ("def double(x):\n    raise NotImplementedError('double')", Status.NOT_IMPLEMENTED, "not implemented yet"),
     "returns nothing": ("def double(x):\n    x + x", Status.FAILED, "expected a tensor of shape (5,), got None"),
     "a wrong dtype": ("def double(x):\n    return (x + x).double()", Status.FAILED, "dtype: expected torch.float32, got torch.float64"),

@@ -1,0 +1,400 @@
+"""Devices: the same code on every machine, mixed precision, and models that are too large or too slow for one device.
+
+No GPU is needed. Besides "cpu", every machine has the device "meta": its tensors have a shape and a dtype but no entries, so a
+tensor can be moved there and computed with there, but never be copied back or read. The tests take it for a second device: code
+that runs on both, and names neither, is ready for a GPU.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+
+
+def pick_device(
+    available: Mapping[str, int],
+    preferred: Sequence[str | torch.device] = ("cuda", "mps", "cpu"),
+) -> torch.device:
+    """Choose the first device of a wish list that a machine has.
+
+    What the machine has is told by `available`, so that the choice can be tried for any machine on any other: don't ask torch
+    what is available here. A wish with an index counts from 0, so "cuda:1" needs two CUDA devices; a wish without one needs at
+    least one device of that type. The CPU is always there, listed or not. If no wish can be granted, or there is none, the
+    choice falls on the CPU.
+
+    Args:
+        available: how many devices of each type the machine has, such as {"cuda": 2, "xpu": 0}; types that are not listed have
+            none.
+        preferred: the wishes, best first: strings such as "mps" or "cuda:1", or torch.devices. "cpu" stands there without an index.
+
+    Returns: the torch.device as wished for: torch.device("cuda") for "cuda", torch.device("cuda", 1) for "cuda:1".
+    Raises: ValueError if a wish is a string that torch.device does not understand, wherever in the list it stands: a misspelt
+        wish should be noticed on every machine.
+    """
+    try:
+        wishes = [torch.device(wish) for wish in preferred]
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    for wish in wishes:
+        if wish.type == "cpu" or available.get(wish.type, 0) > (wish.index or 0):
+            return wish
+    return torch.device("cpu")
+
+
+def move_to(tree: Any, device: str | torch.device) -> Any:
+    """Move every tensor of a nested structure to a device.
+
+    The structure is made of dicts, lists, tuples and named tuples, in any depth. Each comes back as a new one of its kind: a
+    dict with the same keys in the same order, a list as list, a tuple as tuple, a named tuple as one of the same class. The
+    given structure itself is not changed.
+
+    A tensor comes back on the device, with its dtype, as tensor.to(device) gives it: the very same tensor if it is there
+    already, and otherwise a copy through which gradients still flow back. That goes for nn.Parameter too.
+
+    Everything else comes back as it is, the same object: numbers, strings, None, also an nn.Module or another object with a
+    method `to` (the `to` of a module would move the one that its owner is using).
+
+    Args:
+        tree: a tensor, a container as above, or anything else. A subclass of dict, such as OrderedDict, may come back as a
+            plain dict.
+        device: where to.
+
+    Returns: the structure with its tensors moved.
+    """
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: move_to(value, device) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        items = [move_to(item, device) for item in tree]
+        if hasattr(tree, "_fields"):
+            return type(tree)(*items)  # a named tuple's class takes its fields one by one
+        return items if isinstance(tree, list) else tuple(items)
+    return tree
+
+
+def mask_like_scores(scores: Tensor, lengths: Tensor, *, causal: bool = False) -> Tensor:
+    """Make the mask that is added to attention scores, on their device and in their dtype.
+
+    Query t of sequence b may see key s if s < lengths[b] and, when causal, also s ≤ t + (S - T), so that the last query sees up
+    to the last key. The mask is 0 where it may and -inf where it may not, so a row without any key to see is all -inf.
+
+    The mask depends on the shape, device and dtype of scores only: their entries are not read (NaN among them does no harm) and
+    not changed, and no graph is recorded. It is made on that device from the start: no tensor of more than B entries is made
+    elsewhere, since copying it over would cost a wait on every call. For the same reason the entries of lengths must not decide
+    what Python does (no item, tolist or if): on "meta", where there are none, that fails.
+
+    Args:
+        scores: (B, H, T, S), any floating dtype, on any device, "meta" included.
+        lengths: (B,), int64, on the device of scores or on the CPU; 0 is allowed, and so are more than S.
+        causal: whether a query may only see keys up to its own place.
+
+    Returns: (B, 1, T, S), dtype and device of scores, without requires_grad.
+    Raises: ValueError if lengths is not (B,).
+    """
+    B, _, T, S = scores.shape
+    if lengths.shape != (B,):
+        raise ValueError(f"lengths must be ({B},), got {tuple(lengths.shape)}")
+    key = torch.arange(S, device=scores.device)
+    seen = key < lengths.to(scores.device)[:, None, None, None]  # (B, 1, 1, S)
+    if causal:
+        query = torch.arange(T, device=scores.device)[:, None]
+        seen = seen & (key <= query + (S - T))  # (B, 1, T, S)
+    return scores.new_zeros(B, 1, T, S).masked_fill_(~seen, -torch.inf)
+
+
+class Standardize(nn.Module):
+    """Give each channel of images mean 0 and standard deviation 1, with statistics that travel with the model.
+
+    y[b, c] = (x[b, c] - mean[c]) / std[c]
+
+    `mean` and `std` are buffers of shape (channels,), float32 at first: part of the state_dict (whose keys are "mean" and
+    "std", in this order), moved and cast by module.to(…), module.double() and the like, and never parameters: no gradient
+    reaches them.
+
+    Args of the constructor:
+        channels: their number C. Until `fit` or load_state_dict, mean is 0 and std is 1 everywhere.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """Start with mean 0 and std 1; see the class."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def fit(self, x: Tensor) -> "Standardize":
+        """Take mean and std from x: over samples, rows and columns, for each channel.
+
+        x is first brought to the dtype of the buffers. The variance is divided by n = B · H · W, not by n - 1. A channel whose
+        entries are all equal gets the std 1, so that its output is 0. The numbers are written into the buffers in place: these
+        stay the same tensors, and keep dtype and device. No graph is recorded, even if x requires a gradient; x is not changed.
+
+        Args:
+            x: (B, C, H, W) with at least one entry a channel, uint8 or any floating dtype, on the device of the buffers.
+
+        Returns: the module itself.
+        Raises: ValueError if x does not have four dimensions and C channels; mean and std are then as before.
+        """
+        x = self._checked(x.detach()).transpose(0, 1).flatten(1)  # (C, B·H·W)
+        same = x.amax(1) == x.amin(1)
+        self.mean.copy_(x.mean(1))
+        self.std.copy_(x.std(1, correction=0).masked_fill(same, 1.0))
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardize x, whose gradient is that of the formula.
+
+        Args:
+            x: (B, C, H, W), uint8 or any floating dtype, on the device of the buffers. It is brought to the buffers' dtype
+                first, so that uint8 does not wrap around; entries of uint8 are not divided by 255.
+
+        Returns: (B, C, H, W), in the buffers' dtype; x itself is not changed.
+        Raises: ValueError if x does not have four dimensions and C channels, also where shapes would broadcast.
+        """
+        return (self._checked(x) - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != len(self.mean):
+            raise ValueError(f"x must be (B, {len(self.mean)}, H, W), got {tuple(x.shape)}")
+        return x.to(self.mean.dtype)
+
+
+def module_memory(module: nn.Module, optimizer: Optimizer | None = None) -> dict[str, dict[str, int]]:
+    """Count the bytes that a module's training state takes, by kind and by dtype.
+
+    A tensor takes numel · element_size bytes, on whichever device it is ("meta" too, which tells what a model will take before
+    there is memory for it). One that is in several places of the module, such as a tied weight or a module that is used twice,
+    counts once. The kinds:
+
+        "parameters": all parameters, trained or frozen
+        "buffers":    all buffers, also those that are not in the state_dict (persistent=False)
+        "gradients":  the .grad of the parameters, where there is one
+        "optimizer":  the tensors among the values of optimizer.state[p] for the module's parameters p: for Adam, exp_avg,
+                      exp_avg_sq and the little step. Values that are no tensors count nothing, nor do states of parameters that
+                      are not the module's.
+
+    Args:
+        module: any module; it is not changed.
+        optimizer: one from torch.optim, or None. It is not changed either: mind that merely reading a missing key of
+            optimizer.state, a defaultdict, adds that key.
+
+    Returns: a dict with the four kinds above in any order, each a dict from str(dtype), such as "torch.float32", to bytes. A
+        dtype of which a kind has no tensors is left out; a kind without tensors is {}.
+    """
+    parameters = list(module.parameters())  # each once
+    states = [optimizer.state[p] for p in parameters if p in optimizer.state] if optimizer is not None else []
+    return {
+        "parameters": _bytes_by_dtype(parameters),
+        "buffers": _bytes_by_dtype(list(module.buffers())),
+        "gradients": _bytes_by_dtype([p.grad for p in parameters if p.grad is not None]),
+        "optimizer": _bytes_by_dtype([value for state in states for value in state.values() if isinstance(value, Tensor)]),
+    }
+
+
+def _bytes_by_dtype(tensors: list[Tensor]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for tensor in tensors:
+        total[str(tensor.dtype)] = total.get(str(tensor.dtype), 0) + tensor.numel() * tensor.element_size()
+    return total
+
+
+_LOW_PRECISION = {"cpu": torch.bfloat16, "cuda": torch.float16}
+
+
+def autocast_forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Run a float32 model in mixed precision, on the device where its input is.
+
+    model(x) runs under torch.autocast for the device type of x, with bfloat16 on "cpu" and float16 on "cuda": matrix products
+    are then computed in 16 bits, while the rest, such as adding up parameters, stays as autocast has it. The parameters are
+    float32 before, during and after the call. Gradients flow through, and arrive in float32.
+
+    Autocast is as it was before when the function returns, also if the model raises an error, which is passed on: off if it was
+    off, and if the caller had it on with another dtype, on with that one. It makes no difference to what the model sees whether
+    it was on or off.
+
+    Args:
+        model: float32, on the device of x. Called once; its output is one tensor.
+        x: float32, any shape.
+
+    Returns: the model's output, as float32.
+    Raises: ValueError if x is on a device of another type than "cpu" and "cuda".
+    """
+    device = x.device.type
+    if device not in _LOW_PRECISION:
+        raise ValueError(f"no mixed precision on {device!r}")
+    with torch.autocast(device, dtype=_LOW_PRECISION[device]):
+        return model(x).float()
+
+
+def train_step_amp(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    max_norm: float,
+) -> dict[str, Any]:
+    """Make one training step in mixed precision, with a scaled loss and clipped gradients.
+
+    In this order:
+
+    1. forget the gradients of earlier steps;
+    2. run model and loss_fn under torch.autocast for the device type of x, with bfloat16 on "cpu" and float16 on "cuda";
+    3. go backward from the loss times the scale, outside of autocast;
+    4. divide the gradients by the scale (scaler.unscale_), and only then clip them to a joint norm of max_norm, as
+       torch.nn.utils.clip_grad_norm_ does: max_norm is meant for true gradients;
+    5. step through the scaler, which leaves parameters and optimizer alone if a gradient is inf or NaN;
+    6. let the scaler adapt its scale, once a step.
+
+    The parameters stay float32, and the same code runs on a CPU, on a GPU, and with a scaler that is switched off
+    (enabled=False), whose scale is always 1.
+
+    Args:
+        model: float32, on the device of x; all its parameters get gradients.
+        loss_fn: gives the mean loss over the batch, a 0-d tensor.
+        optimizer: holds the parameters of the model and no others.
+        scaler: a torch.amp.GradScaler for the device of x, kept from step to step.
+        max_norm: the largest joint norm that the update's gradients may have, above 0.
+
+    Returns: {"loss": the loss of this batch, not scaled, a float; "grad_norm": the joint norm of the true gradients before
+        clipping, a float (any float if the step was skipped); "skipped": True if the scaler skipped the update, else False}.
+    See: "Automatic Mixed Precision examples", gradient clipping, in PyTorch's documentation.
+    """
+    optimizer.zero_grad()
+    with torch.autocast(x.device.type, dtype=_LOW_PRECISION[x.device.type]):
+        loss = loss_fn(model(x), y)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    before = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    return {"loss": loss.item(), "grad_norm": norm.item(), "skipped": scaler.get_scale() < before}
+
+
+def data_parallel_forward(model: nn.Module, x: Tensor, devices: Sequence[str | torch.device]) -> Tensor:
+    """Run one batch through copies of a model on several devices, a piece of the batch on each.
+
+    Cut x in order into one piece a device, whose sizes differ by at most 1, the larger ones first: 7 samples on 3 devices are
+    3, 2 and 2. A device whose piece would be empty is not used. Copy the model's parameters and buffers to each device, call
+    the model with each piece there, bring the outputs to the first device, and put them together in the order of x.
+
+    The model itself stays where it is: its parameters and buffers are the same tensors, on the same device, as before. Yet
+    gradients reach its own parameters, the sum of what all copies contribute, and x too. Each copy is in the mode (train or
+    eval) of the model. In the forward pass of a copy all its parameters and buffers are on its device.
+
+    Args:
+        model: on any one device; model(piece) is a tensor with as many rows as the piece. It does not change its buffers in
+            forward.
+        x: (N, ...), N ≥ 1, on any one device.
+        devices: at least one; the same device may be in the list several times, and then gets several pieces.
+
+    Returns: (N, ...), on devices[0].
+    Raises: ValueError if there are no devices.
+    Not allowed: torch.nn.DataParallel, torch.nn.parallel.data_parallel.
+    """
+    if not devices:
+        raise ValueError("there must be at least one device")
+    outputs = []
+    for piece, device in zip(x.tensor_split(len(devices)), devices, strict=True):
+        if len(piece):
+            own = chain(model.named_parameters(), model.named_buffers())
+            copies = {name: tensor.to(device) for name, tensor in own}  # gradients flow back through to()
+            outputs.append(functional_call(model, copies, (piece.to(device),)))
+    return torch.cat([output.to(devices[0]) for output in outputs])
+
+
+def offload_forward(layers: Sequence[nn.Module], x: Tensor, device: str | torch.device) -> Tensor:
+    """Run a model that does not fit on a device, one layer at a time.
+
+    x goes to the device. Then each layer in turn is called there, as layer(x), with its parameters and buffers on the device,
+    and its output is the next one's input. When a layer is called, no other layer's weights are on the device: those of the
+    layer before have been let go of, and those of the next one are not there yet.
+
+    The layers' own tensors stay at home: after the call every parameter and buffer is the very same object as before, on its
+    own device, with its own memory and values. Nothing is copied back, since a forward pass changes no weights. The same holds
+    if a layer raises an error, which is passed on. No graph is recorded (it would keep all weights on the device):
+    torch.is_grad_enabled() is False in the layers, and afterwards what it was before.
+
+    Args:
+        layers: a list of modules, or an nn.Sequential; a layer may have layers inside, and may be in the list more than once.
+            They don't change their buffers in forward.
+        x: the input of the first layer, on any device.
+        device: where to compute.
+
+    Returns: the last layer's output, on the device; x on the device if there are no layers.
+    """
+    with torch.no_grad():
+        x = x.to(device)
+        for layer in layers:
+            own = chain(layer.named_parameters(), layer.named_buffers())
+            copies = {name: tensor.to(device) for name, tensor in own}
+            x = functional_call(layer, copies, (x,))
+            copies.clear()  # before the next layer's weights arrive
+    return x
+
+
+def copy_async(batch: Any, device: str | torch.device, stream: Any = None) -> tuple[Any, Any]:
+    """Start to copy a batch to a device, and say when it will have arrived.
+
+    The batch is made of dicts, lists and tuples, in any depth. Each comes back as a new one of its kind, tensors as copies on
+    the device, everything else as it is. A copy is always a real one that shares no memory with its source, even if that is on
+    the device already, so that the source can be overwritten with the next batch. It is plain data: no graph, no requires_grad.
+    A tensor that is in several places of the batch is sent once, and its places share the copy.
+
+    To a device of type "cuda", the function doesn't wait for the copies:
+        - the stream first waits for the current stream, which may still be writing the sources;
+        - a source on the CPU is pinned unless it is already, and copied with non_blocking=True on the stream;
+        - the copies are marked with record_stream as used by the current stream (and sources on the device as used by the
+          stream), so that their memory isn't reused too early;
+        - an event is recorded on the stream after the last copy. The current stream is not made to wait: the caller does that,
+          by torch.cuda.current_stream().wait_event(event) before it uses the copies. A pinned source may be overwritten when
+          the event has happened.
+    To any other device ("cpu", "meta") the copies are there when the function returns: nothing is pinned, `stream` plays no
+    part, and non_blocking is never True (a copy from a GPU to the CPU could otherwise be read before it has arrived).
+
+    Args:
+        batch: a tensor or a container as above, its tensors on the CPU or on the device.
+        device: where to.
+        stream: the torch.cuda.Stream to copy on; None for a new one.
+
+    Returns: (copies, event): the batch on the device, and the torch.cuda.Event, which is None unless the device is of type "cuda".
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return _map_tensors(batch, lambda source: source.detach().to(device, copy=True), {}), None
+    current = torch.cuda.current_stream(device)
+    stream = stream or torch.cuda.Stream(device)
+    stream.wait_stream(current)
+
+    def send(source: Tensor) -> Tensor:
+        source = source.detach()
+        if source.is_cuda:
+            source.record_stream(stream)
+        else:
+            source = source.pin_memory()  # itself if it is pinned already
+        copy = source.to(device, non_blocking=True, copy=True)
+        copy.record_stream(current)
+        return copy
+
+    with torch.cuda.stream(stream):
+        copies = _map_tensors(batch, send, {})
+        return copies, stream.record_event()
+
+
+def _map_tensors(tree: Any, send: Callable[[Tensor], Tensor], sent: dict[int, Tensor]) -> Any:
+    """The tree with its tensors sent, each once; `sent` holds what has been sent, by the id of its source."""
+    if isinstance(tree, Tensor):
+        if id(tree) not in sent:
+            sent[id(tree)] = send(tree)
+        return sent[id(tree)]
+    if isinstance(tree, dict):
+        return {key: _map_tensors(value, send, sent) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_map_tensors(item, send, sent) for item in tree)
+    return tree

@@ -1,0 +1,1503 @@
+"""Hidden suite of the module devices.
+
+`meta` is the second device of every machine; what needs a GPU is marked so and skipped where there is none.
+"""
+
+import gc
+import warnings
+from collections import OrderedDict
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from grader.testing import raised, task
+
+F64 = torch.float64
+CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+REAL = ["cpu", CUDA]
+AWAY = ["meta", CUDA]
+
+
+# Helpers for probes
+
+
+def attempt(call):
+    """The value of the call, or what torch says where something is copied or read from `meta`, where there are no entries.
+
+    Torch says it by a NotImplementedError, which would pass for an exercise that has not been begun.
+    """
+    try:
+        return call()
+    except NotImplementedError as error:
+        if "meta" not in str(error):
+            raise
+        return f"stopped by torch: {error}"
+
+
+def guarded(probe):
+    """The probe within `attempt`."""
+    return lambda m: attempt(lambda: probe(m))
+
+
+def leaf(x):
+    """A fresh parameter with the values of x."""
+    return x.clone().requires_grad_()
+
+
+def linear(weight, bias):
+    """A linear layer with copies of the given parameters."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer
+
+
+def places(module):
+    """The types of the devices on which a module has parameters and buffers."""
+    return sorted({tensor.device.type for tensor in [*module.parameters(), *module.buffers()]})
+
+
+def identities(modules):
+    """The parameters and buffers themselves (to be compared by `is`), and where their memory is."""
+    tensors = [tensor for module in modules for tensor in [*module.parameters(), *module.buffers()]]
+    return [(tensor, tensor.data_ptr()) for tensor in tensors]
+
+
+def untouched(before, modules):
+    """True if every parameter and buffer is the object that it was, with the memory that it had."""
+    after = identities(modules)
+    return len(after) == len(before) and all(t is u and p == q for (t, p), (u, q) in zip(before, after, strict=True))
+
+
+class Made(TorchDispatchMode):
+    """Writes down the tensors that operators make: where, how large, whether they are alive, and whether copies were asynchronous."""
+
+    def __init__(self):
+        super().__init__()
+        self.tensors, self.asynchronous = [], False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        named = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
+        self.asynchronous |= bool({**named, **(kwargs or {})}.get("non_blocking"))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.tensors.append((tensor.device.type, tensor.numel(), storage.nbytes(), StorageWeakRef(storage)))
+        return out
+
+    def largest_outside(self, device):
+        """The most entries that a tensor on another device has."""
+        return max((count for place, count, _, _ in self.tensors if place != device), default=0)
+
+    def alive(self, device):
+        """Bytes of each storage on the device that is still held by somebody."""
+        gc.collect(1)
+        return {size for place, _, size, storage in self.tensors if place == device and not storage.expired()}
+
+
+@task("pick_device")
+class TestPickDevice:
+    def test_the_first_wish_that_is_there(self, agree, draw):
+        """The order of the wishes decides, not the order or the number of what there is."""
+        names = ["cuda", "mps", "xpu", "hpu"]
+        available = {name: draw.integer(1, 9) for name in names}
+        orders = [[names[i] for i in draw.permutation(4).tolist()] for _ in range(3)] + [names, names[::-1]]
+        agree(lambda m: [m.pick_device(available, order) for order in orders], rtol=0, atol=0)
+
+    def test_what_is_missing_is_passed_over(self, agree, draw):
+        """Types that aren't listed, and types with 0 devices, are not there."""
+        n = draw.integer(1, 9)
+        agree(
+            lambda m: [
+                m.pick_device({"mps": 0, "xpu": n}, ["cuda", "mps", "xpu", "cpu"]),
+                m.pick_device({"cuda": 0, "hpu": n}, ["cuda", "cuda:0", "hpu"]),
+            ],
+            rtol=0,
+            atol=0,
+        )
+
+    def test_an_index_counts_from_zero(self, agree, draw):
+        """With n devices the last one has the index n - 1, and a wish for n is passed over."""
+        n = draw.integer(2, 7)
+        wishes = [f"cuda:{n + 1}", f"cuda:{n}", f"cuda:{n - 1}", "cuda:0", "cpu"]
+        agree(
+            lambda m: [
+                m.pick_device({"cuda": n}, wishes),
+                m.pick_device({"cuda": n - 1}, wishes),
+                m.pick_device({"cuda": 1}, ["cuda:1", "cuda:0"]),
+            ],
+            rtol=0,
+            atol=0,
+        )
+
+    def test_the_index_is_that_of_the_wish(self, agree, draw):
+        """A wish without an index gives a device without one; an index, 0 too, is kept."""
+        i = draw.integer(1, 5)
+
+        def probe(m):
+            chosen = [m.pick_device({"cuda": 5}, [wish]) for wish in ("cuda", "cuda:0", f"cuda:{i}")]
+            return chosen, [device.index for device in chosen]
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_the_cpu_is_always_there(self, agree, draw):
+        """A wish for the CPU is granted without its being listed, and ends the search."""
+        n = draw.integer(1, 9)
+        agree(
+            lambda m: [
+                m.pick_device({"cuda": n}, ["mps", "cpu", "cuda"]),
+                m.pick_device({"cuda": n}, ["cuda", "cpu"]),
+                m.pick_device({"cpu": 1, "cuda": n}, ["cpu", "cuda"]),
+            ],
+            rtol=0,
+            atol=0,
+        )
+
+    def test_falls_back_on_the_cpu(self, agree, draw):
+        """Where no wish can be granted, or none is made, it is the CPU."""
+        n = draw.integer(1, 9)
+        agree(
+            lambda m: [
+                m.pick_device({"xpu": n}, ["cuda", f"xpu:{n}"]),
+                m.pick_device({"cuda": n}, []),
+                m.pick_device({}, ["cuda"]),
+                m.pick_device({"xpu": n}, ["cuda", "xpu"]),
+            ],
+            rtol=0,
+            atol=0,
+        )
+
+    def test_wishes_by_default(self, agree, draw):
+        """CUDA before MPS before the CPU, whatever this machine has."""
+        n = draw.integer(1, 9)
+        machines = [{"mps": 1, "cuda": n}, {"mps": 1}, {"xpu": n}, {}, {"cuda": 0, "mps": n}]
+        agree(lambda m: [m.pick_device(machine) for machine in machines], rtol=0, atol=0)
+
+    def test_wishes_may_be_devices(self, agree, draw):
+        """torch.devices are wishes as well, also beside strings."""
+        n = draw.integer(1, 5)
+        agree(
+            lambda m: m.pick_device({"cuda": n, "mps": 1}, [torch.device("cuda", n), torch.device("cuda", n - 1), "mps"]),
+            rtol=0,
+            atol=0,
+        )
+
+    def test_a_misspelt_wish_raises(self, agree, draw):
+        """A ValueError, also behind a wish that can be granted."""
+        n = draw.integer(1, 5)
+
+        def probe(m):
+            bad = [["gpu"], ["cuda", "cdua:0", "cpu"], ["cpu", "cuda:first"], ["mps", "cuda:-1"]]
+            return [raised(ValueError, lambda b=b: m.pick_device({"cuda": n}, b)) for b in bad], m.pick_device({"cuda": n}, ["cuda"])
+
+        agree(probe, rtol=0, atol=0)
+
+
+class Pair(NamedTuple):
+    """A named tuple for the tests of move_to."""
+
+    image: object
+    label: object
+
+
+class Movable:
+    """Not a tensor, but with a method `to`."""
+
+    def to(self, device):
+        return "moved"
+
+
+@task("move_to")
+class TestMoveTo:
+    @pytest.mark.parametrize("device", AWAY)
+    def test_a_tensor(self, agree, draw, device):
+        """A tensor alone, of any shape, by the device's name or as torch.device."""
+        x, y = draw.normal(3, 5), draw.normal()
+
+        def probe(m):
+            out = [m.move_to(x, device), m.move_to(y, torch.device(device)), m.move_to(x[:0], device)]
+            return out, [tensor.device.type for tensor in out]
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", AWAY)
+    def test_dicts_lists_and_tuples_in_any_depth(self, agree, draw, device):
+        """Each container comes back as its kind, with its tensors on the device."""
+        x, y, z = draw.normal(3, 5), draw.integers(0, 9, 7), draw.bools(2, 3)
+
+        def probe(m):
+            tree = {"z": x, "rest": [y, (z, {"deep": [[x]]})], 3: (y,), "a": [(), [], {}]}
+            out = m.move_to(tree, device)
+            return out, list(out), out["rest"][1][1]["deep"][0][0].device.type
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", AWAY)
+    def test_named_tuples_keep_their_class(self, agree, draw, device):
+        """A named tuple comes back as one, also inside of other containers and with containers inside."""
+        x, y = draw.normal(3, 5), draw.integers(0, 9, 3)
+
+        def probe(m):
+            out = m.move_to([Pair(x, {"y": y}), Pair(Pair(x, 1), label="cat")], device)
+            pairs = [*out, out[1][0]]
+            return [type(pair).__name__ for pair in pairs], [tuple(pair) for pair in pairs[::2]], out[1][1]
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_a_tensor_that_is_there_is_the_same(self, agree, draw):
+        """No copy of a tensor that is on the device already; its containers are new ones all the same."""
+        x = draw.normal(3, 5)
+
+        def probe(m):
+            p = nn.Parameter(x + 1)
+            tree = {"x": x, "more": [p, (x, Pair(p, 3))]}
+            out = m.move_to(tree, "cpu")
+            [first, (second, pair)] = out["more"]
+            same = [out["x"] is x, first is p, second is x, pair[0] is p]
+            return same, out is tree, out["more"] is tree["more"], out["x"], first, second, tuple(pair)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_the_given_structure_is_not_changed(self, agree, draw):
+        """The containers that were handed over still hold their own tensors."""
+        x, y = draw.normal(3, 5), draw.integers(0, 9, 7)
+
+        def probe(m):
+            tree = {"x": x, "more": [y, {"x": x}]}
+            out = m.move_to(tree, "meta")
+            return tree, tree["x"] is x, out
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_everything_else_is_the_same_object(self, agree, draw):
+        """Numbers, text, None, sets, and what has a method `to` without being a tensor."""
+        x, number = draw.normal(3, 5), draw.integer(1, 99)
+
+        def probe(m):
+            layer, other = nn.Linear(2, 3), {1, 2}
+            tree = [number, "some text", None, 0.5, True, layer, Movable(), other, x]
+            out = m.move_to(tree, "meta")
+            return [a is b for a, b in zip(out, tree, strict=True)], places(layer), out[:5], out[-1]
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_dtypes_are_kept(self, agree, draw):
+        """Moving changes no dtype."""
+        x = draw.integers(0, 2, 3, 5)
+        dtypes = [torch.float16, torch.bfloat16, F64, torch.int32, torch.bool, torch.uint8]
+        agree(lambda m: m.move_to([x.to(dtype) for dtype in dtypes], "meta"), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", AWAY)
+    def test_gradients_flow_back(self, agree, draw, device):
+        """A parameter or another tensor of a graph is moved within the graph."""
+        x = draw.normal(3, 5)
+
+        def probe(m):
+            p = nn.Parameter(x)
+            moved = m.move_to({"p": p, "y": [p * 2]}, device)
+            total = moved["p"].sum() * 3 + moved["y"][0].sum()
+            if device != "meta":  # from there nothing comes back
+                total.backward()
+            return moved, moved["p"].requires_grad, moved["y"][0].requires_grad, moved["p"].device.type, p.grad
+
+        agree(probe, rtol=1e-5, atol=1e-5)
+
+    def test_ordered_dicts(self, agree, draw):
+        """A subclass of dict is a dict: keys in order, tensors moved."""
+        x, y = draw.normal(3, 5), draw.normal(7)
+
+        def probe(m):
+            out = m.move_to(OrderedDict([("b", x), ("a", OrderedDict(c=y))]), "meta")
+            return list(out), out
+
+        agree(probe, rtol=0, atol=0)
+
+
+@task("mask_like_scores")
+class TestMaskLikeScores:
+    @pytest.mark.parametrize("device", REAL)
+    def test_keys_behind_the_length_are_hidden(self, agree, draw, device):
+        """0 up to each sequence's own length, -inf behind it, for every head and query."""
+        scores, lengths = draw.normal(5, 2, 3, 7), draw.integers(0, 10, 5)
+
+        def probe(m):
+            mask = m.mask_like_scores(scores.to(device), lengths)
+            return mask, mask.device.type
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize(("T", "S"), [(7, 7), (3, 7), (1, 5), (7, 3)])
+    def test_causal(self, agree, draw, T, S):
+        """The last query sees up to the last key, and each earlier one a key less, within the length."""
+        scores, lengths = draw.normal(5, 2, T, S), torch.tensor([S, S + 2, S - 1, 1, 0])
+        agree(lambda m: [m.mask_like_scores(scores, lengths, causal=c) for c in (True, False)], rtol=0, atol=0)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, F64], ids=str)
+    def test_dtype_of_the_scores(self, agree, draw, dtype):
+        """The mask has the dtype of scores, so that adding it changes none."""
+        scores, lengths = draw.normal(3, 2, 5, 7, dtype=dtype), draw.integers(1, 8, 3)
+        agree(lambda m: m.mask_like_scores(scores, lengths, causal=True), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("causal", [False, True])
+    @pytest.mark.parametrize("home", ["meta", "cpu"])
+    def test_on_meta(self, agree, draw, home, causal):
+        """Scores on `meta` give a mask on `meta`, from lengths there or on the CPU."""
+        scores, lengths = draw.normal(3, 2, 5, 7), draw.integers(1, 8, 3)
+        agree(
+            lambda m: attempt(lambda: m.mask_like_scores(scores.to("meta"), lengths.to(home), causal=causal)),
+            rtol=0,
+            atol=0,
+        )
+
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_made_on_the_device_from_the_start(self, agree, draw, causal):
+        """For scores elsewhere than on the CPU, no tensor of more than B entries is made on the CPU."""
+        scores, lengths = draw.normal(3, 2, 5, 7, dtype=torch.bfloat16), draw.integers(1, 8, 3)
+
+        def probe(m):
+            there = scores.to("meta")
+            with Made() as made:
+                mask = attempt(lambda: m.mask_like_scores(there, lengths, causal=causal))
+            return mask, "no tensor of more than B entries on the CPU" if made.largest_outside("meta") <= 3 else "a large one on the CPU"
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_entries_of_the_scores_do_not_matter(self, agree, draw):
+        """NaN and infinities among the scores are not read, and stay."""
+        scores, lengths = draw.normal(3, 2, 5, 7), draw.integers(1, 7, 3)
+        scores[:, :, 1], scores[:, :, :, 2], scores[0] = torch.nan, torch.inf, -torch.inf
+        agree(lambda m: (m.mask_like_scores(scores, lengths, causal=True), scores), rtol=0, atol=0)
+
+    def test_no_graph(self, agree, draw):
+        """The mask does not require a gradient, even if the scores do."""
+        scores, lengths = draw.normal(3, 2, 5, 7), draw.integers(1, 7, 3)
+
+        def probe(m):
+            mask = m.mask_like_scores(leaf(scores), lengths)
+            return mask, mask.requires_grad
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_lengths_of_another_shape_raise(self, agree, draw):
+        """Lengths that are not (B,) are a ValueError, also where they would broadcast."""
+        scores, lengths = draw.normal(3, 2, 5, 7), draw.integers(1, 7, 3)
+
+        def probe(m):
+            bad = [lengths[:1], lengths[:2], lengths[:, None], lengths[0]]
+            return [raised(ValueError, lambda b=b: m.mask_like_scores(scores, b)) for b in bad], m.mask_like_scores(scores, lengths)
+
+        agree(probe, rtol=0, atol=0)
+
+
+def standardizer(m, mean, std):
+    """The student's module with these statistics."""
+    module = m.Standardize(len(mean))
+    module.load_state_dict({"mean": mean, "std": std})
+    return module
+
+
+def spread(draw, B, C, H, W):
+    """Images whose channel c has a mean of about c and a standard deviation of about 1 + c / 2, never a tiny one."""
+    sign = 1 - 2 * (torch.arange(B * H * W) % 2).reshape(B, 1, H, W)
+    channel = torch.arange(C)[:, None, None]
+    return (sign + draw.uniform(B, C, H, W, low=-0.5, high=0.5)) * (1 + channel / 2) + channel
+
+
+@task("Standardize")
+class TestStandardize:
+    @pytest.mark.parametrize("device", REAL)
+    def test_formula(self, agree, draw, device):
+        """Each channel by its own mean and std, on any device."""
+        x, mean, std = draw.normal(2, 3, 5, 7), draw.normal(3), draw.uniform(3, low=0.5, high=2)
+
+        def probe(m):
+            y = standardizer(m, mean, std).to(device)(x.to(device))
+            return y, y.device.type
+
+        agree(probe, rtol=1e-5, atol=1e-5)
+
+    def test_starts_with_mean_0_and_std_1(self, agree, draw):
+        """A fresh module changes nothing, and its state_dict holds the two buffers in order."""
+        x = draw.normal(2, 5, 3, 7)
+
+        def probe(m):
+            module = m.Standardize(5)
+            return module(x), list(module.state_dict()), module.state_dict()
+
+        agree(probe, rtol=1e-6, atol=1e-6)
+
+    def test_statistics_are_buffers_and_no_parameters(self, agree, draw):
+        """`mean` and `std` are registered as buffers, require no gradient, and no optimizer finds them."""
+        x = draw.normal(2, 3, 5, 7)
+
+        def probe(m):
+            module = m.Standardize(3)
+            module.fit(x)
+            buffers = dict(module.named_buffers())
+            return buffers, [name for name, _ in module.named_parameters()], [b.requires_grad for b in buffers.values()]
+
+        agree(probe, rtol=1e-5, atol=1e-5)
+
+    def test_moves_to_meta_with_the_module(self, agree, draw):
+        """module.to moves the statistics, and the output is where they are."""
+        x, mean, std = draw.normal(2, 3, 5, 7), draw.normal(3), draw.uniform(3, low=0.5, high=2)
+
+        def probe(m):
+            model = nn.Sequential(standardizer(m, mean, std), nn.Flatten()).to("meta")
+            return attempt(lambda: (model(x.to("meta")), model[0].mean, model[0].std, model[0].fit(x.to("meta")).mean))
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("dtype", [F64, torch.bfloat16], ids=str)
+    def test_dtype_of_the_buffers_decides(self, agree, draw, dtype):
+        """module.double() and the like cast the statistics, and the output with them, for x of any dtype."""
+        x, mean, std = draw.normal(2, 3, 5, 7, dtype=F64), draw.normal(3), draw.uniform(3, low=0.5, high=2)
+
+        def probe(m):
+            module = standardizer(m, mean, std).to(dtype)
+            return module(x.half()), module(x), module.mean, module.std
+
+        tolerance = {F64: 1e-9, torch.bfloat16: 0.15}[dtype]  # bfloat16: three roundings of numbers up to 15
+        agree(probe, rtol=min(tolerance, 0.03), atol=tolerance)
+
+    @pytest.mark.parametrize("shape", [(2, 3, 1, 2), (5, 2, 7, 3), (1, 3, 4, 2)])
+    def test_fit(self, agree, draw, shape):
+        """Mean and std over samples, rows and columns, the variance divided by n."""
+        x = spread(draw, *shape)
+
+        def probe(m):
+            module = m.Standardize(shape[1])
+            module.fit(x)
+            return module.mean, module.std, module(x)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_fit_of_channels_last(self, agree, draw):
+        """Strides don't matter."""
+        x = spread(draw, 2, 3, 5, 7).to(memory_format=torch.channels_last)
+
+        def probe(m):
+            module = m.Standardize(3)
+            module.fit(x)
+            return module.mean, module.std
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_fit_of_a_constant_channel(self, agree, draw):
+        """A channel of equal entries has std 1, so that nothing is divided by 0."""
+        x = draw.integers(1, 9, 5, 3, 2, 7).float()
+        x[:, 1] = draw.integer(1, 9)
+
+        def probe(m):
+            module = m.Standardize(3)
+            module.fit(x)
+            return module.mean, module.std, module(x)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_fit_writes_in_place(self, agree, draw):
+        """The buffers stay the same tensors, of the same dtype, also for x of another."""
+        x = draw.normal(2, 3, 5, 7)
+
+        def probe(m):
+            seen = []
+            for dtype, other in [(F64, torch.float32), (torch.float32, F64)]:
+                module = m.Standardize(3).to(dtype)
+                mean, std = module.mean, module.std
+                module.fit(x.to(other))
+                seen.append((module.mean is mean, module.std is std, mean, std))
+            return seen
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_fit_gives_the_module_and_leaves_no_graph(self, agree, draw):
+        """What fit returns is the module; x stays as it is and the statistics are no part of a graph."""
+        x = draw.normal(2, 3, 5, 7)
+
+        def probe(m):
+            module, image = m.Standardize(3), leaf(x)
+            same = module.fit(image) is module
+            return same, module.mean, module.mean.requires_grad, module.std.requires_grad, image, torch.is_grad_enabled()
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_bytes_and_half_precision(self, agree, draw):
+        """uint8 doesn't wrap around, isn't divided by 255, and squares of float16 don't overflow."""
+        x = draw.integers(0, 256, 3, 2, 5, 7).to(torch.uint8)
+
+        def probe(m):
+            out = []
+            for images in (x, x.half() * 8):
+                module = m.Standardize(2).fit(images)
+                out.append((module.mean, module.std, module(images)))
+            return out, x
+
+        agree(probe, rtol=1e-3, atol=1e-3)
+
+    def test_gradient_of_x(self, agree, draw):
+        """The gradient of x is that of y, divided by std; the statistics get none."""
+        x, w = draw.normal(2, 3, 5, 7), draw.normal(2, 3, 5, 7)
+        mean, std = draw.normal(3), draw.uniform(3, low=0.5, high=2)
+
+        def probe(m):
+            module, image = standardizer(m, mean, std), leaf(x)
+            (module(image) * w).sum().backward()
+            return image.grad, module.mean.grad, module.std.grad
+
+        agree(probe, rtol=1e-4, atol=1e-5)
+
+    def test_state_dict_round_trip(self, agree, draw):
+        """Another module that loads the state_dict does the same."""
+        x = draw.normal(2, 3, 5, 7) * 3 + 1
+
+        def probe(m):
+            first, second = m.Standardize(3), m.Standardize(3)
+            first.fit(x)
+            second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+            first.fit(x * 0)
+            return second(x), first(x)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_other_shapes_raise(self, agree, draw):
+        """One channel instead of three, or three dimensions, are a ValueError, and leave the statistics alone."""
+        x = draw.normal(2, 3, 5, 7)
+
+        def probe(m):
+            module = m.Standardize(3)
+            module.fit(x)
+            bad = [x[:, :1], x[:, :2], x[0], x[:, :, :, :3].transpose(1, 3)[:, :, 0], x[None]]
+            endings = [raised(ValueError, lambda b=b, f=f: f(b)) for f in (module, module.fit) for b in bad]
+            narrow = m.Standardize(1)
+            return endings, raised(ValueError, lambda: narrow(x)), module.mean, module.std, module(x)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+
+@task("module_memory")
+class TestModuleMemory:
+    def test_parameters_by_dtype(self, agree, draw):
+        """Trained and frozen parameters, float32 and float16, each by its dtype."""
+        i, o = draw.integer(2, 50), draw.integer(2, 50)
+
+        def probe(m):
+            model = nn.Sequential(nn.Linear(i, o).half(), nn.LayerNorm(o), nn.Linear(o, 3))
+            model[2].requires_grad_(False)
+            return m.module_memory(model)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_buffers(self, agree, draw):
+        """Buffers of every dtype, the ones that are not saved too."""
+        c, n = draw.integer(2, 50), draw.integer(2, 50)
+
+        def probe(m):
+            model = nn.Sequential(nn.BatchNorm1d(c), nn.ReLU(), nn.BatchNorm1d(c, affine=False).double())
+            model[1].register_buffer("mask", torch.ones(n, n, dtype=torch.bool), persistent=False)
+            return m.module_memory(model)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_gradients_where_there_are_some(self, agree, draw):
+        """Only parameters with a gradient count under "gradients"."""
+        i, o = draw.integer(2, 50), draw.integer(2, 50)
+
+        def probe(m):
+            model = nn.Sequential(nn.Linear(i, o), nn.Linear(o, 3).double())
+            model[0](torch.ones(2, i)).sum().backward()
+            model[0].bias.grad = None
+            first = m.module_memory(model)
+            model[1](torch.ones(2, o, dtype=F64)).sum().backward()
+            return first, m.module_memory(model)
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", REAL)
+    @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+    def test_states_of_the_optimizer(self, agree, draw, name, device):
+        """What Adam (with its steps) and SGD with momentum remember of each parameter."""
+        i, o = draw.integer(2, 50), draw.integer(2, 50)
+
+        def probe(m):
+            model = nn.Sequential(nn.Linear(i, o), nn.Linear(o, 3).double()).to(device)
+            options = {"momentum": 0.9} if name == "SGD" else {"amsgrad": name == "AdamW"}
+            optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.1, **options)
+            model[0](torch.ones(2, i, device=device)).sum().backward()
+            before = m.module_memory(model, optimizer)
+            optimizer.step()
+            return before, m.module_memory(model, optimizer)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_shared_ones_count_once(self, agree, draw):
+        """A tied weight and a module that is used twice count once, with gradient and state."""
+        v, d = draw.integer(2, 50), draw.integer(2, 50)
+
+        def probe(m):
+            norm = nn.BatchNorm1d(d)
+            model = nn.Sequential(nn.Embedding(v, d), norm, nn.Linear(d, d), norm, nn.Linear(d, v, bias=False))
+            model[4].weight = model[0].weight
+            optimizer = torch.optim.Adam(model.parameters())
+            model(torch.arange(v)).square().sum().backward()
+            optimizer.step()
+            return m.module_memory(model, optimizer)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_states_of_other_parameters_do_not_count(self, agree, draw):
+        """Of an optimizer for two modules, the states of this one's parameters count."""
+        i, o = draw.integer(2, 50), draw.integer(2, 50)
+
+        def probe(m):
+            model = nn.Sequential(nn.Linear(i, o), nn.Linear(o, i, bias=False))
+            optimizer = torch.optim.Adam(model.parameters())
+            model(torch.ones(2, i)).sum().backward()
+            optimizer.step()
+            return [m.module_memory(module, optimizer) for module in (model[0], model[1], model)]
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_values_that_are_no_tensors_count_nothing(self, agree, draw):
+        """Numbers and None among an optimizer's states take no tensor's bytes."""
+        i = draw.integer(2, 50)
+
+        def probe(m):
+            layer = nn.Linear(i, 3)
+            optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+            optimizer.state[layer.weight] = {"step": 7, "rate": 0.5, "none": None, "sums": torch.zeros(i, dtype=torch.float16)}
+            return m.module_memory(layer, optimizer)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_the_optimizer_is_not_changed(self, agree, draw):
+        """Looking at a parameter that has no state yet doesn't give it one."""
+        i = draw.integer(2, 50)
+
+        def probe(m):
+            layer, other = nn.Linear(i, 3), nn.Linear(3, i)
+            optimizer = torch.optim.Adam([*layer.parameters(), *other.parameters()])
+            layer(torch.ones(2, i)).sum().backward()
+            optimizer.step()
+            return m.module_memory(nn.Sequential(layer, other), optimizer), len(optimizer.state)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_a_model_without_memory_on_meta(self, agree, draw):
+        """40 GB and more can be counted before there is memory for them."""
+        n = draw.integer(100_000, 110_000)
+
+        def probe(m):
+            model = nn.Sequential(nn.Linear(n, n, device="meta"), nn.BatchNorm1d(n, device="meta").half())
+            model[0].weight.grad = torch.empty(n, n, device="meta")
+            return m.module_memory(model)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_kinds_without_tensors_are_empty(self, agree, draw):
+        """A module without parameters has four empty kinds; one with a single parameter of no entries counts 0 bytes."""
+        n = draw.integer(2, 50)
+
+        def probe(m):
+            only_buffer = nn.ReLU()
+            only_buffer.register_buffer("steps", torch.zeros(n, dtype=torch.int64))
+            return m.module_memory(nn.ReLU()), m.module_memory(only_buffer)
+
+        agree(probe, rtol=0, atol=0)
+
+
+class Witness(nn.Module):
+    """A product and a sum, and a word to `tell` on what they were like."""
+
+    def __init__(self, weight, offset, tell):
+        super().__init__()
+        self.weight, self.offset, self.tell = nn.Parameter(weight.clone()), nn.Parameter(offset.clone()), tell
+
+    def forward(self, x):
+        product = x @ self.weight
+        total = product + self.offset
+        self.tell([product.dtype, total.dtype, self.weight.dtype, self.offset.dtype])
+        return total
+
+
+class Posing(Tensor):
+    """A tensor on the CPU that says that it is on a GPU, to see what is chosen for one; `as_subclass(Tensor)` is its honest self."""
+
+    device = property(lambda self: torch.device("cuda", 0))
+    is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
+
+
+class Chooser(nn.Module):
+    """A layer for posing inputs, and a word to `tell` on the dtype chosen for CUDA and on whether autocast is on for the CPU."""
+
+    def __init__(self, weight, tell):
+        super().__init__()
+        self.weight, self.tell = nn.Parameter(weight.clone()), tell
+
+    def forward(self, x):
+        self.tell((torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cpu")))
+        return x.as_subclass(Tensor) @ self.weight
+
+
+def autocast_state(device="cpu"):
+    """Whether autocast is on, and the dtype if it is."""
+    on = torch.is_autocast_enabled(device)
+    return on, torch.get_autocast_dtype(device) if on else None
+
+
+@task("autocast_forward")
+class TestAutocastForward:
+    @pytest.mark.parametrize("device", REAL)
+    def test_products_in_16_bits_and_sums_in_32(self, agree, draw, device):
+        """A product is 16 bits wide, adding a float32 parameter is not, and the parameters are float32 all the while."""
+        x, weight, offset = draw.normal(3, 7), draw.normal(7, 11), draw.uniform(11, low=1000, high=2000)
+
+        def probe(m):
+            seen = []
+            out = m.autocast_forward(Witness(weight, offset, seen.append).to(device), x.to(device))
+            return seen, out, out.device.type
+
+        agree(probe, rtol=0, atol=0.2)
+
+    def test_the_output_is_float32(self, agree, draw):
+        """A last layer's 16 bits come back as float32, with the values that bfloat16 can hold."""
+        x, weight, bias = draw.normal(5, 7), draw.normal(3, 7), draw.normal(3)
+
+        def probe(m):
+            out = m.autocast_forward(linear(weight, bias), x)
+            return out, out.equal(out.bfloat16().float())
+
+        agree(probe, rtol=0.02, atol=0.05)
+
+    def test_the_parameters_are_not_touched(self, agree, draw):
+        """The same parameters, dtypes and values as before."""
+        x, weight, bias = draw.normal(5, 7), draw.normal(3, 7), draw.normal(3)
+
+        def probe(m):
+            layer = linear(weight, bias)
+            before = identities([layer])
+            out = m.autocast_forward(layer, x)
+            return untouched(before, [layer]), layer.state_dict(), out, x
+
+        agree(probe, rtol=0.02, atol=0.05)
+
+    @pytest.mark.parametrize("device", REAL)
+    def test_gradients_arrive_in_float32(self, agree, draw, device):
+        """The way back from the output reaches the parameters and x, in float32."""
+        x, weight, offset, w = draw.normal(3, 7), draw.normal(7, 5), draw.normal(5), draw.normal(3, 5)
+
+        def probe(m):
+            model, image = Witness(weight, offset, lambda seen: None).to(device), leaf(x.to(device))
+            (m.autocast_forward(model, image) * w.to(device)).sum().backward()
+            return image.grad, model.weight.grad, model.offset.grad
+
+        agree(probe, rtol=0.03, atol=0.1)
+
+    @pytest.mark.parametrize("outside", ["off", "float16", "bfloat16", "disabled"])
+    def test_autocast_is_as_before(self, agree, draw, outside):
+        """Off where it was off, on with the caller's dtype where it was on; and the model sees no difference."""
+        x, weight, offset = draw.normal(3, 7), draw.normal(7, 5), draw.normal(5)
+
+        def probe(m):
+            seen = []
+            model = Witness(weight, offset, seen.append)
+            if outside == "off":
+                out = m.autocast_forward(model, x)
+                return seen, autocast_state(), out
+            dtype = torch.float16 if outside == "float16" else torch.bfloat16
+            with torch.autocast("cpu", dtype=dtype, enabled=outside != "disabled"):
+                out = m.autocast_forward(model, x)
+                inside = autocast_state()
+            return seen, inside, autocast_state(), out
+
+        agree(probe, rtol=0.02, atol=0.1)
+
+    def test_an_error_of_the_model_is_passed_on(self, agree, draw):
+        """The error comes out, and autocast is off again."""
+        x, weight, offset = draw.normal(3, 7), draw.normal(7, 5), draw.normal(5)
+
+        def probe(m):
+            def fail(seen):
+                raise KeyError("of the model")
+
+            ending = raised(KeyError, lambda: m.autocast_forward(Witness(weight, offset, fail), x))
+            state = autocast_state()
+            return ending, state, m.autocast_forward(Witness(weight, offset, lambda seen: None), x)
+
+        agree(probe, rtol=0.02, atol=0.1)
+
+    def test_float16_on_cuda(self, agree, draw):
+        """For an x that says that it is on a GPU, autocast is set for "cuda" with float16, and not for the CPU."""
+        x, weight = draw.normal(3, 7), draw.normal(7, 5)
+
+        def probe(m):
+            seen = []
+            with warnings.catch_warnings(action="ignore"):  # torch says that there is no CUDA
+                out = m.autocast_forward(Chooser(weight, seen.append), x.as_subclass(Posing))
+            return seen, out, torch.is_autocast_enabled("cpu")
+
+        agree(probe, rtol=0.02, atol=0.1)
+
+    def test_another_device_raises(self, agree, draw):
+        """The device of x decides: on `meta` there is a ValueError, and the model isn't called."""
+        x, weight, offset = draw.normal(3, 7), draw.normal(7, 5), draw.normal(5)
+
+        def probe(m):
+            seen = []
+            model = Witness(weight, offset, seen.append)
+            there = Witness(weight, offset, seen.append).to("meta")
+            out = m.autocast_forward(model, x)
+            return raised(ValueError, lambda: m.autocast_forward(there, x.to("meta"))), len(seen), out
+
+        agree(probe, rtol=0.02, atol=0.1)
+
+
+SHAPES = [(7, 5), (7,), (3, 7), (3,)]
+
+
+def two_layers(parameters, device="cpu"):
+    """Linear, tanh, linear."""
+    w1, b1, w2, b2 = parameters
+    return nn.Sequential(linear(w1, b1), nn.Tanh(), linear(w2, b2)).to(device)
+
+
+def squared_error(out, y):
+    """The mean squared error, in float32."""
+    return (out.float() - y).square().mean()
+
+
+def large_error(out, y):
+    """A loss whose gradients overflow when they are scaled by 2**127."""
+    return squared_error(out, y) * 1000
+
+
+def problem(draw):
+    """A batch, and parameters of two_layers."""
+    return draw.normal(11, 5), draw.normal(11, 3) * 2, [draw.normal(*shape) for shape in SHAPES]
+
+
+def changes(model, parameters):
+    """What training has added to the parameters."""
+    return [p.detach().cpu() - q for p, q in zip(model.parameters(), parameters, strict=True)]
+
+
+@task("train_step_amp")
+class TestTrainStepAmp:
+    @pytest.mark.parametrize("device", REAL)
+    def test_clips_the_true_gradients(self, agree, draw, device):
+        """With lr 1 the update is the gradient, divided by the scale and clipped to max_norm; loss and norm are those before."""
+        (x, y, parameters), scale = problem(draw), 2.0 ** draw.integer(4, 10)
+
+        def probe(m):
+            model = two_layers(parameters, device)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler(device, init_scale=scale)
+            report = m.train_step_amp(model, x.to(device), y.to(device), squared_error, optimizer, scaler, 0.01)
+            return report, [change * 100 for change in changes(model, parameters)]
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    def test_small_gradients_are_not_clipped(self, agree, draw):
+        """A norm below max_norm leaves the gradients as they are, however large they are when scaled."""
+        (x, y, parameters), scale = problem(draw), 2.0 ** draw.integer(15, 25)
+
+        def probe(m):
+            model = two_layers(parameters)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+            report = m.train_step_amp(model, x, y, squared_error, optimizer, scaler, 1000.0)
+            return report, changes(model, parameters)
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    def test_several_steps(self, agree, draw):
+        """Steps with momentum: old gradients are forgotten, also ones from before the first step."""
+        x, y, parameters = problem(draw)
+
+        def probe(m):
+            model = two_layers(parameters)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+            scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+            (squared_error(model(x), y) * 50).backward()
+            reports = [m.train_step_amp(model, x, y, squared_error, optimizer, scaler, 1.0) for _ in range(4)]
+            return reports, [change * 10 for change in changes(model, parameters)]
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    @pytest.mark.parametrize("device", REAL)
+    def test_an_overflow_skips_the_step(self, agree, draw, device):
+        """Gradients that overflow change no parameter and no state; the scale goes down and the next step is made."""
+        x, y, parameters = problem(draw)
+
+        def probe(m):
+            model = two_layers(parameters, device)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)
+            scaler = torch.amp.GradScaler(device, init_scale=2.0**127, backoff_factor=2.0**-127)
+            story = []
+            for _ in range(2):
+                report = m.train_step_amp(model, x.to(device), y.to(device), large_error, optimizer, scaler, 1.0)
+                story.append((report["loss"], report["skipped"], scaler.get_scale(), len(optimizer.state), changes(model, parameters)))
+            return story
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    def test_a_nan_skips_the_step(self, agree, draw):
+        """A loss of NaN is reported, and does no harm to the parameters."""
+        x, y, parameters = problem(draw)
+
+        def probe(m):
+            model = two_layers(parameters)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            story = []
+            for batch in (x, x * torch.nan, x):
+                report = m.train_step_amp(model, batch, y, squared_error, optimizer, scaler, 0.1)
+                story.append((report["loss"], report["skipped"], scaler.get_scale(), changes(model, parameters)))
+            return story
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    def test_the_scale_adapts_once_a_step(self, agree, draw):
+        """The scale grows after as many good steps as the scaler says."""
+        (x, y, parameters), scale = problem(draw), 2.0 ** draw.integer(4, 9)
+
+        def probe(m):
+            model = two_layers(parameters)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=3)
+            story = []
+            for _ in range(7):
+                report = m.train_step_amp(model, x, y, squared_error, optimizer, scaler, 1.0)
+                story.append((scaler.get_scale(), report["skipped"], report["loss"]))
+            return story
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    def test_a_scaler_that_is_switched_off(self, agree, draw):
+        """With enabled=False the steps are made all the same, clipped and unscaled."""
+        x, y, parameters = problem(draw)
+
+        def probe(m):
+            model = two_layers(parameters)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler("cpu", enabled=False)
+            reports = [m.train_step_amp(model, x, y, squared_error, optimizer, scaler, 0.1) for _ in range(2)]
+            return reports, [change * 10 for change in changes(model, parameters)]
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    @pytest.mark.parametrize("device", REAL)
+    def test_where_autocast_is_on(self, agree, draw, device):
+        """Model and loss run under autocast in 16 bits, with float32 parameters; the way back and what follows don't."""
+        x, y, parameters = problem(draw)
+
+        def probe(m):
+            model, seen = two_layers(parameters, device), []
+
+            def look(module, args, out):
+                seen.append(("layer", out.dtype, module.weight.dtype, autocast_state(device)))
+                out.register_hook(lambda grad: seen.append(("backward", grad.dtype, autocast_state(device))))
+
+            def loss_fn(out, target):
+                seen.append(("loss", out.dtype, autocast_state(device)))
+                return squared_error(out, target)
+
+            model[0].register_forward_hook(look)
+            model[2].register_forward_hook(look)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler(device, init_scale=64.0)
+            report = m.train_step_amp(model, x.to(device), y.to(device), loss_fn, optimizer, scaler, 1000.0)
+            return seen, autocast_state(device), [p.dtype for p in model.parameters()], report
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    def test_float16_on_cuda(self, agree, draw):
+        """For an x that says that it is on a GPU, autocast is set for "cuda" with float16, and not for the CPU."""
+        x, y, weight = draw.normal(11, 5), draw.normal(11, 3), draw.normal(5, 3)
+
+        def probe(m):
+            seen = []
+            model = Chooser(weight, seen.append)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+            with warnings.catch_warnings(action="ignore"):  # torch says that there is no CUDA
+                report = m.train_step_amp(model, x.as_subclass(Posing), y, squared_error, optimizer, scaler, 1.0)
+            return seen, report, changes(model, [weight])
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+
+class Centred(nn.Module):
+    """A linear layer on what differs from the piece's own mean, and a word to `tell` on each piece."""
+
+    def __init__(self, weight, bias, tell):
+        super().__init__()
+        self.inner, self.tell = linear(weight, bias), tell
+        self.register_buffer("shift", bias.clone() + 1, persistent=False)
+
+    def forward(self, x):
+        self.tell((len(x), x.device.type, places(self), self.training, self.inner.training))
+        return self.inner(x - x.mean(0)) * self.shift
+
+
+def ignore(word):
+    """Tells nobody."""
+
+
+@task("data_parallel_forward")
+class TestDataParallelForward:
+    @pytest.mark.parametrize(("N", "count"), [(7, 3), (5, 4), (8, 2), (2, 3), (5, 1)])
+    def test_each_piece_goes_through_the_model(self, agree, draw, N, count):
+        """Pieces that differ by at most one sample, larger ones first, outputs in order. (The model centres each piece.)"""
+        x, weight, bias = draw.normal(N, 5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
+
+        def probe(m):
+            pieces = []
+            out = m.data_parallel_forward(Centred(weight, bias, pieces.append), x, ["cpu"] * count)
+            return out, sorted(size for size, *_ in pieces)
+
+        agree(guarded(probe), rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("devices", [["meta", "cpu", "meta"], ["meta", "meta", "cpu"], ["meta"]])
+    def test_pieces_on_several_devices(self, agree, draw, devices):
+        """Each piece meets a model whose parameters and buffers are on the piece's device; all outputs go to the first one."""
+        x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
+
+        def probe(m):
+            pieces = []
+            model = Centred(weight, bias, pieces.append)
+            out = m.data_parallel_forward(model, x, [torch.device(device) for device in devices])
+            return sorted(pieces), out
+
+        agree(guarded(probe), rtol=0, atol=0)
+
+    def test_the_model_stays_where_it_is(self, agree, draw):
+        """Afterwards its parameters and buffers are the same tensors on the same device; it still runs there."""
+        x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
+
+        def probe(m):
+            model = Centred(weight, bias, ignore)
+            before = identities([model])
+            out = m.data_parallel_forward(model, x, ["meta", "meta"])
+            return untouched(before, [model]), places(model), out, m.data_parallel_forward(model, x, ["cpu", "cpu"])
+
+        agree(guarded(probe), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_gradients_reach_the_model_and_x(self, agree, draw, count):
+        """The model's own parameters get the sum of the gradients of all pieces, and x gets its own."""
+        x, w = draw.normal(7, 5, dtype=F64), draw.normal(7, 3, dtype=F64)
+        weight, bias = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
+
+        def probe(m):
+            model, image = Centred(weight, bias, ignore), leaf(x)
+            (m.data_parallel_forward(model, image, ["cpu"] * count) * w).sum().backward()
+            return [p.grad for p in model.parameters()], image.grad
+
+        agree(guarded(probe), rtol=1e-9, atol=1e-9)
+
+    def test_gradients_of_a_tied_weight(self, agree, draw):
+        """A weight that two layers share gets the gradients of both, from every piece."""
+        x, w = draw.normal(7, 5, dtype=F64), draw.normal(7, 5, dtype=F64)
+        weight, bias = draw.normal(5, 5, dtype=F64), draw.normal(5, dtype=F64)
+
+        def probe(m):
+            model = nn.Sequential(linear(weight, bias), nn.Tanh(), linear(weight, bias))
+            model[2].weight = model[0].weight
+            out = m.data_parallel_forward(model, x, ["cpu", "cpu"])
+            (out * w).sum().backward()
+            return out.detach(), model[0].weight.grad, model[2].weight is model[0].weight
+
+        agree(guarded(probe), rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_copies_are_in_the_mode_of_the_model(self, agree, draw, training):
+        """The model and the layers inside are in train or eval mode as before, in each copy and afterwards."""
+        x, weight, bias = draw.normal(7, 5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
+
+        def probe(m):
+            pieces = []
+            model = Centred(weight, bias, pieces.append).train(training)
+            model.inner.train(not training)
+            out = m.data_parallel_forward(model, x, ["cpu", "cpu"])
+            return sorted(pieces), model.training, model.inner.training, out
+
+        agree(guarded(probe), rtol=1e-9, atol=1e-9)
+
+    def test_model_and_input_may_be_elsewhere(self, agree, draw):
+        """A model and an input that are on `meta` already, each with the other on the CPU or not, run on `meta`."""
+        x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
+
+        def probe(m):
+            here, there = Centred(weight, bias, ignore), Centred(weight, bias, ignore).to("meta")
+            devices = ["meta", "meta"]
+            return [m.data_parallel_forward(model, z, devices) for model, z in ((here, x.to("meta")), (there, x), (there, x.to("meta")))]
+
+        agree(guarded(probe), rtol=0, atol=0)
+
+    def test_inputs_of_any_shape(self, agree, draw):
+        """Only the first dimension is cut."""
+        x, weight, bias = draw.normal(5, 2, 3, 7, dtype=F64), draw.normal(3, 7, dtype=F64), draw.normal(3, dtype=F64)
+        agree(lambda m: m.data_parallel_forward(linear(weight, bias), x, ["cpu", "cpu"]), rtol=1e-9, atol=1e-9)
+
+    def test_no_devices_raise(self, agree, draw):
+        """An empty list is a ValueError."""
+        x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
+
+        def probe(m):
+            model = Centred(weight, bias, ignore)
+            return raised(ValueError, lambda: m.data_parallel_forward(model, x, [])), m.data_parallel_forward(model, x, ["cpu", "cpu"])
+
+        agree(guarded(probe), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.gpu
+    def test_on_a_gpu_and_the_cpu(self, agree, draw):
+        """The output is on the GPU, and gradients come back to the model on the CPU."""
+        x, w = draw.normal(7, 5, dtype=F64), draw.normal(7, 3, dtype=F64)
+        weight, bias = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
+
+        def probe(m):
+            pieces = []
+            model, image = Centred(weight, bias, pieces.append), leaf(x)
+            out = m.data_parallel_forward(model, image, ["cuda", "cpu", "cuda"])
+            (out * w.to(out.device)).sum().backward()
+            return out, out.device.type, sorted(pieces), [p.grad for p in model.parameters()], image.grad, places(model)
+
+        agree(guarded(probe), rtol=1e-9, atol=1e-9)
+
+
+STACK = {"w1": (7, 5), "b1": (7,), "mean": (7,), "w2": (11, 7), "b2": (11,), "w3": (3, 11), "b3": (3,)}
+
+
+def stack(draw, dtype=torch.float32):
+    """Parameters and statistics of the layers that `layers_of` builds."""
+    drawn = {name: draw.normal(*shape, dtype=dtype) for name, shape in STACK.items()}
+    return {**drawn, "var": draw.uniform(7, low=0.5, high=2, dtype=dtype)}
+
+
+class Shift(nn.Module):
+    """Adds a buffer that is not saved."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.register_buffer("value", value.clone(), persistent=False)
+
+    def forward(self, x):
+        return x + self.value
+
+
+def layers_of(values):
+    """Linear and tanh, batch norm in eval mode, linear, a shift with an unsaved buffer and a linear layer: four layers."""
+    norm = nn.BatchNorm1d(7, dtype=values["mean"].dtype)
+    norm.running_mean.copy_(values["mean"])
+    norm.running_var.copy_(values["var"])
+    return [
+        nn.Sequential(linear(values["w1"], values["b1"]), nn.Tanh()),
+        norm.eval(),
+        linear(values["w2"], values["b2"]),
+        nn.Sequential(Shift(values["b2"]), linear(values["w3"], values["b3"])),
+    ]
+
+
+@task("offload_forward")
+class TestOffloadForward:
+    @pytest.mark.parametrize("device", REAL)
+    def test_layer_after_layer(self, agree, draw, device):
+        """The output of all layers, buffers included, on the device."""
+        values, x = stack(draw, F64), draw.normal(2, 5, dtype=F64)
+
+        def probe(m):
+            out = m.offload_forward(layers_of(values), x, device)
+            return out, out.device.type
+
+        agree(guarded(probe), rtol=1e-9, atol=1e-9)
+
+    def test_on_meta(self, agree, draw):
+        """Input and layers go to the device that is named, and the output stays there."""
+        values, x = stack(draw), draw.normal(2, 5)
+        agree(guarded(lambda m: m.offload_forward(layers_of(values), x, torch.device("meta"))), rtol=0, atol=0)
+
+    def test_one_layer_at_a_time(self, agree, draw):
+        """When a layer is called, all that it has is on the device, and all others are at home."""
+        values, x = stack(draw), draw.normal(2, 5)
+
+        def probe(m):
+            layers, seen = layers_of(values), []
+            for i, layer in enumerate(layers):
+                layer.register_forward_pre_hook(
+                    lambda module, args, i=i: seen.append(
+                        (i, args[0].device.type, places(module), [places(other) for j, other in enumerate(layers) if j != i])
+                    )
+                )
+            return m.offload_forward(layers, x, "meta"), seen
+
+        agree(guarded(probe), rtol=0, atol=0)
+
+    def test_other_layers_take_no_memory_there(self, agree, draw):
+        """When a layer is called, no copy of another layer's weight is held on the device, neither of an old nor of a coming one."""
+        values, x = stack(draw), draw.normal(2, 5)
+        names = {values[name].numel() * 4: name for name in ("w1", "w2", "w3")}
+
+        def probe(m):
+            layers, seen = layers_of(values), []
+            with Made() as made:
+                for i, layer in enumerate(layers):
+                    layer.register_forward_pre_hook(
+                        lambda module, args, i=i: seen.append((i, sorted(names[size] for size in made.alive("meta") if size in names)))
+                    )
+                out = m.offload_forward(layers, x, "meta")
+            return out, seen
+
+        agree(guarded(probe), rtol=0, atol=0)
+
+    def test_everything_is_back_home(self, agree, draw):
+        """Every parameter and buffer is the same object with the same memory, values, gradient and requires_grad."""
+        values, x = stack(draw), draw.normal(2, 5)
+
+        def probe(m):
+            layers = layers_of(values)
+            layers[2].weight.requires_grad_(False)
+            layers[2].bias.grad = layers[2].bias.detach() * 2
+            before = identities(layers)
+            out = m.offload_forward(layers, x, "meta")
+            states = [{**layer.state_dict()} for layer in layers]
+            flags = [p.requires_grad for layer in layers for p in layer.parameters()]
+            return untouched(before, layers), states, flags, layers[2].bias.grad, out
+
+        agree(guarded(probe), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("place", [0, 2, 3])
+    def test_an_error_leaves_everything_at_home(self, agree, draw, place):
+        """The error is passed on; parameters and buffers are what they were, gradients can be recorded, and a second try works."""
+        values, x = stack(draw), draw.normal(2, 5)
+
+        def probe(m):
+            layers = layers_of(values)
+            before = identities(layers)
+
+            def fail(module, args):
+                raise KeyError("of a layer")
+
+            handle = layers[place].register_forward_pre_hook(fail)
+            ending = raised(KeyError, lambda: m.offload_forward(layers, x, "meta"))
+            handle.remove()
+            state = untouched(before, layers), [places(layer) for layer in layers], torch.is_grad_enabled()
+            return ending, state, m.offload_forward(layers, x, "cpu")
+
+        agree(guarded(probe), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("enabled", [True, False])
+    def test_no_graph(self, agree, draw, enabled):
+        """Gradients are off in the layers, and afterwards as they were before."""
+        values, x = stack(draw), draw.normal(2, 5)
+
+        def probe(m):
+            layers, seen = layers_of(values), []
+            layers[2].register_forward_pre_hook(lambda module, args: seen.append(torch.is_grad_enabled()))
+            torch.set_grad_enabled(enabled)
+            out = m.offload_forward(layers, leaf(x), "cpu")
+            return seen, torch.is_grad_enabled(), out.requires_grad, out
+
+        agree(guarded(probe), rtol=1e-4, atol=1e-4)
+
+    def test_a_layer_twice(self, agree, draw):
+        """A layer may come again, and an nn.Sequential will do for a list."""
+        values, x = stack(draw), draw.normal(2, 7)
+
+        def probe(m):
+            layer = nn.Sequential(linear(values["w2"], values["b2"]), nn.Tanh(), linear(values["w2"].T.contiguous(), values["b1"]))
+            layers = nn.Sequential(layer, nn.ReLU(), layer)
+            before = identities([layer])
+            there = m.offload_forward(layers, x, "meta")
+            return there, untouched(before, [layer]), m.offload_forward(layers, x, "cpu")
+
+        agree(guarded(probe), rtol=1e-4, atol=1e-4)
+
+    def test_no_layers(self, agree, draw):
+        """Without layers, x itself goes to the device."""
+        values, x = stack(draw), draw.normal(2, 5)
+        agree(
+            lambda m: (m.offload_forward([], x, "meta"), m.offload_forward(layers_of(values)[:1], x, "cpu")),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+    @pytest.mark.gpu
+    def test_peak_on_a_gpu(self, agree, draw):
+        """Of eight layers of 16 MiB, never more than two are on the GPU: one in use, and one on its way in or out."""
+        x, n = draw.normal(2, 2048), 2048
+
+        def probe(m):
+            layers = [nn.Linear(n, n, bias=False) for _ in range(8)]
+            for layer in layers:
+                nn.init.eye_(layer.weight)
+            torch.ones(2, 2, device="cuda") @ torch.ones(2, 2, device="cuda")  # cuBLAS allocates its workspace now
+            torch.cuda.reset_peak_memory_stats()
+            start = torch.cuda.memory_allocated()
+            out = m.offload_forward(layers, x, "cuda")
+            return out, out.device.type, torch.cuda.max_memory_allocated() - start < 2.5 * 4 * n * n, [places(layer) for layer in layers]
+
+        agree(guarded(probe), rtol=1e-2, atol=1e-2)
+
+
+@task("copy_async")
+class TestCopyAsync:
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    def test_without_a_stream_there_is_no_event(self, agree, draw, device):
+        """To the CPU and to `meta` the function returns the copies and None, whatever it is given for a stream."""
+        x, y = draw.normal(3, 5), draw.integers(0, 9, 7)
+
+        def probe(m):
+            first = m.copy_async({"x": x, "y": y}, device)
+            second = m.copy_async([x, y], torch.device(device), stream=object())
+            return first, second, type(first).__name__
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_a_real_copy(self, agree, draw):
+        """What is written into the sources later, or into the copies, doesn't reach the other: also on the same device."""
+        x, y = draw.normal(3, 5), draw.integers(0, 9, 7)
+
+        def probe(m):
+            sources = x.clone(), (y.clone(), x.clone().T)
+            result = m.copy_async(sources, "cpu")
+            sources[0].zero_()
+            sources[1][0].zero_()
+            result[0][1][1].zero_()
+            return result, sources[1][1]
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    def test_nested_batches(self, agree, draw, device):
+        """Dicts, lists and tuples come back as their kind, what is no tensor as it is; the given ones aren't changed."""
+        x, y = draw.normal(3, 5), draw.integers(0, 9, 7)
+
+        def probe(m):
+            other = object()
+            batch = {"b": [x, (y, "text", None)], "a": {"deep": ([x * 2],)}, 3: 7}
+            copies, event = m.copy_async({**batch, "other": other}, device)
+            return copies.pop("other") is other, copies, list(copies), event, batch, copies["b"] is batch["b"]
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    def test_a_single_tensor(self, agree, draw, device):
+        """A tensor alone is a batch too, of any shape, dtype and strides, and also if it is on the device already."""
+        x, y = draw.normal(3, 5, dtype=F64), draw.bools(7)
+
+        def probe(m):
+            there = x.to(device)
+            copy, _ = m.copy_async(there, device)
+            out = [m.copy_async(tensor, device) for tensor in (x, x.T, x[:, ::2], x[0, 0], x[:0], y, x.half(), x[:1].expand(4, 5))]
+            return out, copy, copy is there
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    def test_never_asynchronous_without_a_stream(self, agree, draw, device):
+        """To the CPU or `meta`, no copy is made with non_blocking=True."""
+        x, y = draw.normal(3, 5), draw.integers(0, 9, 7)
+
+        def probe(m):
+            with Made() as made:
+                copies, event = m.copy_async({"x": x, "y": [y]}, device)
+            return copies, event, "some copy with non_blocking=True" if made.asynchronous else "all copies waited for"
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    def test_a_tensor_in_several_places_is_sent_once(self, agree, draw, device):
+        """Its places share one copy; different tensors don't, equal ones or parts of one another."""
+        x, y = draw.normal(3, 5), draw.integers(0, 9, 7)
+
+        def probe(m):
+            twin = x.clone()
+            copies, _ = m.copy_async({"a": x, "b": [y, (x, twin)], "c": y, "parts of x": [x.T, x[:2], x[:0], y[:0]]}, device)
+            same = copies["a"] is copies["b"][1][0], copies["c"] is copies["b"][0], copies["a"] is copies["b"][1][1]
+            again, _ = m.copy_async(x, device)
+            return same, copies, again is copies["a"]
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    def test_plain_data(self, agree, draw, device):
+        """Copies of parameters and of tensors with a graph require no gradient."""
+        x = draw.normal(3, 5)
+
+        def probe(m):
+            p = nn.Parameter(x)
+            copies, _ = m.copy_async([p, p * 2, x], device)
+            return copies, [copy.requires_grad for copy in copies], p.requires_grad, torch.is_grad_enabled()
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("pinned", [False, True])
+    def test_gpu_copies_arrive_with_the_event(self, agree, draw, pinned):
+        """A CUDA event comes back; after it the copies are there, on the device, once for a tensor in two places."""
+        x, y = draw.normal(300, 500), draw.integers(0, 9, 7)
+
+        def probe(m):
+            source = x.pin_memory() if pinned else x
+            copies, event = m.copy_async({"x": source, "more": [y, source]}, "cuda")
+            event.synchronize()
+            return copies, copies["x"].device.type, isinstance(event, torch.cuda.Event), copies["more"][1] is copies["x"]
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.gpu
+    def test_gpu_copies_are_on_the_stream(self, agree, draw):
+        """The function doesn't wait for a busy stream, the current stream doesn't either, and the event waits for the copies."""
+        x = draw.normal(300, 500)
+
+        def probe(m):
+            stream = torch.cuda.Stream()
+            m.copy_async(x, "cuda", stream)[1].synchronize()  # what the first call prepares
+            with torch.cuda.stream(stream):
+                torch.cuda._sleep(4_000_000_000)  # about two seconds
+            copies, event = m.copy_async(x, "cuda", stream)
+            early = event.query()
+            torch.cuda.current_stream().synchronize()
+            still_early = event.query()
+            torch.cuda.current_stream().wait_event(event)
+            return early, still_early, copies * 2
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.gpu
+    def test_gpu_sources_are_finished_first(self, agree, draw):
+        """A source that the current stream is still writing is copied when it is written."""
+        x = draw.normal(300, 500)
+
+        def probe(m):
+            source, result = torch.zeros(300, 500, device="cuda"), x.to("cuda")
+            m.copy_async(source, "cuda")[1].synchronize()
+            torch.cuda._sleep(500_000_000)
+            source.copy_(result)
+            copies, event = m.copy_async([source], "cuda")
+            torch.cuda.current_stream().wait_event(event)
+            out = copies[0].clone()
+            source.zero_()
+            return out, copies[0]
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.gpu
+    def test_gpu_to_cpu_is_there_at_once(self, agree, draw):
+        """A copy from the GPU to the CPU can be read when the function returns, and is in ordinary memory."""
+        x = draw.normal(300, 500)
+
+        def probe(m):
+            source = x.to("cuda")
+            torch.cuda._sleep(500_000_000)
+            source.mul_(2)
+            copies, event = m.copy_async([source], "cpu")
+            return copies[0].clone(), event, copies[0].is_pinned()
+
+        agree(probe, rtol=0, atol=0)
