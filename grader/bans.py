@@ -108,8 +108,12 @@ def _used_by(tree: ast.Module, task: str) -> list[ast.stmt]:
         for name in _defines(node):
             definitions.setdefault(name, []).append(node)
     pending, seen, used = [task], {task}, []
+    walked: set[ast.stmt] = set()  # one statement can bind thousands of names
     while pending:
         for node in definitions.get(pending.pop(), []):
+            if node in walked:
+                continue
+            walked.add(node)
             used.append(node)
             names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
             pending.extend(names - seen)

@@ -93,7 +93,7 @@ def grade(
     except NotConfined as error:
         raise _stop(str(error), EXIT_GRADER_FAILED) from None
     for sentence in passed_over:
-        _console.print(Text(f"Passed over: {sentence}", "yellow"))
+        _console.print(Text(f"Passed over: {sentence}", "yellow"), soft_wrap=True)
     results, timings = _grade(loaded, modules, submissions, out, seed, jobs, layers)
     write_atomically(out / "results.json", msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     write_atomically(out / "timings.json", msgspec.json.format(msgspec.json.encode(timings), indent=1) + b"\n")

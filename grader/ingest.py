@@ -246,10 +246,10 @@ def _notebook_code(data: bytes) -> str:
         notebook = msgspec.json.decode(data, type=_Notebook)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise _Unreadable("it is not a Jupyter notebook.") from None
-    cells = []
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cells.append(_without_magics(cell.source if isinstance(cell.source, str) else "".join(cell.source)))
+    sources = [cell.source if isinstance(cell.source, str) else "".join(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+    if sum(map(len, sources)) > MAX_SOURCE_BYTES:
+        raise _Unreadable(f"its code is larger than {MAX_SOURCE_BYTES >> 10} KiB.")
+    cells = [_without_magics(source) for source in sources]
     code = "\n\n".join(cells) + "\n"
     if "\0" in code:
         raise _Unreadable("its code holds null bytes.")
@@ -259,7 +259,7 @@ def _notebook_code(data: bytes) -> str:
 _CELL_MAGIC = re.compile(r"\s*%%(\w*)[^\n]*")
 _TRANSPARENT = ("time", "timeit", "capture", "prun")
 """Magics of a whole cell that run it as Python."""
-_MAGIC = re.compile(r"(?P<indent>[ \t]*)(?:(?P<target>[\w.,\[\] ]+)=[ \t]*[%!]|[%!?]|[\w.]+\?\??[ \t]*$)[^\n]*", re.MULTILINE)
+_MAGIC = re.compile(r"(?P<indent>[ \t]*+)(?:(?P<target>[\w.,\[\] ]+)=[ \t]*[%!]|[%!?]|[\w.]+\?\??[ \t]*$)[^\n]*", re.MULTILINE)
 _LEXEME = re.compile(
     r"""\#[^\n]* | (?P<quote>\'{3}|"{3})(?:\\.|(?!(?P=quote)).)*(?:(?P=quote)|\Z) | "(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'?
     | (?P<open>[(\[{]) | (?P<close>[)\]}]) | \\. | [^\#"'()\[\]{}\\\n]+ | .""",
@@ -428,7 +428,7 @@ def _git(repository: Path, ref: str) -> list[_Entry]:
         fields, _, name = line.partition("\t")
         if fields.startswith("100") and PurePosixPath(name).suffix in (".py", ".ipynb"):
             _, _, blob, size = fields.split()
-            if int(size) <= MAX_NOTEBOOK_BYTES:
+            if size.isdigit() and int(size) <= MAX_NOTEBOOK_BYTES:  # BAD where the object is missing
                 entries.append(_Entry(PurePosixPath(name), partial(_blob, repository, blob)))
     return entries
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from xml.etree import ElementTree
 
@@ -69,6 +70,7 @@ def csv_report(results: Results) -> str:
 
 
 def _cell(value: str) -> str:
+    value = re.sub(r"([;\t]\s*)(?=[=+\-@])", r"\1'", value)  # where a spreadsheet splits at other separators
     return f"'{value}" if value.lstrip().startswith(("=", "+", "-", "@")) else value
 
 

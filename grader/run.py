@@ -5,6 +5,7 @@ The calling process imports no torch and runs nobody's code; a job process that 
 
 import contextlib
 import multiprocessing
+import os
 import shutil
 import signal
 import tempfile
@@ -83,6 +84,7 @@ class _Job:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(target=_serve, args=(theirs, course, layers, scratch), daemon=True)
+        os.environ["PYTHONSAFEPATH"] = "1"  # or the new interpreter would look for modules in the folder that the command is run in
         self._process.start()
         theirs.close()
         self.unit: Unit

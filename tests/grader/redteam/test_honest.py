@@ -285,6 +285,151 @@ def work():
 if __name__ == "__main__":
     raise SystemExit(argparse.ArgumentParser().parse_args())
 """,
+    "transforms": """
+import torch
+from torchvision import transforms
+def work():
+    steps = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.CenterCrop(4), transforms.Normalize([0.5], [0.5])])
+    assert steps(torch.rand(1, 8, 8)).shape == (1, 4, 4)
+""",
+    "checkpoints_in_temporary_files": """
+import os, pathlib, tempfile, torch
+def work():
+    with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+        torch.save({"w": torch.ones(3)}, file.name)
+        assert torch.load(file.name)["w"].sum() == 3
+    path = pathlib.Path(tempfile.mkdtemp()) / "model.pt"
+    torch.save(torch.nn.Linear(2, 3).state_dict(), path)
+    torch.nn.Linear(2, 3).load_state_dict(torch.load(path, weights_only=True, mmap=True))
+    assert os.path.getsize(path) > 0
+""",
+    "context_variables": """
+import contextlib, contextvars, torch
+DEPTH = contextvars.ContextVar("depth", default=0)
+@contextlib.contextmanager
+def deeper():
+    token = DEPTH.set(DEPTH.get() + 1)
+    try:
+        yield
+    finally:
+        DEPTH.reset(token)
+def work():
+    with deeper(), deeper():
+        assert contextvars.copy_context().run(DEPTH.get) == 2
+    assert DEPTH.get() == 0
+""",
+    "typing": """
+from collections.abc import Callable, Iterator
+from typing import Generic, Literal, TypedDict, TypeVar, cast, get_type_hints, overload
+import torch
+from torch import Tensor
+T = TypeVar("T")
+class Box(Generic[T]):
+    def __init__(self, value: T) -> None:
+        self.value = value
+class Options(TypedDict, total=False):
+    mode: Literal["mean", "sum"]
+def apply(f: Callable[[Tensor], Tensor], x: Tensor | None = None) -> Iterator[Tensor]:
+    yield f(cast(Tensor, x))
+def work():
+    assert Box[int](3).value == 3 and Options(mode="sum")["mode"] == "sum"
+    assert get_type_hints(apply)["x"] == Tensor | None
+    assert next(apply(torch.neg, torch.ones(1))).item() == -1
+""",
+    "the_process": """
+import os, platform, sys, threading, time, timeit, torch
+def work():
+    assert os.getpid() > 0 and os.getppid() > 0 and os.cpu_count() > 0 and threading.get_native_id() == os.getpid()
+    start = time.monotonic(), time.process_time(), time.time_ns()
+    time.sleep(0.01)
+    assert time.monotonic() - start[0] >= 0.01
+    assert timeit.timeit("1 + 1", number=10) >= 0 and platform.python_version() and sys.version_info >= (3, 11)
+    assert os.path.isdir(os.path.expanduser("~")) and os.environ.get("HOME")
+""",
+    "a_signal_handler": """
+import os, signal, torch
+SEEN = []
+signal.signal(signal.SIGUSR1, lambda number, frame: SEEN.append(number))
+def work():
+    os.kill(os.getpid(), signal.SIGUSR1)
+    signal.raise_signal(signal.SIGUSR1)
+    assert len(SEEN) >= 2
+""",
+    "garbage": """
+import gc, sys, torch, weakref
+class Node:
+    pass
+def work():
+    node = Node()
+    node.itself, reference, ended = node, weakref.ref(node), []
+    weakref.finalize(node, ended.append, 1)
+    del node
+    gc.collect()
+    assert reference() is None and ended == [1]
+    cache = weakref.WeakValueDictionary()
+    kept = cache["x"] = torch.ones(3)
+    assert cache["x"] is kept and sys.getrefcount(kept) > 1
+    gc.disable()
+    gc.enable()
+""",
+    "caches": """
+import functools, torch
+@functools.cache
+def positions(n):
+    return torch.arange(n)
+class Table:
+    @functools.cached_property
+    def rows(self):
+        return torch.eye(3)
+def work():
+    assert positions(7) is positions(7)
+    table = Table()
+    assert table.rows is table.rows
+    assert functools.reduce(torch.add, [torch.ones(1)] * 3).item() == 3 and functools.partial(torch.add, 1)(torch.ones(1)).item() == 2
+""",
+    "backward_in_threads": """
+import threading, torch
+def work():
+    w = torch.nn.Parameter(torch.ones(50, 50))
+    def run(gradients):
+        loss = (w @ torch.ones(50, 1)).square().sum()
+        gradients.append(torch.autograd.grad(loss, w)[0])
+    gradients = []
+    threads = [threading.Thread(target=run, args=(gradients,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(gradients) == 4 and all(torch.equal(g, gradients[0]) for g in gradients)
+""",
+    "tools_for_training": """
+import torch
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import Dataset, DataLoader, Subset, random_split
+class Squares(Dataset):
+    def __len__(self):
+        return 10
+    def __getitem__(self, i):
+        return torch.tensor(float(i)), i * i
+def work():
+    first, second = random_split(Squares(), [7, 3], generator=torch.Generator().manual_seed(0))
+    assert len(first) == 7 and len(list(DataLoader(Subset(second, [0, 1])))) == 2
+    model = torch.nn.Linear(3, 3)
+    checkpoint(model, torch.ones(2, 3), use_reentrant=False).sum().backward()
+    clip_grad_norm_(model.parameters(), 1.0)
+    assert parameters_to_vector(model.parameters()).numel() == 12
+    assert len(torch.fx.symbolic_trace(model).graph.nodes) > 1
+""",
+    "reading_its_own_code": """
+import inspect, traceback, torch
+def work():
+    assert "def work" in inspect.getsource(work) and list(inspect.signature(batched_gather).parameters) == ["x", "index"]
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        assert "1 / 0" in traceback.format_exc()
+""",
 }
 
 

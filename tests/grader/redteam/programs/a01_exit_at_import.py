@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: error
 Honest: none
+Defence: D1
 """
 
 import sys

@@ -4,6 +4,7 @@ Attacks: batched_gather
 Status: error
 Honest: one_hot
 Says: exit status 0
+Defence: D1
 """
 
 import os

@@ -1,8 +1,9 @@
-"""A 7, A 13: replace what the worker uses to watch, encode and send.
+"""A 7: replace what the worker uses to watch, encode and send.
 
 Attacks: batched_gather
 Status: failed
 Honest: one_hot
+Defence: D1
 """
 
 import contextlib

@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: error
 Honest: none
+Defence: D3, D2
 """
 
 import os

@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: failed
 Honest: one_hot
+Defence: D5, D1
 """
 
 import contextlib

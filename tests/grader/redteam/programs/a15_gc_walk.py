@@ -1,8 +1,9 @@
-"""A 15, A 16: overwrite every tensor in the process, so that an expected one would be NaN as well.
+"""A 15: overwrite every tensor in the process, so that an expected one would be NaN as well.
 
 Attacks: batched_gather
 Status: failed
 Honest: one_hot
+Defence: D1, D4
 """
 
 import gc

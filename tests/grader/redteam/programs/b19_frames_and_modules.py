@@ -1,8 +1,9 @@
-"""B 19, B 20, B 23: look for the reference and for expected values in frames and modules.
+"""B 19, B 20: look for the reference and for expected values in frames and modules.
 
 Attacks: batched_gather
 Status: failed or error
 Honest: one_hot
+Defence: D1, D4
 """
 
 import inspect

@@ -3,6 +3,8 @@
 Attacks: batched_gather
 Status: error
 Honest: one_hot
+Says: PermissionError
+Defence: D5
 """
 
 import os

@@ -1,8 +1,10 @@
-"""B 22, B 24: read the reference from the course that the grader was installed from, and use it.
+"""B 22: read the reference from the course that the grader was installed from, and use it.
 
 Attacks: batched_gather
 Status: error
 Honest: one_hot
+Says: PermissionError
+Defence: D5
 """
 
 import os

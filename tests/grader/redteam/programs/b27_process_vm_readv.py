@@ -1,24 +1,34 @@
-"""B 27, B 28: attach to another process and read its memory.
+"""B 27: read the memory of another process, and take its descriptors.
 
 Attacks: batched_gather
 Status: error
 Honest: one_hot
+Says: all refused
+Defence: D5
 """
 
 import ctypes
+import errno
+import os
 
 import torch
 
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def refused(number, *arguments):
+    """True where the kernel does not let this process make the call at all."""
+    ctypes.set_errno(0)
+    return LIBC.syscall(*map(ctypes.c_long, (number, *arguments))) == -1 and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS)
+
 
 def batched_gather(x, index):
-    """Trace it; read from it."""
-    libc, sibling, nothing = ctypes.CDLL(None, use_errno=True), int("@SIBLING@"), ctypes.c_long(0)
-    results = [
-        libc.syscall(ctypes.c_long(101), ctypes.c_long(16), ctypes.c_long(sibling), nothing, nothing),  # ptrace, attach
-        libc.syscall(ctypes.c_long(310), ctypes.c_long(sibling), nothing, nothing, nothing, nothing, nothing),
-        libc.syscall(ctypes.c_long(438), ctypes.c_long(sibling), ctypes.c_long(0), nothing),  # pidfd_getfd
-    ]
-    raise OSError(str(results))
+    """Read, write, and take a descriptor."""
+    for process in (int("@SIBLING@"), int("@PID@"), os.getppid()):
+        for call in ((310, process, 0, 0, 0, 0, 0), (311, process, 0, 0, 0, 0, 0), (434, process, 0), (438, 3, 0, 0)):
+            if not refused(*call):  # process_vm_readv, process_vm_writev, pidfd_open, pidfd_getfd
+                raise RuntimeError(f"system call {call[0]} was let through")
+    raise OSError("all refused")
 
 
 def one_hot(labels, num_classes, dtype=torch.float32):

@@ -1,8 +1,9 @@
 """B 29: learn from `stat` that a file is there; it must not say what is in it.
 
 Attacks: batched_gather
-Status: failed or error
+Status: failed
 Honest: one_hot
+Defence: D3, D5
 """
 
 import os

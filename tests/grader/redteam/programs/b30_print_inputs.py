@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: error
 Honest: one_hot
+Defence: D3, D7
 """
 
 import torch

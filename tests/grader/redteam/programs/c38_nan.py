@@ -1,8 +1,9 @@
-"""C 38, C 39: NaN, which is not further away than any tolerance.
+"""C 38: NaN, which is not further away than any tolerance.
 
 Attacks: batched_gather
 Status: failed or error
 Honest: one_hot
+Defence: D1
 """
 
 import torch

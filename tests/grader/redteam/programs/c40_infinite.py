@@ -1,8 +1,9 @@
-"""C 40, C 42: infinities, for which every tolerance is large enough.
+"""C 40: infinities, for which every tolerance is large enough.
 
 Attacks: masked_mean
 Status: failed
 Honest: one_hot
+Defence: D1
 """
 
 import torch

@@ -3,6 +3,7 @@
 Attacks: topk_mask
 Status: failed
 Honest: one_hot
+Defence: D1
 """
 
 import torch

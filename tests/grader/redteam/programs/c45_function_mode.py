@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: failed or error
 Honest: block_diagonal
+Defence: D1
 """
 
 import torch

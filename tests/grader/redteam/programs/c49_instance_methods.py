@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: failed
 Honest: one_hot
+Defence: D2, D1
 """
 
 import torch

@@ -3,6 +3,7 @@
 Attacks: stable_softmax
 Status: banned
 Honest: one_hot
+Defence: D8
 """
 
 import torch

@@ -3,7 +3,8 @@
 Attacks: batched_gather
 Status: timed_out
 Honest: one_hot
-Says: of CPU time
+Says: the test took more than
+Defence: D6
 """
 
 import contextlib

@@ -4,6 +4,7 @@ Attacks: batched_gather
 Status: timed_out
 Honest: one_hot
 Says: took more than 2 s
+Defence: D6
 """
 
 import os

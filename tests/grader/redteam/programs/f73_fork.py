@@ -1,8 +1,10 @@
-"""F 73, F 80, F 82: leave a child behind that holds every pipe open.
+"""F 73, F 80: leave a child behind that holds every pipe open.
 
 Attacks: batched_gather
 Status: error
 Honest: one_hot
+Says: PermissionError
+Defence: D5, D6
 """
 
 import os

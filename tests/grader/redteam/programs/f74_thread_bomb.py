@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: error or out_of_memory
 Honest: one_hot
+Defence: D6, D5
 """
 
 import threading

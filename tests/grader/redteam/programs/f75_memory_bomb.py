@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: out_of_memory
 Honest: one_hot
+Defence: D5
 """
 
 import torch

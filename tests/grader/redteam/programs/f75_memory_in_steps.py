@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: out_of_memory or timed_out
 Honest: one_hot
+Defence: D5, D6
 """
 
 import torch

@@ -4,6 +4,7 @@ Attacks: batched_gather
 Status: error
 Honest: one_hot
 Says: wrote more than
+Defence: D6
 """
 
 import os

@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: timed_out
 Honest: one_hot
+Defence: D6
 """
 
 import os

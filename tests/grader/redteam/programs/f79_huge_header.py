@@ -4,6 +4,7 @@ Attacks: batched_gather
 Status: error
 Honest: one_hot
 Says: returned too much
+Defence: D2, D6
 """
 
 import os

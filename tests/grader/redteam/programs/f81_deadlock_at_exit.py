@@ -1,8 +1,9 @@
-"""F 80, F 81: close the channel, and hang at exit.
+"""F 81: close the channel, and hang at exit.
 
 Attacks: batched_gather
 Status: error or timed_out
 Honest: one_hot
+Defence: D6
 """
 
 import atexit

@@ -4,6 +4,7 @@ Attacks: batched_gather
 Status: timed_out
 Honest: none
 Says: tensor_ops.py took more than
+Defence: D6
 """
 
 import time

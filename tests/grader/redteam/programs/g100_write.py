@@ -3,6 +3,8 @@
 Attacks: batched_gather
 Status: error
 Honest: one_hot
+Says: done
+Defence: D5
 """
 
 import contextlib

@@ -3,6 +3,8 @@
 Attacks: batched_gather
 Status: error
 Honest: one_hot
+Says: KeyError
+Defence: D4
 """
 
 import os

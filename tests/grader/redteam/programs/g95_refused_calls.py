@@ -1,38 +1,62 @@
-"""G 93, G 95, G 96, G 97, G 98: memory file, io_uring, keyring, shared memory, terminal.
+"""G 95: system calls that a worker has no use for, from bpf to pivot_root.
 
 Attacks: batched_gather
 Status: error
 Honest: one_hot
+Says: all refused
+Defence: D5
 """
 
 import ctypes
 import errno
-import fcntl
-import os
 
 import torch
 
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def refused(number, *arguments):
+    """True where the kernel does not let this process make the call at all."""
+    ctypes.set_errno(0)
+    return LIBC.syscall(*map(ctypes.c_long, (number, *arguments))) == -1 and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS)
+
+
 CALLS = {
-    "memfd_create": 319,
-    "io_uring_setup": 425,
-    "add_key": 248,
-    "shmget": 29,
     "bpf": 321,
     "userfaultfd": 323,
+    "perf_event_open": 298,
     "unshare": 272,
+    "setns": 308,
     "mount": 165,
+    "pivot_root": 155,
+    "chroot": 161,
+    "open_by_handle_at": 304,
+    "name_to_handle_at": 303,
+    "kexec_load": 246,
+    "init_module": 175,
+    "reboot": 169,
+    "prctl": 157,
+    "seccomp": 317,
+    "capset": 126,
+    "setuid": 105,
+    "setsid": 112,
+    "personality": 135,
+    "inotify_init1": 294,
+    "fanotify_init": 300,
+    "process_madvise": 440,
+    "kcmp": 312,
+    "timer_create": 222,
+    "setitimer": 38,
+    "recvmsg": 47,
+    "sendmsg": 46,
+    "mq_open": 240,
 }
 
 
 def batched_gather(x, index):
-    """Try them all; leave with status 0 where one is not refused."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for number in CALLS.values():
-        libc.syscall(ctypes.c_long(number), *[ctypes.c_long(0)] * 5)
-        if ctypes.get_errno() != errno.EPERM:
-            os.close(3)
-            os._exit(0)
-    fcntl.ioctl(1, 0x5412, b"x")  # TIOCSTI
+    """Try them all."""
+    through = [name for name, number in CALLS.items() if not refused(number, 0, 0, 0, 0, 0)]
+    raise OSError(f"let through: {through}" if through else "all refused")
 
 
 def one_hot(labels, num_classes, dtype=torch.float32):

@@ -3,6 +3,7 @@
 Attacks: batched_gather
 Status: error
 Honest: one_hot
+Defence: D2
 """
 
 import os

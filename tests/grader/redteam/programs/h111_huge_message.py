@@ -1,8 +1,9 @@
-"""H 111, H 112, H 113: an error with a huge text, terminal escapes, markup and no decodable name.
+"""H 111: an error with a huge text, terminal escapes, markup and no decodable name.
 
 Attacks: batched_gather
 Status: error
 Honest: one_hot
+Defence: D7
 """
 
 import torch

@@ -1,28 +1,30 @@
-"""D 51, D 52: return a buffer, and let a thread write the answer later.
+"""F 80: end the main thread, close the channel, and live on as what looks like a zombie.
 
 Attacks: batched_gather
-Status: failed
+Status: error or out_of_memory
 Honest: one_hot
+Defence: D6
 """
 
+import ctypes
+import os
 import threading
 import time
 
 import torch
 
 
-def late(out, right):
-    """Write after the test has ended."""
+def hold():
+    """Close the channel when the main thread is gone."""
     time.sleep(0.1)
-    out.copy_(right)
+    os.close(3)
+    time.sleep(60)
 
 
 def batched_gather(x, index):
-    """Return the buffer as it is."""
-    out = x.new_zeros(*index.shape, x.shape[2])
-    right = x.detach()[torch.arange(len(x))[:, None], index]
-    threading.Thread(target=late, args=(out, right), daemon=True).start()
-    return out
+    """Leave it to the thread."""
+    threading.Thread(target=hold, daemon=True).start()
+    ctypes.CDLL(None).syscall(ctypes.c_long(60), ctypes.c_long(0))  # exit: this thread only
 
 
 def one_hot(labels, num_classes, dtype=torch.float32):

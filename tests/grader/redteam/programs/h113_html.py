@@ -1,19 +1,21 @@
-"""F: read address 0.
+"""H 113: markup and script in an error's name and message, for a report that is shown in a browser.
 
 Attacks: batched_gather
 Status: error
 Honest: one_hot
-Says: SIGSEGV
+Says: </failure>
+Defence: D7
 """
-
-import ctypes
 
 import torch
 
+TEXT = "]]></failure></testcase><testcase name=x/><script>alert(1)</script><img src=x onerror=alert(1)>"
+
 
 def batched_gather(x, index):
-    """Crash."""
-    return ctypes.string_at(0)
+    """Say it."""
+    print(TEXT)
+    raise type(TEXT.strip()[:60], (ValueError,), {})(TEXT)
 
 
 def one_hot(labels, num_classes, dtype=torch.float32):
