@@ -23,11 +23,13 @@ def make_stub(solution: str, tasks: Iterable[str]) -> str:
     lines = solution.splitlines()
     wanted = set(tasks)
     text, previous = "", None
-    for node in ast.parse(solution).body:
+    tree = ast.parse(solution)
+    helpers = {node.name: node for node in ast.walk(tree) if isinstance(node, _Definition) and _private(node)}
+    for node in tree.body:
         if _private(node):
             continue
         if isinstance(node, _Definition) and node.name in wanted:
-            part = _stub_of(node, lines, node.name)
+            part = _stub_of(node, lines, node.name, helpers)
         else:
             part = _text(lines, _first_line(node), node.end_lineno or node.lineno)
         text += _gap(previous, node, lines) + part
@@ -45,23 +47,39 @@ def _gap(previous: ast.stmt | None, node: ast.stmt, lines: list[str]) -> str:
     return "\n\n" if any(not line.strip() for line in between) else "\n"
 
 
-def _stub_of(node: _Definition, lines: list[str], name: str) -> str:
+def _stub_of(node: _Definition, lines: list[str], name: str, helpers: dict[str, _Definition]) -> str:
     if isinstance(node, ast.FunctionDef):
-        return _function_stub(node, lines, name)
+        return _function_stub(node, lines, name, helpers)
     parts = [_head(node, lines)]
     for item in node.body[1 if ast.get_docstring(node) else 0 :]:
         if isinstance(item, ast.FunctionDef) and not _private(item):
-            parts.append("\n" + _function_stub(item, lines, f"{name}.{item.name}"))
+            parts.append("\n" + _function_stub(item, lines, f"{name}.{item.name}", helpers))
         elif isinstance(item, ast.Assign | ast.AnnAssign) and not _private(item):
             parts.append("\n" + _text(lines, item.lineno, item.end_lineno or item.lineno))
     return "\n".join(parts)
 
 
-def _function_stub(node: ast.FunctionDef, lines: list[str], name: str) -> str:
+def _function_stub(node: ast.FunctionDef, lines: list[str], name: str, helpers: dict[str, _Definition]) -> str:
     indent = " " * (node.col_offset + 4)
-    count = len(_body_lines(node, lines))
-    todo = f"# TODO: about {count} line{'s' if count != 1 else ''}."
+    count, more = len(_body_lines(node, lines)), _lines_of_helpers(node, lines, helpers)
+    todo = f"# TODO: about {count} line{'s' if count != 1 else ''}{f', and {more} in helpers of your own' if more else ''}."
     return f'{_head(node, lines)}\n{indent}{todo}\n{indent}raise NotImplementedError("{name}")'
+
+
+def _lines_of_helpers(node: ast.AST, lines: list[str], helpers: dict[str, _Definition]) -> int:
+    """Lines of the private definitions that a body uses, and that those use."""
+    found: dict[str, _Definition] = {}
+    pending: list[ast.AST] = [node]
+    while pending:
+        for part in ast.walk(pending.pop()):
+            name = part.id if isinstance(part, ast.Name) else part.attr if isinstance(part, ast.Attribute) else ""
+            if name in helpers and name not in found:
+                found[name] = helpers[name]
+                pending.append(helpers[name])
+    outermost = [
+        helper for helper in found.values() if not any(helper in ast.walk(other) for other in found.values() if other is not helper)
+    ]
+    return sum(1 + len(_body_lines(helper, lines)) for helper in outermost)
 
 
 def _head(node: _Definition, lines: list[str]) -> str:
@@ -82,7 +100,7 @@ def _text(lines: list[str], first: int, last: int) -> str:
     return "\n".join(lines[first - 1 : last])
 
 
-def _body_lines(node: ast.FunctionDef, lines: list[str]) -> list[str]:
+def _body_lines(node: _Definition, lines: list[str]) -> list[str]:
     """The lines of a body that are code: no docstring, blanks or comments."""
     body = node.body[1:] if ast.get_docstring(node) else node.body
     if not body:
