@@ -4,12 +4,11 @@ Data only: no archive is extracted, no link is followed, nothing is imported, si
 """
 
 import codecs
-import gzip
 import io
-import lzma
 import os
 import re
 import stat
+import struct
 import subprocess
 import tarfile
 import tokenize
@@ -33,6 +32,8 @@ MAX_NOTEBOOK_BYTES = 32 << 20  # outputs with pictures are large; only the code 
 MAX_ARCHIVE_BYTES = 256 << 20
 MAX_UNPACKED_BYTES = 1 << 30
 MAX_MEMBERS = 20_000
+MAX_DIRECTORY_BYTES = 4 << 20  # a zip's list of members, which is read as a whole
+MAX_HEADER_BYTES = 64 << 10  # a tar's header of a long name
 MAX_MATCHES = 64
 MAX_MATCHED_BYTES = 128 << 20
 _ARCHIVES = (".zip", ".tar.gz", ".tgz")
@@ -207,7 +208,7 @@ def _source(entry: _Entry) -> Source:
             raise _Unreadable(f"it is larger than {limit >> 10} KiB.")
         text = _notebook_code(data) if notebook else _text(data)
         if len(text) > MAX_SOURCE_BYTES:
-            raise _Unreadable(f"its code is larger than {MAX_SOURCE_BYTES >> 10} KiB.")
+            raise _Unreadable(_TOO_LONG)
     except _Unreadable as error:
         return Source(problem=f"{name} can't be read: {error}")
     return Source(text)
@@ -231,6 +232,9 @@ def _text(data: bytes) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
+_TOO_LONG = f"its code is larger than {MAX_SOURCE_BYTES >> 10} KiB."
+
+
 class _Cell(msgspec.Struct):
     cell_type: str = ""
     source: str | list[str] = ""
@@ -248,7 +252,7 @@ def _notebook_code(data: bytes) -> str:
         raise _Unreadable("it is not a Jupyter notebook.") from None
     sources = [cell.source if isinstance(cell.source, str) else "".join(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
     if sum(map(len, sources)) > MAX_SOURCE_BYTES:
-        raise _Unreadable(f"its code is larger than {MAX_SOURCE_BYTES >> 10} KiB.")
+        raise _Unreadable(_TOO_LONG)
     cells = [_without_magics(source) for source in sources]
     code = "\n\n".join(cells) + "\n"
     if "\0" in code:
@@ -259,7 +263,8 @@ def _notebook_code(data: bytes) -> str:
 _CELL_MAGIC = re.compile(r"\s*%%(\w*)[^\n]*")
 _TRANSPARENT = ("time", "timeit", "capture", "prun")
 """Magics of a whole cell that run it as Python."""
-_MAGIC = re.compile(r"(?P<indent>[ \t]*+)(?:(?P<target>[\w.,\[\] ]+)=[ \t]*[%!]|[%!?]|[\w.]+\?\??[ \t]*$)[^\n]*", re.MULTILINE)
+_MAGIC = re.compile(r"(?P<indent>[ \t]*+)(?:(?P<target>[\w.,\[\] ]++)=[ \t]*+[%!]|[%!?]|[\w.]++\?\??[ \t]*+$)[^\n]*", re.MULTILINE)
+"""Possessive, so that a long line of blanks takes no quadratic time."""
 _LEXEME = re.compile(
     r"""\#[^\n]* | (?P<quote>\'{3}|"{3})(?:\\.|(?!(?P=quote)).)*(?:(?P=quote)|\Z) | "(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'?
     | (?P<open>[(\[{]) | (?P<close>[)\]}]) | \\. | [^\#"'()\[\]{}\\\n]+ | .""",
@@ -276,6 +281,8 @@ def _without_magics(cell: str) -> str:
         if start[1] not in _TRANSPARENT:
             return ""
         cell = cell[start.end() :]
+    if len(cell) > MAX_SOURCE_BYTES:
+        raise _Unreadable(_TOO_LONG)
     parts, at, depth, fresh = [], 0, 0, True
     while at < len(cell):
         magic = _MAGIC.match(cell, at) if fresh and not depth else None
@@ -316,7 +323,7 @@ def _folder(root: Path) -> list[_Entry]:
 def _wrapped_folder(root: Path) -> list[_Entry]:
     """The same, of the one folder within where there is nothing but that, as in an archive of GitHub's."""
     inner = [child for child in root.iterdir() if not child.name.startswith((".", "__MACOSX"))]
-    if len(inner) == 1 and inner[0].name != "exercises" and inner[0].is_dir() and not inner[0].is_symlink():
+    if len(inner) == 1 and inner[0].name != "exercises" and not inner[0].is_symlink() and inner[0].is_dir():
         return _files(root, (inner[0], inner[0] / "exercises"))
     return _folder(root)
 
@@ -337,6 +344,11 @@ def _files(root: Path, folders: Iterable[Path]) -> list[_Entry]:
     return entries
 
 
+_BAD_ARCHIVE: tuple[type[Exception], ...] = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, OSError, EOFError)
+_BAD_ARCHIVE += (ValueError, LookupError, ArithmeticError, RuntimeError, MemoryError)
+"""What reading a damaged archive raises: zipfile lets through what its parts raise."""
+
+
 def _archive(path: Path, course: Course) -> list[_Entry]:
     """The regular files of an archive that are called like modules. Raises: _Unreadable."""
     if path.stat().st_size > MAX_ARCHIVE_BYTES:
@@ -350,66 +362,138 @@ def _archive(path: Path, course: Course) -> list[_Entry]:
                 total += len(data)
                 if len(entries) > MAX_MATCHES or total > MAX_MATCHED_BYTES:
                     raise _Unreadable("it holds the same modules many times over.")
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        lzma.LZMAError,
-        OSError,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-    ):
+    except _BAD_ARCHIVE:
         raise _Unreadable("it is damaged, or not the kind of archive that its name says.") from None
     return entries
 
 
 def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
-    with zipfile.ZipFile(path) as archive:
+    with open(path, "rb", buffering=0) as raw, _Reluctant(raw) as file, zipfile.ZipFile(file) as archive:
+        file.most = MAX_ARCHIVE_BYTES
         members = archive.infolist()
         if len(members) > MAX_MEMBERS:
             raise _Unreadable(f"it has more than {MAX_MEMBERS} members.")
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
-            if not member.is_dir() and kind in (0, stat.S_IFREG):
+            if not member.filename.endswith("/") and kind in (0, stat.S_IFREG):  # is_dir fails on an empty name
                 yield member.filename, partial(_zip_member, archive, member)
+
+
+class _Reluctant(io.BufferedReader):
+    """A file that refuses to be read by more than so much at a time."""
+
+    most = MAX_DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.most:
+            raise _Unreadable(f"it has more than {MAX_MEMBERS} members, or very long names.")
+        return super().read(size)
 
 
 def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> bytes:
     if member.flag_bits & 1:
         raise _Unreadable("it is encrypted: hand it in without a password.")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # of others, a few bytes can ask for gigabytes of memory
+        raise _Unreadable("it is packed in an unusual way: make an ordinary .zip.")
     with archive.open(member) as file:
         return file.read(limit)
 
 
-class _Capped:
-    """A file that refuses to give more than so much, whoever reads it, a header's parser included."""
+_TOO_MUCH = f"it has more than {MAX_MEMBERS} members, or unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB."
+_BLOCK = tarfile.BLOCKSIZE
 
-    def __init__(self, file: gzip.GzipFile, limit: int) -> None:
-        self._file, self._left = file, limit
+
+class _Unpacked:
+    """The content of a gzip file, read in one pass and never kept."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file, self._zlib = file, zlib.decompressobj(wbits=31)
+        self._ready = bytearray()
+        self._left = MAX_UNPACKED_BYTES
 
     def read(self, size: int) -> bytes:
-        data = self._file.read(size)
+        """So many bytes, or fewer at the end. Raises: EOFError where the file is cut off, zlib.error, _Unreadable."""
+        while len(self._ready) < size and not self._zlib.eof:
+            packed = self._zlib.unconsumed_tail or self._file.read(1 << 16)
+            if not packed:
+                raise EOFError
+            self._ready += self._zlib.decompress(packed, 1 << 20)
+        data = bytes(self._ready[:size])
+        del self._ready[:size]
         self._left -= len(data)
         if self._left < 0:
             raise _Unreadable(_TOO_MUCH)
         return data
 
-
-_TOO_MUCH = f"it has more than {MAX_MEMBERS} members, or unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB."
+    def skip(self, size: int) -> None:
+        """Pass over so many bytes. Raises: EOFError where there are fewer."""
+        while size > 0:
+            part = self.read(min(size, 1 << 20))
+            if not part:
+                raise EOFError
+            size -= len(part)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
-    unpacked = 0
-    with gzip.open(path) as file, tarfile.open(fileobj=_Capped(file, MAX_UNPACKED_BYTES), mode="r|") as archive:  # type: ignore[call-overload]
-        for count, member in enumerate(archive):
-            unpacked += member.size
-            if count >= MAX_MEMBERS or unpacked > MAX_UNPACKED_BYTES:
+    """The regular files, header by header: tarfile itself takes quadratic time, or all memory, over headers that are made for it."""
+    with open(path, "rb") as file:
+        content = _Unpacked(file)
+        name, sparse = "", False  # what a header before the file's own says of it
+        for _ in range(3 * MAX_MEMBERS):
+            block = content.read(_BLOCK)
+            if not block.strip(b"\0"):
+                return
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if header.size < 0 or header.type == tarfile.GNUTYPE_SPARSE:
+                raise tarfile.ReadError
+            held = -(-header.size // _BLOCK) * _BLOCK
+            if held > MAX_UNPACKED_BYTES:
                 raise _Unreadable(_TOO_MUCH)
-            content = archive.extractfile(member) if member.isreg() else None
-            if content is not None:
-                yield member.name, content.read
+            if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+                if header.size > MAX_HEADER_BYTES:
+                    raise _Unreadable("it holds a name that is too long.")
+                data = content.read(held)[: header.size]
+                if header.type == tarfile.GNUTYPE_LONGNAME:
+                    name = data.partition(b"\0")[0].decode(errors="replace")
+                else:
+                    records = _pax_records(data)
+                    name = records.get(b"path", b"").decode(errors="replace") or name
+                    sparse = any(key.startswith(b"GNU.sparse.") for key in records)
+                continue
+            if header.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not sparse:
+                left = [held]
+                yield name or header.name, partial(_tar_member, content, header.size, left)
+                content.skip(left[0])
+            elif header.type not in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE):
+                content.skip(held)
+            if header.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
+                name, sparse = "", False
+        raise _Unreadable(_TOO_MUCH)
+
+
+def _tar_member(content: _Unpacked, size: int, left: list[int], limit: int) -> bytes:
+    """At most `limit` bytes of the file that begins here; `left` then holds how much of the archive still belongs to it."""
+    data = content.read(min(size, limit))
+    if len(data) < min(size, limit):
+        raise EOFError
+    left[0] -= len(data)
+    return data
+
+
+def _pax_records(data: bytes) -> dict[bytes, bytes]:
+    """The records "LENGTH KEY=VALUE", each ended by a line feed and all of it counted."""
+    records, at = {}, 0
+    while at < len(data):
+        space = data.index(b" ", at, at + 8)
+        end = at + int(data[at:space])
+        if not space < end <= len(data):
+            raise tarfile.ReadError
+        key, _, value = data[space + 1 : end - 1].partition(b"=")
+        records[key] = value
+        at = end
+    if b"size" in records:  # stands in for a size that the header has no room for
+        raise _Unreadable(_TOO_MUCH)
+    return records
 
 
 def _plain(name: str) -> bool:

@@ -6,6 +6,7 @@ This module knows nothing of tests or references, because the zygote imports it.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,12 @@ _NATIVE = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64)
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64)
+
+_MAX_DEPTH = 50
+_MAX_DIMENSIONS = 64
+_MAX_TENSORS = 4000
+_MAX_HEADER = 512 << 10
+"""Bytes of the safetensors block that name its tensors: each costs the receiver some 0.1 ms and 4 KiB, whatever its size."""
 
 
 class Malformed(Exception):
@@ -96,8 +103,8 @@ def encode(value: Any) -> tuple[Node, bytes]:
 
 def _encode(value: Any, tensors: dict[str, torch.Tensor], depth: int) -> Node:
     kind = type(value)
-    if depth > 50:
-        return Other("something nested more than 50 levels deep")
+    if depth > _MAX_DEPTH:
+        return Other(f"something nested more than {_MAX_DEPTH} levels deep")
     if value is None:
         return None
     if kind is bool:
@@ -118,9 +125,9 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor], depth: int) -> Node:
         items = [_encode(item, tensors, depth + 1) for item in value]
         return Sequence("list" if kind is list else "tuple", items)
     if kind is dict or kind is OrderedDict:
-        if all(type(key) is int or (type(key) is str and _is_unicode(key)) for key in value):
+        if all(_is_short(key) if type(key) is int else type(key) is str and _is_unicode(key) for key in value):
             return Mapping(list(value), [_encode(item, tensors, depth + 1) for item in value.values()])
-        return Other("a dict whose keys are not all strings or whole numbers")
+        return Other("a dict whose keys are not all strings or whole numbers of 64 bits")
     return Other(f"an object of class {kind.__name__}" if _is_unicode(kind.__name__) else "an object")
 
 
@@ -128,17 +135,28 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def _is_short(number: int) -> bool:
+    """True for 64 bits: JSON's numbers end there, and longer keys could be chosen so that all fall into one slot of a dict."""
+    return -(2**63) <= number < 2**64
+
+
 def _encode_tensor(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> Node:
     if tensor.layout is not torch.strided:
         return Other(f"a sparse tensor ({tensor.layout})")
     if tensor.is_quantized:
         return Other("a quantized tensor")
-    if tensor.device.type == "meta":
-        return MetaTensor(list(tensor.shape), str(tensor.dtype))
     if tensor.dtype not in _FLOATING + _WHOLE:
         return Other(f"a tensor of dtype {tensor.dtype}")
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu()
-    tensors[str(len(tensors))] = plain.clone(memory_format=torch.contiguous_format)
+    if tensor.dim() > _MAX_DIMENSIONS:
+        return Other(f"a tensor of more than {_MAX_DIMENSIONS} dimensions")
+    if tensor.device.type == "meta":
+        return MetaTensor(list(tensor.shape), str(tensor.dtype))
+    if len(tensors) >= _MAX_TENSORS:
+        return Other(f"a tensor beyond the first {_MAX_TENSORS}")
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().clone(memory_format=torch.contiguous_format)
+    if plain.dtype is torch.bool:
+        plain = plain.view(torch.uint8) != 0  # memory that was never written may hold a bool that is neither
+    tensors[str(len(tensors))] = plain
     return Block(len(tensors) - 1)
 
 
@@ -148,9 +166,13 @@ def decode(node: Node, block: bytes) -> Any:
     Raises: Malformed where the two are not well-formed or do not fit each other.
     """
     try:
+        if int.from_bytes(block[:8], "little") > _MAX_HEADER:  # before anything is made of it
+            raise ValueError("too long a list of tensors")
         tensors = safetensors.torch.load(block) if block else {}
+        if len(tensors) > _MAX_TENSORS:
+            raise ValueError("too many tensors")
         used: set[str] = set()
-        value = _decode(node, tensors, used)
+        value = _decode(node, tensors, used, depth=0)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RuntimeError, RecursionError, OverflowError) as error:
         raise Malformed(f"{type(error).__name__} while decoding") from error
     if used != tensors.keys():
@@ -158,36 +180,59 @@ def decode(node: Node, block: bytes) -> Any:
     return value
 
 
-def _decode(node: Node, tensors: dict[str, torch.Tensor], used: set[str]) -> Any:
+def _decode(node: Node, tensors: dict[str, torch.Tensor], used: set[str], depth: int) -> Any:
+    """Take what `encode` could have made, and nothing else: a value has one form."""
+    if depth > _MAX_DEPTH and not isinstance(node, Other):
+        raise ValueError("nested too deep")
     match node:
         case None:
             return None
         case Number("bool", text):
             return {"0": False, "1": True}[text]
         case Number("int", text):
-            return int(text, 16)
+            return _checked(int(text, 16), text, hex)
         case Number("float", text):
-            return float.fromhex(text)
+            return _checked(float.fromhex(text), text, float.hex)
         case Text("str", text):
             return text
         case Text("dtype", text):
             return _DTYPES[text]
         case Text("device", text):
-            return torch.device(text)
+            return _checked(torch.device(text), text, str)  # torch takes the index 200 for another one
         case Block(index):
             if str(index) in used:
                 raise ValueError("a tensor is named twice")
             used.add(str(index))
-            return tensors[str(index)]
+            return _checked_tensor(tensors[str(index)])
         case MetaTensor(shape, dtype):
+            if _DTYPES[dtype] not in _FLOATING + _WHOLE or len(shape) > _MAX_DIMENSIONS:
+                raise ValueError("a meta tensor of a kind that does not travel")
             return torch.empty(shape, dtype=_DTYPES[dtype], device="meta")
         case Sequence(kind, items):
-            values = [_decode(item, tensors, used) for item in items]
+            values = [_decode(item, tensors, used, depth + 1) for item in items]
             return values if kind == "list" else tuple(values)
         case Mapping(keys, items):
+            if not all(isinstance(key, str) or _is_short(key) for key in keys):
+                raise ValueError("a key of more than 64 bits")
             if len(set(keys)) != len(keys):
                 raise ValueError("a key stands twice")
-            return dict(zip(keys, (_decode(item, tensors, used) for item in items), strict=True))
+            return dict(zip(keys, (_decode(item, tensors, used, depth + 1) for item in items), strict=True))
         case Other(description):
             return Opaque(description)
     raise Malformed(f"unknown node {type(node).__name__}")
+
+
+def _checked(value: Any, text: str, spell: Callable[[Any], str]) -> Any:
+    """The value, where this text is how `encode` spells it."""
+    if spell(value) != text or (type(value) is int and value.bit_length() >= 2048):
+        raise ValueError("another spelling")
+    return value
+
+
+def _checked_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, where `encode` could have sent it. What torch makes of a bool whose byte is neither 0 nor 1 is nowhere promised."""
+    if tensor.dtype not in _FLOATING + _WHOLE or tensor.dim() > _MAX_DIMENSIONS:
+        raise ValueError("a tensor of a kind that does not travel")
+    if tensor.dtype is torch.bool and (tensor.view(torch.uint8) > 1).any():
+        raise ValueError("a bool that is neither true nor false")
+    return tensor

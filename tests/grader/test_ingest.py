@@ -1,5 +1,6 @@
 """What was handed in: every form of it, and every bad form with its sentence; nothing is extracted, followed or written."""
 
+import gzip
 import io
 import json
 import os
@@ -296,6 +297,13 @@ def test_a_tars_special_members_are_no_modules(tmp_path, course, kind):
     assert read_submission(path, course).sources == {}
 
 
+def test_a_member_without_a_name(tmp_path, course):
+    """A zip's member may be called nothing, which is no module and no fault."""
+    path = zipped(tmp_path / "anna.zip", {"x": "y", "mini.py": TEXT})
+    path.write_bytes(path.read_bytes().replace(b"x", b"\0"))
+    assert read_submission(path, course).sources["mini"].text.startswith("def double")
+
+
 def test_a_zips_link_is_no_module(tmp_path, course):
     """A symbolic link in a zip is an entry with a mode."""
     path = tmp_path / "anna.zip"
@@ -438,3 +446,95 @@ def test_names_are_harmless(tmp_path, course):
     assert len(passed_over) == 3
     for text in passed_over:
         assert text.encode().decode().isprintable()
+
+
+# ---- what is small to hand in and large to take
+
+
+def headed(name: str, kind: bytes, data: bytes) -> bytes:
+    """A tar's member, header and all."""
+    info = special(name, kind)
+    info.size = len(data)
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+COSTLY_TARS = {
+    "digits without end": (headed("x", b"x", b"9" * 60_000), "it is damaged"),
+    "a header without end": (headed("x", b"x", b"11 path=aa\n" * 10_000), "a name that is too long"),
+    "a name without end": (headed("x", b"L", b"a" * 100_000), "a name that is too long"),
+    "headers without end": (headed("x", b"g", b"") * 70_000, "more than 20000 members"),
+    "a sparse file": (headed("mini.py", b"S", b"x"), "it is damaged"),
+}
+
+
+@pytest.mark.parametrize("what", COSTLY_TARS)
+def test_costly_tars(tmp_path, course, what):
+    """Headers that would take a tar reader quadratic time or all memory."""
+    content, sentence = COSTLY_TARS[what]
+    (tmp_path / "anna.tar.gz").write_bytes(gzip.compress(content + headed("mini.py", b"0", TEXT.encode())))
+    assert sentence in problem_of(tmp_path / "anna.tar.gz", course)
+
+
+def test_a_sparse_member_is_passed_over(tmp_path, course):
+    """A file with holes, as pax writes it, is no module."""
+    content = headed("x", b"x", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n") + headed("mini.py", b"0", b"1000000\n" + b"0\n" * 1000)
+    (tmp_path / "anna.tar.gz").write_bytes(gzip.compress(content + headed("exercises/mini.py", b"0", TEXT.encode())))
+    assert read_submission(tmp_path / "anna.tar.gz", course).sources["mini"].text == TEXT
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_long_names_in_a_tar(tmp_path, course, form):
+    """Each form of tar says long names in its own way; a directory's entry and a comment in front do no harm."""
+    top = "ä" * 60 if form != tarfile.USTAR_FORMAT else "a" * 90
+    with tarfile.open(tmp_path / "anna.tar.gz", "w:gz", format=form, pax_headers={"comment": "0123"}) as archive:
+        archive.addfile(special(top, tarfile.DIRTYPE))
+        info = tarfile.TarInfo(f"{top}/exercises/mini.py")
+        info.size = len(TEXT)
+        archive.addfile(info, io.BytesIO(TEXT.encode()))
+    assert read_submission(tmp_path / "anna.tar.gz", course).sources["mini"].text == TEXT
+
+
+def test_a_tar_that_ends_early(tmp_path, course):
+    """A gzip file may be whole where the tar in it is not."""
+    content = headed("mini.py", b"0", TEXT.encode() * 100)
+    (tmp_path / "anna.tar.gz").write_bytes(gzip.compress(content[:1000]))
+    assert "it is damaged" in problem_of(tmp_path / "anna.tar.gz", course)
+
+
+def test_a_zip_with_an_endless_directory(tmp_path, course):
+    """The list of members is not read beyond its cap."""
+    entry = b"PK\1\2" + bytes(24) + (1).to_bytes(2, "little") + bytes(16) + b"a"
+    count = 100_000
+    end = b"PK\5\6" + bytes(8) + (len(entry) * count).to_bytes(4, "little") + bytes(6)
+    (tmp_path / "anna.zip").write_bytes(entry * count + end)
+    assert "more than 20000 members, or very long names" in problem_of(tmp_path / "anna.zip", course)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_unusual_packing(tmp_path, course, method):
+    """LZMA's header asks for the memory to unpack it with; only the usual way of packing is taken."""
+    with zipfile.ZipFile(tmp_path / "anna.zip", "w", method) as archive:
+        archive.writestr("mini.py", TEXT)
+    assert "make an ordinary .zip" in problem_of(tmp_path / "anna.zip", course)
+
+
+@pytest.mark.parametrize("cell", [" " * 200_000, "a " * 100_000, "a." * 100_000, "\t" * 200_000])
+def test_a_long_line_is_read_once(tmp_path, course, cell):
+    """A line that could be a magic to its end is no quadratic time."""
+    (tmp_path / "mini.ipynb").write_text(notebook(cell))
+    assert read_submission(tmp_path / "mini.ipynb", course).sources["mini"].text.strip() == cell.strip()
+
+
+@pytest.mark.parametrize("cells", [["(" * 300_000], ["x = 1\n" * 20_000] * 3])
+def test_code_beyond_the_cap_is_not_read_through(tmp_path, course, cells):
+    """One cell or all cells together."""
+    (tmp_path / "mini.ipynb").write_text(notebook(*cells))
+    assert "its code is larger than 256 KiB" in problem_of(tmp_path / "mini.ipynb", course)
+
+
+def test_a_folder_that_links_to_nowhere(tmp_path, course):
+    """A link whose target is longer than a name can be does not end the batch."""
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna" / "within").symlink_to("x" * 300)
+    with pytest.raises(BadInput, match="holds no"):
+        read_submission(tmp_path / "anna", course)

@@ -464,3 +464,69 @@ def test_bad_replies_are_malformed(body: bytes) -> None:
     """Requests, verdicts, pickles, extra keys and missing ones are no replies."""
     with pytest.raises(Malformed):
         parse_reply(body)
+
+
+# ---- values that no worker of ours sends
+
+
+def _block(header: dict[str, Any], data: bytes = b"") -> bytes:
+    """A safetensors block with this header."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def _tensor_of(dtype: str, shape: list[int], data: bytes) -> bytes:
+    return _block({"0": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}, data)
+
+
+def _nested(depth: int) -> dict[str, Any] | None:
+    node = None
+    for _ in range(depth):
+        node = {"type": "sequence", "kind": "list", "items": [node]}
+    return node
+
+
+MANY = 4001
+TENSOR = {"type": "tensor", "index": 0}
+EMPTY = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+UNSENT = {
+    "an int in another spelling": ({"type": "number", "kind": "int", "text": "0x0f"}, b""),
+    "an int of 2,400 bits": ({"type": "number", "kind": "int", "text": "0x" + "f" * 598}, b""),
+    "a float in another spelling": ({"type": "number", "kind": "float", "text": "1.5"}, b""),
+    "a device that torch reads as another": ({"type": "text", "kind": "device", "text": "cuda:200"}, b""),
+    "a quantized meta tensor": ({"type": "meta", "shape": [2], "dtype": "torch.quint8"}, b""),
+    "a meta tensor of many dimensions": ({"type": "meta", "shape": [1] * 65, "dtype": "torch.int8"}, b""),
+    "keys of one hash": ({"type": "mapping", "keys": [n * (2**61 - 1) for n in range(20, 25)], "values": [None] * 5}, b""),
+    "deep nesting": (_nested(52), b""),
+    "a bool that is neither": (TENSOR, _tensor_of("BOOL", [2], b"\1\2")),
+    "a dtype that is not sent": (TENSOR, _tensor_of("F8_E4M3FNUZ", [2], b"\1\2")),
+    "a tensor of many dimensions": (TENSOR, _tensor_of("U8", [1] * 65, b"\1")),
+    "very many tensors": (
+        {"type": "sequence", "kind": "list", "items": [{"type": "tensor", "index": index} for index in range(MANY)]},
+        _block({str(index): EMPTY for index in range(MANY)}),
+    ),
+    "a very long header": (TENSOR, _block({"__metadata__": {"x": "y" * (512 << 10)}, "0": EMPTY})),
+}
+
+
+@pytest.mark.parametrize("what", UNSENT)
+def test_what_encode_does_not_send_is_malformed(what: str) -> None:
+    """A value has one form; what could be costly to take, or means different things to different readers, is no value."""
+    with pytest.raises(Malformed):
+        _parse(*UNSENT[what])
+
+
+def test_what_is_beyond_the_caps_is_named() -> None:
+    """Too many tensors, too many dimensions, too long a key: the worker's side says so, and the rest arrives."""
+    *some, last = _travel([torch.zeros(0)] * MANY)
+    assert all(type(value) is Tensor for value in some)
+    assert type(last) is Opaque
+    assert type(_travel(torch.zeros([1] * 65))) is Opaque
+    assert type(_travel({2**64: 1})) is Opaque
+    assert _travel({2**64 - 1: 1, -(2**63): 2}) == {2**64 - 1: 1, -(2**63): 2}
+
+
+def test_bools_that_were_never_written_arrive_as_bools() -> None:
+    """Memory may hold bytes other than 0 and 1, which count as true."""
+    value = torch.frombuffer(bytearray(b"\0\1\2\xff"), dtype=torch.bool)
+    assert _bytes(_travel(value)) == b"\0\1\1\1"
