@@ -29,6 +29,7 @@ from pathlib import Path
 import msgspec
 
 from grader.ingest import Source
+from grader.isolation import machine_layers
 from grader.manifest import Course, Module, load_course
 from grader.outcome import Status
 from grader.run import Unit, grade_units
@@ -212,12 +213,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         tempfile.tempdir = os.environ["TMPDIR"] = folder
         warm_up = [unit for unit in units if unit.submission not in attacks][: options.jobs]
-        grade_units(warm_up, course, jobs=options.jobs, confined=True, on_done=lambda unit, entry: None)
+        grade_units(warm_up, course, jobs=options.jobs, layers=machine_layers(), on_done=lambda unit, entry: None)
         _leaked_processes(set())  # what multiprocessing keeps for itself is there from now on
         processes, descriptors = _descendants(os.getpid()), len(os.listdir("/proc/self/fd"))
         ledger = Ledger(len(units), attacks, Path(folder))
         start = time.monotonic()
-        grade_units(units, course, jobs=options.jobs, confined=True, on_done=ledger.add)
+        grade_units(units, course, jobs=options.jobs, layers=machine_layers(), on_done=ledger.add)
         elapsed = time.monotonic() - start
         problems = [f"a process is left: {line}" for line in _leaked_processes(processes)]
         problems += [f"a file is left: {name}" for name in os.listdir(folder)]

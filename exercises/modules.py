@@ -1,0 +1,517 @@
+"""Modules: nn.Module with its parameters and buffers, and the classic models.
+
+Every class here is an nn.Module: its `__init__` calls `super().__init__()` first. Every task stands alone. Where one could build on
+another, use torch's own: `nn.Linear` in MLP, for example.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """An affine map with a learned weight and bias: a fully connected layer.
+
+    y = x Wᵀ + b, for every vector along the last dimension of x.
+
+    Attributes:
+        weight: W, an nn.Parameter of shape (out_features, in_features).
+        bias: b, an nn.Parameter of shape (out_features,); None if the layer has no bias.
+
+    So the keys of state_dict() are "weight" and "bias", or "weight" alone. The entries of both start as independent random
+    numbers, uniform between −1/√in_features and 1/√in_features, which differ from layer to layer.
+
+    Args of the constructor:
+        in_features, out_features: sizes of the vectors, 1 or more.
+        bias: whether the layer has a bias.
+        device, dtype: of the parameters. None stands for torch's defaults at the time of the call, as in torch.empty; the
+            device may be "meta".
+
+    Not allowed: torch.nn.Linear, Bilinear and LazyLinear; torch.nn.functional.linear and bilinear.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make the parameters; see the class."""
+        # TODO: about 7 lines.
+        raise NotImplementedError("Linear.__init__")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the map, differentiably, with the parameters as they are now.
+
+        Args:
+            x: (..., in_features), dtype and device of the parameters; any number of batch dimensions, none included; a batch may be
+                empty.
+
+        Returns: (..., out_features), dtype of x.
+        """
+        # TODO: about 2 lines.
+        raise NotImplementedError("Linear.forward")
+
+
+class Sequential(nn.Module):
+    """A chain of modules: each gets what the one before it returned.
+
+    The modules are registered as children under the names "0", "1", "2", …, in order, directly in the container, so that a
+    parameter of the second one has the key "1.weight". These children are all that the container remembers: one that is replaced,
+    as in `setattr(model, "1", other)`, is used from then on. The same module may stand in several places, and then runs in each
+    of them.
+
+    Args of the constructor:
+        modules: any number of nn.Modules, none included.
+
+    Raises: TypeError if one of them is no nn.Module, such as the function torch.relu.
+    Not allowed: torch.nn.Sequential, ModuleList and ModuleDict.
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        """Register the modules; see the class."""
+        # TODO: about 3 lines.
+        raise NotImplementedError("Sequential.__init__")
+
+    def forward(self, x: Any) -> Any:
+        """Pass x through all modules, from the first to the last, and return what the last one returns; x itself if there are none.
+
+        The modules are called like functions, so that hooks on them run; calling their forward would skip hooks.
+
+        Args:
+            x: one value, of whatever type the first module takes.
+        """
+        # TODO: about 3 lines.
+        raise NotImplementedError("Sequential.forward")
+
+    def __len__(self) -> int:
+        """Return the number of places."""
+        # TODO: about 1 line.
+        raise NotImplementedError("Sequential.__len__")
+
+    def __getitem__(self, index: int) -> nn.Module:
+        """Return the module in a place; −1 is the last one. (So `for module in model` works: Python counts up until an IndexError.)
+
+        Raises: IndexError unless −len(self) ≤ index < len(self).
+        """
+        # TODO: about 1 line.
+        raise NotImplementedError("Sequential.__getitem__")
+
+    def append(self, module: nn.Module) -> "Sequential":
+        """Add a module at the end, and return the container itself.
+
+        Raises: TypeError if it is no nn.Module; nothing is added then.
+        """
+        # TODO: about 2 lines.
+        raise NotImplementedError("Sequential.append")
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron: linear layers with an activation between each two.
+
+    h_0 = x, h_i = activation(W_i h_{i−1} + b_i) for every layer but the last, and the last one gives W_L h_{L−1} + b_L, to which
+    no activation is applied.
+
+    Attributes:
+        layers: an nn.ModuleList of len(sizes) − 1 torch.nn.Linear, each one a layer of its own, as torch initialises it. Layer i
+            maps sizes[i] to sizes[i + 1].
+
+    So the keys of state_dict() are "layers.0.weight", "layers.0.bias", "layers.1.weight", and so on, and no others.
+
+    Args of the constructor:
+        sizes: at least two, a list or a tuple: of the input, of every hidden layer, of the output. It is left as it is.
+        activation: a function of a tensor that works on each entry, such as torch.relu or torch.tanh.
+
+    Raises: ValueError if there are fewer than two sizes.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, activation: Callable[[Tensor], Tensor] = torch.relu) -> None:
+        """Make the layers; see the class."""
+        # TODO: about 5 lines.
+        raise NotImplementedError("MLP.__init__")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layers.
+
+        Args:
+            x: (..., sizes[0]), dtype of the parameters.
+
+        Returns: (..., sizes[-1]), dtype of x, differentiable.
+        """
+        # TODO: about 3 lines.
+        raise NotImplementedError("MLP.forward")
+
+
+class Dropout(nn.Module):
+    """Set random entries to 0 while training, and keep the expectation (Srivastava et al. 2014; scaled as torch does).
+
+    In training mode each entry of x, independently of all others, becomes 0 with probability p, and is multiplied by 1 / (1 − p)
+    otherwise, so that its expectation is x. Every call draws anew, from torch's global generator: after the same
+    torch.manual_seed, the same call gives the same result. With p = 1 everything is 0, and so is the gradient, never NaN. In eval
+    mode the values of x come back unchanged.
+
+    The gradient goes through the same mask and scale: 0 where an entry was dropped, 1 / (1 − p) where it was kept.
+
+    Attributes:
+        p: the probability; it may be changed between calls. There are no parameters or buffers.
+
+    Args of the constructor:
+        p: from 0 to 1.
+
+    Raises: ValueError unless 0 ≤ p ≤ 1.
+    Not allowed: torch's own dropouts: torch.nn.Dropout, torch.nn.functional.dropout and their relatives.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        """Remember p; see the class."""
+        # TODO: about 4 lines.
+        raise NotImplementedError("Dropout.__init__")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop entries if in training mode. x itself is not changed.
+
+        Args:
+            x: any shape, none and empty ones included; float16, bfloat16, float32 or float64, finite.
+
+        Returns: shape and dtype of x.
+        """
+        # TODO: about 5 lines.
+        raise NotImplementedError("Dropout.forward")
+
+
+class LayerNorm(nn.Module):
+    """Normalise each vector to mean 0 and variance 1, then scale and shift it (Ba et al. 2016).
+
+    y = (x − mean) / sqrt(var + eps) · weight + bias
+
+    mean and var are taken over the last dimensions, those of normalized_shape, for each place in the other dimensions; var is the
+    biased variance, the mean of (x − mean)². Values with a small spread around a large mean (1 around 2,000, in float32) keep their
+    precision, which mean(x²) − mean² would lose. float32 and float64 are computed in their own precision, the 16-bit dtypes in float32
+    and rounded at the end. Vectors of equal entries give the bias, and finite gradients.
+
+    Attributes:
+        normalized_shape: a tuple of ints.
+        weight: an nn.Parameter of shape normalized_shape, all ones at first, in torch's default dtype.
+        bias: the same, all zeros at first.
+
+    With elementwise_affine=False, weight and bias are None, y is the normalised vector, and state_dict() is empty.
+
+    Args of the constructor:
+        normalized_shape: sizes of the last dimensions of x, 1 or more of them, a list or a tuple; an int n stands for (n,).
+        eps: added to the variance.
+        elementwise_affine: whether there are weight and bias.
+
+    Not allowed: torch's own norms: torch.nn.LayerNorm, torch.nn.functional.layer_norm, and group, batch, instance and RMS norm, which
+        could stand in for it.
+    """
+
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, *, elementwise_affine: bool = True) -> None:
+        """Make the parameters; see the class."""
+        # TODO: about 5 lines.
+        raise NotImplementedError("LayerNorm.__init__")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, differentiably.
+
+        Args:
+            x: (..., *normalized_shape), float16, bfloat16, float32 or float64; any number of other dimensions, none included; those
+                may be empty. The parameters may have another dtype: float32 ones go with a float16 x.
+
+        Returns: shape and dtype of x.
+        Raises: ValueError if the last dimensions of x are not exactly normalized_shape.
+        """
+        # TODO: about 9 lines.
+        raise NotImplementedError("LayerNorm.forward")
+
+
+class RMSNorm(nn.Module):
+    """Scale each vector to unit root mean square (Zhang & Sennrich 2019, eq. 4).
+
+    y = x / sqrt(mean(x²) + eps) · weight, the mean taken over the last dimension. Nothing is subtracted from x.
+
+    float32 and float64 are computed in their own precision, the 16-bit dtypes in float32 and rounded at the end: 300² exceeds
+    float16's largest number. A vector of zeros gives zeros, and finite gradients.
+
+    Attributes:
+        weight: an nn.Parameter of shape (dim,), all ones at first, in torch's default dtype: the only entry of state_dict().
+
+    Args of the constructor:
+        dim: the size d of the vectors.
+        eps: added to the mean square.
+
+    Not allowed: torch's own norms: torch.nn.RMSNorm, torch.nn.functional.rms_norm, layer_norm and their relatives.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        """Make the parameter; see the class."""
+        # TODO: about 3 lines.
+        raise NotImplementedError("RMSNorm.__init__")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, differentiably.
+
+        Args:
+            x: (..., d), float16, bfloat16, float32 or float64; any number of other dimensions, none included; those may be empty.
+                The weight may have another dtype: a float32 one goes with a float16 x.
+
+        Returns: shape and dtype of x.
+        Raises: ValueError if the last dimension of x has another size than dim.
+        """
+        # TODO: about 5 lines.
+        raise NotImplementedError("RMSNorm.forward")
+
+
+class Embedding(nn.Module):
+    """A table with a learned vector for each of a number of symbols, words for instance.
+
+    Attributes:
+        weight: the table, an nn.Parameter of shape (num_embeddings, embedding_dim) in torch's default dtype: the only entry of
+            state_dict(). Its entries start as independent standard normal numbers, except for the row padding_idx: zeros.
+        padding_idx: the row that padding looks up, None or from 0 to num_embeddings − 1 (a negative one is converted).
+
+    Looking up the row padding_idx gives whatever stands there, like any other row, but passes no gradient to it: what a training
+    step puts into the table never comes from padding. That concerns look-ups only. Where weight is also used in another way, as in a
+    tied output layer, all rows get their gradients from there.
+
+    Args of the constructor:
+        num_embeddings, embedding_dim: rows and columns of the table.
+        padding_idx: None, or from −num_embeddings to num_embeddings − 1; negative ones count from the end.
+
+    Raises: ValueError if padding_idx is outside of that.
+    Not allowed: torch.nn.Embedding and EmbeddingBag; torch.nn.functional.embedding and embedding_bag.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None) -> None:
+        """Make the table; see the class."""
+        # TODO: about 9 lines.
+        raise NotImplementedError("Embedding.__init__")
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Look up rows of the table.
+
+        A row that is looked up several times gets the sum of the gradients. The rows are copied exactly: a NaN or an infinity
+        in a row that is not looked up shows nowhere.
+
+        Args:
+            indices: any shape, none and empty ones included; int64 or int32.
+
+        Returns: the shape of indices with embedding_dim appended, dtype of weight.
+        Raises: IndexError if an index is negative or not below num_embeddings.
+        """
+        # TODO: about 6 lines.
+        raise NotImplementedError("Embedding.forward")
+
+
+def kaiming_init_(
+    weight: Tensor,
+    *,
+    mode: str = "fan_in",
+    nonlinearity: str = "relu",
+    a: float = 0.0,
+    distribution: str = "normal",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill a layer's weight with random numbers of a size that keeps signals from growing or vanishing (He et al. 2015, section 2.2).
+
+    The numbers are independent, with mean 0 and standard deviation std = gain / √fan.
+
+        fan: how many inputs each output sums up (mode "fan_in"), or how many outputs each input goes to (mode "fan_out"). A weight is
+            (out, in, *kernel), as in nn.Linear (no kernel) and nn.Conv2d: fan_in = in · (product of kernel), fan_out = out · (product
+            of kernel).
+        gain: 1 for nonlinearity "linear", 5/3 for "tanh", √2 for "relu", √(2 / (1 + a²)) for "leaky_relu".
+        distribution: "normal", or "uniform" between −√3 · std and √3 · std, which has the same standard deviation.
+
+    Works in place and records no graph: a parameter stays the leaf that it was, and a weight that is a view of a larger tensor
+    changes that tensor in its own places and no others.
+
+    Args:
+        weight: floating, two dimensions or more, of sizes 1 or more; contiguous or not; requiring gradients or not.
+        mode, nonlinearity, distribution: as above.
+        a: slope of leaky ReLU for negative inputs; of no importance for the other nonlinearities.
+        generator: where the random numbers come from, and then torch's global generator is neither used nor changed; None for the
+            global one. The same state of the generator gives the same numbers; which ones is up to you.
+
+    Returns: weight itself.
+    Raises: ValueError if weight has fewer than two dimensions, or for any other mode, nonlinearity or distribution. weight is left as it
+        is then.
+    Not allowed: torch.nn.init's kaiming_… and xavier_… functions, trunc_normal_, orthogonal_, calculate_gain and what computes the fans.
+    """
+    # TODO: about 10 lines.
+    raise NotImplementedError("kaiming_init_")
+
+
+class LinearRegression(nn.Module):
+    """Linear regression by least squares, fitted by gradient descent.
+
+    The prediction for a row of features is x · weight + bias.
+
+    Attributes:
+        weight: an nn.Parameter of shape (num_features,), zeros at first.
+        bias: an nn.Parameter of shape (), zero at first.
+
+    Args of the constructor:
+        num_features: the number D of columns of x.
+        dtype: of the parameters; None stands for torch's default.
+
+    Not allowed: what solves, inverts or decomposes a matrix: torch.linalg's lstsq, solve, inv, pinv, qr, svd, eig, eigh, cholesky, lu and
+        their variants, and what rests on them, such as eigvalsh or a matrix's spectral norm.
+    """
+
+    def __init__(self, num_features: int, *, dtype: torch.dtype | None = None) -> None:
+        """Make the parameters; see the class."""
+        # TODO: about 3 lines.
+        raise NotImplementedError("LinearRegression.__init__")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict, differentiably: (..., D) to (...), the prediction for each row, dtype of x."""
+        # TODO: about 1 line.
+        raise NotImplementedError("LinearRegression.forward")
+
+    def fit(self, x: Tensor, y: Tensor) -> float:
+        """Find the weight and the bias with the smallest mean squared error on x and y, by gradient descent.
+
+        "Find" means: for every row of x the prediction differs from that of the exact solution by at most a thousandth of y's standard
+        deviation in float32, and a ten-thousandth in float64. This must hold whatever the parameters were before the call.
+
+        The columns of x can be very different in size: their standard deviations are between 0.05 and 20, their means between −20 and
+        20. Plain gradient descent on them takes forever or diverges. On standardised columns, with mean 0 and standard deviation 1,
+        it does not: the eigenvalues of their correlation matrix are at least 0.2 here, so that some hundred steps of a suitable size
+        on full batches get there (there is time for some thousand). weight and bias are those for x as it is given.
+
+        The two parameters stay the same nn.Parameters: their entries change in place, without a graph. x and y are left as they are.
+
+        Args:
+            x: (N, D), dtype of the parameters, 20 · D ≤ N ≤ 1,000, D ≤ 8.
+            y: (N,), dtype of x.
+
+        Returns: the mean squared error on x and y after the fit, a Python float.
+        Raises: ValueError if y is not (N,): x @ weight − y of a y of (N, 1) would be an (N, N) matrix.
+        """
+        # TODO: about 13 lines.
+        raise NotImplementedError("LinearRegression.fit")
+
+
+class LogisticRegression(nn.Module):
+    """Logistic regression: a linear model for the probability of one of two classes.
+
+    logit(x) = x · weight + bias, and the probability of class 1 is σ(logit) = 1 / (1 + exp(−logit)).
+
+    Attributes:
+        weight: an nn.Parameter of shape (num_features,), zeros at first.
+        bias: an nn.Parameter of shape (), zero at first.
+
+    Args of the constructor:
+        num_features: the number D of columns of x.
+        dtype: of the parameters; None stands for torch's default.
+
+    Not allowed: torch's own losses: binary_cross_entropy, with logits or not, cross_entropy, nll_loss, the soft-margin losses, and
+        their classes. sigmoid, logsigmoid, softplus and logaddexp are fine.
+    """
+
+    def __init__(self, num_features: int, *, dtype: torch.dtype | None = None) -> None:
+        """Make the parameters; see the class."""
+        # TODO: about 3 lines.
+        raise NotImplementedError("LogisticRegression.__init__")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, differentiably: (N, D) to (N,), dtype of x."""
+        # TODO: about 1 line.
+        raise NotImplementedError("LogisticRegression.forward")
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Return the probability of class 1 for each row: (N, D) to (N,), dtype of x."""
+        # TODO: about 1 line.
+        raise NotImplementedError("LogisticRegression.probabilities")
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the likelier class of each row, (N, D) to (N,), int64: 1 where the logit is above 0, else 0 (at a logit of 0 too)."""
+        # TODO: about 1 line.
+        raise NotImplementedError("LogisticRegression.predict")
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Mean binary cross-entropy, exact for logits of any size, to train the parameters with.
+
+        −mean(y · log p + (1 − y) · log(1 − p)), p = σ(logit)
+
+        For logits of ±10,000, p is 0 or 1 to the last digit, and the formula as it stands gives inf or NaN; the loss of such a row is
+        0 or 10,000, or in between for a y in between. Write it in terms of the logit. The derivative for a row's logit is (p − y) / N,
+        for every logit: also where it is huge, and also where it is exactly 0, as all are before training (the derivatives of |z| and
+        of max(z, 0) at 0 are a matter of convention; a formula with them can be wrong there).
+
+        Args:
+            x: (N, D), dtype of the parameters, N ≥ 1.
+            y: (N,), the classes 0 and 1 as int64 or bool, or probabilities of class 1, from 0 to 1, in the dtype of x.
+
+        Returns: 0-d tensor, dtype of x, differentiable in the parameters and in x.
+        Raises: ValueError if y is not (N,): a y of (N, 1) would broadcast.
+        """
+        # TODO: about 4 lines.
+        raise NotImplementedError("LogisticRegression.loss")
+
+
+class RunningMean(nn.Module):
+    """Subtract the mean of all rows seen so far in training.
+
+    In training mode a call first takes the rows of x into the mean, then returns x − mean. In eval mode it returns x − mean with the
+    mean as it is. The mean is that of all rows since the beginning, each row with the same weight, however they were divided into
+    batches; before the first row it is 0.
+
+    Attributes, both buffers that state_dict() holds:
+        mean: (num_features,), of the given dtype.
+        count: the number of rows in it, a 0-d tensor, int64.
+
+    So a module that is saved and loaded goes on where it was, and .to and .double move both (.double leaves count an int64). They
+    are no parameters and never require gradients. To gradients the mean is a constant, also when x requires them: the derivative
+    of y for x is 1.
+
+    Args of the constructor:
+        num_features: the size D of a row.
+        device, dtype: of mean (count is on the same device); None stands for torch's defaults.
+    """
+
+    def __init__(self, num_features: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+        """Register the buffers; see the class."""
+        # TODO: about 3 lines.
+        raise NotImplementedError("RunningMean.__init__")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Subtract the mean, after an update of it if in training mode. x itself is not changed.
+
+        The call works on the device "meta" too, where tensors have no values: shapes may be read into Python, values may not
+        (.item(), or `if` on a tensor), which on a GPU would mean to wait for it.
+
+        Args:
+            x: (..., D), dtype and device of mean; all dimensions but the last count rows. One without rows changes nothing.
+
+        Returns: shape and dtype of x.
+        """
+        # TODO: about 5 lines.
+        raise NotImplementedError("RunningMean.forward")
+
+    def reset(self) -> None:
+        """Forget all rows: mean and count are 0 again, with the dtype and device that they have."""
+        # TODO: about 2 lines.
+        raise NotImplementedError("RunningMean.reset")
+
+
+def count_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:
+    """Count the numbers that a model learns: the entries of all its parameters, submodules' included.
+
+    A parameter that occurs in several places counts once: tied weights, or a layer that is used twice. Two parameters are the same if
+    they are one object; two different ones with equal values both count. Buffers, such as batch norm's running statistics, are not
+    learned and don't count. The model is not changed, and may be on any device, "meta" included.
+
+    Args:
+        model: any nn.Module, one without parameters included.
+        trainable_only: leave out frozen parameters, those with requires_grad=False.
+
+    Returns: a Python int.
+    """
+    # TODO: about 1 line.
+    raise NotImplementedError("count_parameters")
