@@ -17,7 +17,6 @@ from grader.sandbox.launcher import Zygote, ZygoteError
 from grader.sides import ReferenceSide
 from grader.store import Entry
 from grader.text import one_line
-from grader.torchvision_compat import import_torchvision
 
 __all__ = ["grade", "serve"]
 
@@ -31,7 +30,6 @@ def serve(connection: Connection, course: Course, zygote: Zygote) -> None:
     warnings.simplefilter("ignore")  # what references and known mistakes warn of is no news to an instructor
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)  # grading does not depend on whose shell it is
-    import_torchvision()  # the references may import it, and need not know of what its import takes
     references: dict[str, ReferenceSide] = {}
     try:
         if zygote.layers is not None:

@@ -27,7 +27,6 @@ from grader.sandbox.client import Ended
 from grader.sandbox.launcher import Zygote, ZygoteError
 from grader.sides import ReferenceSide, StudentSide
 from grader.text import clean, one_line
-from grader.torchvision_compat import import_torchvision
 
 __all__ = ["Agree", "Grading", "GradingPlugin", "Probe", "Record", "Run"]
 
@@ -335,7 +334,6 @@ def _grading_from(config: pytest.Config) -> Grading:
         layers = choose_layers(allow_unconfined=config.option.allow_unconfined)
     except (BadInput, ManifestError, NotConfined) as error:
         raise pytest.UsageError(str(error)) from None
-    import_torchvision()
     seed = draw_seed() if config.option.seed is None else config.option.seed
     zygote = Zygote(layers)
     return Grading(course, course.modules, submission.sources, seed, zygote, {})

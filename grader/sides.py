@@ -21,6 +21,7 @@ from grader.probes import thaw
 from grader.sandbox.client import Ended, Worker
 from grader.sandbox.launcher import Usage, Zygote
 from grader.state import reset_state
+from grader.torchvision_compat import import_torchvision
 from grader.trees import decode, encode
 
 __all__ = ["ReferenceSide", "StudentSide", "TrustedModule"]
@@ -39,6 +40,8 @@ class TrustedModule:
         """The module itself, run at its first use."""
         if self._module is None:
             torch.set_num_threads(1)  # as in the workers, so that sums are taken in the same order
+            if "torchvision" in self._text:
+                import_torchvision()  # whose import takes some help on a machine without CUDA
             self._module = sys.modules[self._name] = ModuleType(self._name)
             exec(compile(self._text, f"{self._name}.py", "exec"), self._module.__dict__)
         return self._module

@@ -142,6 +142,12 @@ def _clip(m: Any) -> Any:
     return [m.clip_grad_norm_([p], 0.5), p.grad]
 
 
+_LAYER_NORM = (
+    "class LayerNorm(nn.Module):\n    def __init__(self, n, **_):\n        super().__init__()\n    def forward(self, x):\n        return {}"
+)
+_CONV = "def conv2d(x, weight, bias=None, **_):\n    return {}"
+_ATTENTION = "def scaled_dot_product_attention(q, k, v, mask=None):\n    return {}"
+
 TWINS = [
     Twin(
         "tensor_ops",
@@ -292,6 +298,78 @@ TWINS = [
             "    total = p.grad.norm()\n"
             "    p.grad.copy_(p.grad.flatten()[None].renorm(2, 0, max_norm)[0].view_as(p))\n"
             "    return total",
+        },
+    ),
+    Twin(
+        "modules",
+        "LayerNorm",
+        "torch.nn.functional.layer_norm",
+        "class LayerNorm(nn.Module):\n"
+        "    def __init__(self, normalized_shape, eps=1e-5, *, elementwise_affine=True):\n"
+        "        super().__init__()\n"
+        "        self.shape = (normalized_shape,)\n"
+        "    def forward(self, x):\n        return CALLEE(x, self.shape)",
+        lambda m: m.LayerNorm(3)(X),
+        own={
+            "a subclass of the layer": "class LayerNorm(nn.LayerNorm):\n    pass",
+            "a subclass by a built name": "class LayerNorm(vars(nn)['Layer' + 'Norm']):\n    pass",
+            "aten": _LAYER_NORM.format("torch.ops.aten.native_layer_norm(x, (3,), None, None, 1e-5)[0]"),
+            "the binding": _LAYER_NORM.format("torch._C._VariableFunctions.layer_norm(x, (3,))"),
+            "group norm": _LAYER_NORM.format("F.group_norm(x, 1)"),
+            "batch norm of the transpose": _LAYER_NORM.format("F.batch_norm(x.T, None, None, training=True).T"),
+            "rms norm of the centred": _LAYER_NORM.format("F.rms_norm(x - x.mean(-1, keepdim=True), (3,), eps=1e-5)"),
+            "standardised by var_mean": _LAYER_NORM.format(
+                "(x - x.mean(-1, keepdim=True)) * (x.var(-1, correction=0, keepdim=True) + 1e-5).rsqrt()"
+            ),
+        },
+    ),
+    Twin(
+        "autograd",
+        "jacobian",
+        "torch.autograd.functional.jacobian",
+        "def jacobian(f, x):\n    return CALLEE(f, x)",
+        lambda m: m.jacobian(lambda x: x.square().sum(1), X),
+        own={
+            "torch.func": "def jacobian(f, x):\n    return torch.func.jacrev(f)(x)",
+            "forward mode": "def jacobian(f, x):\n    return torch.func.jacfwd(f)(x)",
+            "functorch": "def jacobian(f, x):\n    import functorch\n    return functorch.jacrev(f)(x)",
+            "one vjp at a time": "def jacobian(f, x):\n"
+            "    y, back = torch.func.vjp(f, x)\n"
+            "    return torch.stack([back(e)[0] for e in torch.eye(y.numel())]).reshape(*y.shape, *x.shape)",
+        },
+    ),
+    Twin(
+        "cnn",
+        "conv2d",
+        "torch.nn.functional.conv2d",
+        "def conv2d(x, weight, bias=None, **_):\n    return CALLEE(x, weight, bias)",
+        lambda m: m.conv2d(X[None, None], Y[None, None, :, :2]),
+        own={
+            "a layer": _CONV.format("torch.func.functional_call(nn.Conv2d(1, 1, 2, bias=False), {'weight': weight}, x)"),
+            "aten": _CONV.format("torch.ops.aten.convolution(x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)"),
+            "torch.convolution": _CONV.format("torch.convolution(x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)"),
+            "three dimensions": _CONV.format("F.conv3d(x[:, :, None], weight[:, :, None])[:, :, 0]"),
+            "mkldnn": _CONV.format("torch.mkldnn_convolution(x, weight, None, [0, 0], [1, 1], [1, 1], 1)"),
+            "the transposed one of the flipped kernel": _CONV.format(
+                "F.conv_transpose2d(x, weight.transpose(0, 1).flip(2, 3), padding=(1, 1))"
+            ),
+            "conv_tbc, row by row": _CONV.format("sum(F.conv1d(x[:, :, i], weight[:, :, i]) for i in range(2))[:, :, None]"),
+        },
+    ),
+    Twin(
+        "attention",
+        "scaled_dot_product_attention",
+        "torch.nn.functional.scaled_dot_product_attention",
+        "def scaled_dot_product_attention(q, k, v, mask=None):\n    return CALLEE(q, k, v, mask)",
+        lambda m: m.scaled_dot_product_attention(X, Y, Y),
+        own={
+            "the binding": _ATTENTION.format("torch._C._nn.scaled_dot_product_attention(q, k, v, mask)"),
+            "aten": _ATTENTION.format("torch.ops.aten._scaled_dot_product_attention_math(q, k, v, mask)[0]"),
+            "the kernel for CPUs": _ATTENTION.format(
+                "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q[None, None], k[None, None], v[None, None])[0][0, 0]"
+            ),
+            "flex_attention": "from torch.nn.attention.flex_attention import flex_attention\n"
+            + _ATTENTION.format("flex_attention(q[None, None], k[None, None], v[None, None])[0, 0]"),
         },
     ),
 ]

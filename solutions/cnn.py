@@ -1,0 +1,517 @@
+"""Convolutional networks: convolution and pooling by hand, the blocks that networks are made of, and what one does with trained ones.
+
+Sizes are written as in PyTorch: N images, C channels, H rows, W columns. Pairs of ints are (along H, along W). Every task stands alone:
+where one could build on another, use torch's own.
+"""
+
+import copy
+from collections.abc import Sequence
+from types import MethodType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+
+def conv_output_size(size: int, kernel_size: int, *, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
+    """Number of entries that a convolution gives along one dimension (Dumoulin & Visin 2016, section 2).
+
+    The input is `size` entries with `padding` further ones on both sides. A kernel has `kernel_size` entries that lie `dilation`
+    apart. Its first position is at the left end, and each next one `stride` further on, as long as the whole kernel lies on the
+    (padded) input; what is left over at the right end stays unused. The result counts these positions.
+
+    It is exact for ints of any size, far beyond 2⁵³ too.
+
+    Returns: the count, an int, at least 1.
+    Raises: ValueError if size, kernel_size, stride or dilation is below 1, if padding is below 0, or if the kernel fits nowhere.
+    """
+    if min(size, kernel_size, stride, dilation) < 1 or padding < 0:
+        raise ValueError("size, kernel_size, stride and dilation are at least 1, padding at least 0")
+    room = size + 2 * padding - (dilation * (kernel_size - 1) + 1)  # by how much the kernel can move
+    if room < 0:
+        raise ValueError(f"a kernel of {kernel_size} with dilation {dilation} does not fit into {size} + 2 · {padding} entries")
+    return room // stride + 1
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Two-dimensional convolution, the layer's way: a cross-correlation, the kernel isn't flipped.
+
+    With x̃ as x, padded with `padding` zeros on all four sides:
+
+        y[n, o, i, j] = bias[o] + Σ_c Σ_u Σ_v weight[o, c, u, v] · x̃[n, c₀ + c, i · s_H + u · d_H, j · s_W + v · d_W]
+
+    for all i, j at which the whole kernel lies on x̃, with s = stride and d = dilation. The channels of x and of y are cut into
+    `groups` equal parts, in order, and each part of y sees only the same part of x: c runs over C / groups channels, from
+    c₀ = (C / groups) · g in group g. Gradients reach x, weight and bias.
+
+    Unfolding x into columns (torch.nn.functional.unfold) turns the sums into one matrix product (Chellapilla et al. 2006).
+
+    Args:
+        x: (N, C, H, W), float32 or float64, contiguous or not; N may be 0.
+        weight: (O, C / groups, K_H, K_W), dtype of x.
+        bias: (O,), dtype of x; None for none.
+        stride, padding, dilation: pairs, (along H, along W).
+
+    Returns: (N, O, H', W'), dtype of x.
+    Raises: ValueError if C isn't groups times weight.shape[1], if groups doesn't divide O, or if the kernel fits nowhere on x̃.
+    Not allowed: torch's convolutions of whatever dimension and under whatever name (functions, modules, operators), transposed ones and
+        their gradients too.
+    """
+    batch, channels, height, width = x.shape
+    outputs, part, k_h, k_w = weight.shape
+    if channels != groups * part or outputs % groups:
+        raise ValueError(f"{groups} groups don't go with {channels} channels and a weight of shape {tuple(weight.shape)}")
+    rows = (height + 2 * padding[0] - dilation[0] * (k_h - 1) - 1) // stride[0] + 1
+    columns = (width + 2 * padding[1] - dilation[1] * (k_w - 1) - 1) // stride[1] + 1
+    if rows < 1 or columns < 1:
+        raise ValueError("the kernel is larger than the padded input")
+    windows = F.unfold(x, (k_h, k_w), dilation, padding, stride)  # (N, C · K_H · K_W, H' · W'): one window a column
+    windows = windows.view(batch, groups, part * k_h * k_w, rows * columns)
+    kernels = weight.reshape(groups, outputs // groups, part * k_h * k_w)
+    y = torch.einsum("gok,ngkl->ngol", kernels, windows).reshape(batch, outputs, rows, columns)
+    return y if bias is None else y + bias[:, None, None]
+
+
+def max_pool2d(
+    x: Tensor, kernel_size: tuple[int, int], *, stride: tuple[int, int] | None = None, padding: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """Take the largest entry of every window of an image.
+
+    Windows of kernel_size start at the upper left corner of the padded image and are `stride` apart, as far as they lie completely on it.
+    Padding is never the largest: a window at the border has the largest of its real entries, also where these are negative, down to
+    -inf. A window with a NaN gives NaN.
+
+    The gradient of an entry of y goes to the largest entry of its window, and adds up where windows overlap. (How it is shared
+    where several are equally large is up to you.)
+
+    Args:
+        x: (N, C, H, W), float32 or float64, contiguous or not.
+        kernel_size: (K_H, K_W).
+        stride: pair (along H, along W); None for kernel_size, windows side by side.
+        padding: pair, how many rows to add above and below, and how many columns left and right.
+
+    Returns: (N, C, (H + 2 p_H - K_H) // s_H + 1, (W + 2 p_W - K_W) // s_W + 1), dtype of x.
+    Raises: ValueError if a padding is more than half of its kernel size (p > K // 2), or if the kernel is larger than the padded image.
+    Not allowed: torch's max pooling of whatever dimension and under whatever name, adaptive, fractional or not.
+    """
+    (k_h, k_w), (p_h, p_w), (s_h, s_w) = kernel_size, padding, stride or kernel_size
+    if p_h > k_h // 2 or p_w > k_w // 2:
+        raise ValueError(f"padding {padding} is more than half of the kernel size {kernel_size}")
+    padded = F.pad(x, (p_w, p_w, p_h, p_h), value=-torch.inf)
+    if k_h > padded.shape[2] or k_w > padded.shape[3]:
+        raise ValueError("the kernel is larger than the padded image")
+    return padded.unfold(2, k_h, s_h).unfold(3, k_w, s_w).amax(dim=(-2, -1))
+
+
+class BatchNorm2d(nn.Module):
+    """Normalise every channel over a batch of images (Ioffe & Szegedy 2015).
+
+    In training mode, channel c of x is normalised by its own mean and variance over all N · H · W entries of the batch, the variance being
+    the biased one (divided by n = N · H · W):
+
+        y = weight[c] · (x - mean[c]) / sqrt(var[c] + eps) + bias[c]
+
+    Gradients also flow through mean and var. The variance is the mean of squared distances from the mean: a channel around 4000 with a
+    deviation of 1 is normalised as precisely as the dtype allows.
+
+    Every such call first adds 1 to num_batches_tracked and then moves the running statistics, outside of the graph:
+
+        running_mean ← (1 - a) · running_mean + a · mean
+        running_var  ← (1 - a) · running_var  + a · unbiased variance (divided by n - 1)
+
+    with a = momentum, or a = 1 / num_batches_tracked if momentum is None (a plain average over all batches so far).
+
+    In eval mode, running_mean and running_var take the places of mean and var, and nothing is updated.
+
+    state_dict() is that of torch's own layer, with exactly these entries, all of shape (num_features,) but the last:
+
+        weight, bias:               parameters, at first 1 and 0
+        running_mean, running_var:  buffers, at first 0 and 1
+        num_batches_tracked:        buffer, a 0-d int64 tensor, at first 0
+
+    Args of the constructor:
+        num_features: the number C of channels.
+        eps: added to the variance.
+        momentum: a, or None.
+
+    Not allowed: torch's batch, instance, layer and group normalisation, functions and modules.
+    """
+
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        """Make parameters and buffers; see the class."""
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, and in training mode update the running statistics.
+
+        Args:
+            x: (N, C, H, W), float32 or float64, which parameters and buffers have as well (`.double()` converts them).
+
+        Returns: shape and dtype of x.
+        Raises: ValueError if x hasn't four dimensions or not num_features channels, or if in training mode there is only one value a
+            channel (N · H · W < 2): no buffer is changed then.
+        """
+        if x.ndim != 4 or x.shape[1] != len(self.weight):
+            raise ValueError(f"expected (N, {len(self.weight)}, H, W), got {tuple(x.shape)}")
+        if self.training:
+            n = x.numel() // x.shape[1]
+            if n < 2:
+                raise ValueError("a batch needs more than one value a channel")
+            mean = x.mean(dim=(0, 2, 3))
+            var = (x - mean[:, None, None]).square().mean(dim=(0, 2, 3))
+            self.num_batches_tracked += 1
+            a = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), a)
+            self.running_var.lerp_(var.detach() * n / (n - 1), a)
+        else:
+            mean, var = self.running_mean, self.running_var
+        scale = self.weight * torch.rsqrt(var + self.eps)  # (C,)
+        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+
+
+class ResidualBlock(nn.Module):
+    """The basic block of a ResNet (He et al. 2016, section 3): two 3×3 convolutions, and a shortcut around them.
+
+        y = relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))
+
+    The submodules have these names, so that weights can be loaded:
+
+        conv1:     nn.Conv2d, in_channels to out_channels, 3×3, the block's stride, padding 1, no bias
+        bn1:       nn.BatchNorm2d
+        conv2:     nn.Conv2d, out_channels to out_channels, 3×3, stride 1, padding 1, no bias
+        bn2:       nn.BatchNorm2d
+        shortcut:  x itself (a module without parameters) if stride is 1 and in_channels equals out_channels; otherwise
+                   nn.Sequential of an nn.Conv2d, in_channels to out_channels, 1×1, the block's stride, no padding, no bias, and an
+                   nn.BatchNorm2d, with the keys "shortcut.0.weight", "shortcut.1.weight" and so on
+
+    All of them as torch makes them: initial weights, eps and momentum are torch's defaults. x itself is left as it is, in eval mode
+    and without gradients too.
+
+    Args of the constructor:
+        in_channels, out_channels: of x and y.
+        stride: 1 or more.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+        """Make the submodules; see the class."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Sequential()  # empty: the identity
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output.
+
+        Args:
+            x: (N, in_channels, H, W).
+
+        Returns: (N, out_channels, ⌈H / stride⌉, ⌈W / stride⌉).
+        """
+        h = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(h)) + self.shortcut(x))
+
+
+class LeNet(nn.Module):
+    """A small network for images, after LeNet-5 (LeCun et al. 1998, section II.B), which learns to read digits.
+
+    Its layers have these names, so that weights can be loaded into it and taken out of it:
+
+        conv1:  nn.Conv2d, in_channels to 6, 5×5, padding 2; tanh; max pooling, 2×2
+        conv2:  nn.Conv2d, 6 to 16, 5×5, padding 2; tanh; max pooling, 2×2
+        fc1:    nn.Linear, 16 · (H // 4) · (W // 4) to 120, of the feature maps flattened in the order channel, row, column; tanh
+        fc2:    nn.Linear, 120 to 84; tanh
+        fc3:    nn.Linear, 84 to num_classes: the scores, with no softmax behind them
+
+    The pooling is nn.MaxPool2d(2): it drops an odd row or column at the end. There are no other parameters or buffers, and initial weights
+    are torch's defaults.
+
+    Args of the constructor:
+        size: (H, W) of the images.
+        in_channels: 1 for grey, 3 for colour.
+        num_classes: how many scores there are for each image.
+
+    Raises: ValueError if H or W is below 4.
+    """
+
+    def __init__(self, size: tuple[int, int] = (8, 8), *, in_channels: int = 1, num_classes: int = 10) -> None:
+        """Make the layers; see the class."""
+        super().__init__()
+        H, W = size
+        if H < 4 or W < 4:
+            raise ValueError(f"images must be at least 4×4, got {H}×{W}")
+        self.conv1 = nn.Conv2d(in_channels, 6, 5, padding=2)
+        self.conv2 = nn.Conv2d(6, 16, 5, padding=2)
+        self.fc1 = nn.Linear(16 * (H // 4) * (W // 4), 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of the classes for each image.
+
+        Args:
+            x: (N, in_channels, H, W), dtype of the weights.
+
+        Returns: (N, num_classes).
+        """
+        h = F.max_pool2d(torch.tanh(self.conv1(x)), 2)
+        h = F.max_pool2d(torch.tanh(self.conv2(h)), 2).flatten(1)
+        return self.fc3(torch.tanh(self.fc2(torch.tanh(self.fc1(h)))))
+
+    def fit(self, images: Tensor, labels: Tensor, *, seed: int) -> None:
+        """Train this network, in place, from the weights that it has.
+
+        With about 1,200 images of handwritten digits, 8×8, and freshly made weights, it must then classify at least 93 % of 600
+        held-out images correctly, which are drawn at random from the same 1,797 digits. Some fifteen epochs of Adam in shuffled
+        mini-batches of 64, with a learning rate of 1e-2 that falls towards 0, reach 97 % in about a second on one core, which is all
+        there is: 20 seconds of it. Learn from the labels that you are given: the test renames the digits at random.
+
+        Make mini-batches of at most 64 images, in a random order that the seed alone decides: the same seed and the same weights
+        before give the same weights afterwards, whatever the state of torch's global generator; for more than 64 images, another
+        seed gives others. (Changing the global state is fine here.) Every parameter is trained, and stays the same tensor.
+
+        Args:
+            images: (N, in_channels, H, W), float32.
+            labels: (N,), int64, 0 … num_classes - 1.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        epochs, batch_size = 15, 64
+        updates = epochs * -(-len(images) // batch_size)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=updates)
+        for _ in range(epochs):
+            for batch in torch.randperm(len(images), generator=generator).split(batch_size):
+                optimizer.zero_grad()
+                F.cross_entropy(self(images[batch]), labels[batch]).backward()
+                optimizer.step()
+                scheduler.step()
+
+
+def fold_batchnorm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
+    """Merge a convolution and the batch norm behind it into a single convolution, for inference.
+
+    In eval mode a batch norm multiplies every channel by one number and adds another, and so does a convolution with changed weight
+    and bias:
+
+        folded(x) = bn(conv(x)), with bn in eval mode
+
+    whatever mode bn is in when this is called, and for every setting of the two: any stride, padding, padding_mode, dilation and groups;
+    conv with bias or without; bn with weight and bias or without (affine=False); any eps.
+
+    conv and bn stay as they are, and share no memory with the result.
+
+    Args:
+        conv: float32 or float64.
+        bn: same dtype, with running statistics.
+
+    Returns: an nn.Conv2d with the settings and the dtype of conv, and always with a bias. Weight and bias are parameters that require
+        gradients and have no history (leaves).
+    Raises: ValueError if bn hasn't as many features as conv has output channels, or has no running statistics
+        (track_running_stats=False).
+    Not allowed: torch.nn.utils.fusion.
+    """
+    if bn.num_features != conv.out_channels or bn.running_mean is None or bn.running_var is None:
+        raise ValueError("bn must have running statistics, and as many features as conv has output channels")
+    folded = copy.deepcopy(conv)
+    with torch.no_grad():
+        scale, shift = torch.rsqrt(bn.running_var + bn.eps), torch.zeros_like(bn.running_mean)
+        if bn.affine:
+            scale, shift = scale * bn.weight, bn.bias
+        bias = -bn.running_mean if conv.bias is None else conv.bias - bn.running_mean
+        folded.weight = nn.Parameter(conv.weight * scale[:, None, None, None])  # output channels come first
+        folded.bias = nn.Parameter(bias * scale + shift)
+    return folded
+
+
+def depthwise_separable(
+    in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0, multiplier: int = 1, bias: bool = True
+) -> nn.Sequential:
+    """Make a depthwise separable convolution: one in space for each channel, then one across channels (Howard et al. 2017, section 3.1).
+
+    An nn.Sequential of exactly two nn.Conv2d, with nothing in between, as torch makes them:
+
+        0, depthwise:  a K×K convolution that gives `multiplier` channels for each input channel and from it alone (input channel c
+                       makes channels c · multiplier, c · multiplier + 1, …); with stride and padding; never a bias, since the
+                       next layer can have one
+        1, pointwise:  a 1×1 convolution from all these channels to out_channels; with a bias if `bias`
+
+    It has C · M · K² + C · M · O (+ O) parameters, C and O being the channels in and out, M the multiplier, where a full convolution has
+    C · O · K² (+ O).
+
+    Args:
+        kernel_size: K.
+
+    Returns: the model. Its state_dict() has the keys "0.weight", "1.weight" and, with a bias, "1.bias".
+    Raises: ValueError if multiplier is below 1.
+    """
+    if multiplier < 1:
+        raise ValueError(f"multiplier must be at least 1, got {multiplier}")
+    middle = in_channels * multiplier
+    return nn.Sequential(
+        nn.Conv2d(in_channels, middle, kernel_size, stride=stride, padding=padding, groups=in_channels, bias=False),
+        nn.Conv2d(middle, out_channels, 1, bias=bias),
+    )
+
+
+def conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    output_padding: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Transposed convolution: what the gradient of a convolution does, used as a layer (Dumoulin & Visin 2016, section 4).
+
+    Every entry of x stamps the kernel, times its value, onto a canvas of zeros, `stride` apart; stamps that overlap add up:
+
+        canvas[n, o, i · s_H + u, j · s_W + v] += Σ_c x[n, c, i, j] · weight[c, o, u, v]    for all i, j, u, v
+
+    The canvas has (H - 1) · s_H + K_H + o_H rows, where o_H = output_padding[0] rows at its lower end lie below all stamps. Then p_H =
+    padding[0] rows are cut off above and below: with padding, output_padding keeps rows with stamps from being cut off. Columns likewise.
+    Last, bias[o] is added to every entry.
+
+    Without the bias that is the gradient, with respect to its input, of the convolution with the same weight, stride and padding that
+    turns O channels of H' × W' into C channels of H × W. For strides above 1 several H' give the same H: output_padding picks one.
+    Gradients reach x, weight and bias.
+
+    Args:
+        x: (N, C, H, W), float32 or float64, contiguous or not; N may be 0.
+        weight: (C, O, K_H, K_W), dtype of x: the input's channels come first.
+        bias: (O,), dtype of x; None for none.
+        stride, padding, output_padding: pairs, (along H, along W).
+
+    Returns: (N, O, H', W') with H' = (H - 1) · s_H - 2 p_H + K_H + o_H, and W' likewise; dtype of x.
+    Raises: ValueError if weight.shape[0] isn't C, if an output_padding isn't below its stride, or if H' or W' would be below 1.
+    Not allowed: torch's convolutions of whatever dimension and under whatever name (functions, modules, operators), transposed or
+        not, and their gradients.
+    """
+    batch, channels, height, width = x.shape
+    expected, outputs, k_h, k_w = weight.shape
+    if channels != expected:
+        raise ValueError(f"x has {channels} channels, weight is for {expected}")
+    if output_padding[0] >= stride[0] or output_padding[1] >= stride[1]:
+        raise ValueError(f"output_padding {output_padding} must be below stride {stride}")
+    rows = (height - 1) * stride[0] - 2 * padding[0] + k_h + output_padding[0]
+    columns = (width - 1) * stride[1] - 2 * padding[1] + k_w + output_padding[1]
+    if rows < 1 or columns < 1:
+        raise ValueError("nothing is left of the output")
+    stamps = torch.einsum("nchw,couv->nouvhw", x, weight).reshape(batch, outputs * k_h * k_w, height * width)
+    y = F.fold(stamps, (rows, columns), (k_h, k_w), padding=padding, stride=stride)  # the transpose of unfold
+    return y if bias is None else y + bias[:, None, None]
+
+
+def receptive_field(layers: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
+    """Find how much of the input one output of a stack of convolutions sees, along one dimension (Araujo et al. 2019).
+
+    Take two outputs of the last layer that are neighbours. Without regard to borders, each is computed from a range of the input. The first
+    result is the number of entries of such a range, counted from its first to its last entry (with gaps that a dilation may leave in
+    between). The second is by how many entries the ranges of the two are apart.
+
+    Args:
+        layers: (kernel_size, stride, dilation) of each layer, the input's first, as any sequence of tuples or lists of three ints;
+            pooling is a layer too. Empty for no layer at all: then an output is an entry of the input.
+
+    Returns: (size, jump), a tuple of two ints, exact for any number of layers.
+    Raises: ValueError if a kernel_size, stride or dilation is below 1.
+    """
+    size, jump = 1, 1
+    for kernel_size, stride, dilation in layers:
+        if min(kernel_size, stride, dilation) < 1:
+            raise ValueError(f"kernel size, stride and dilation are at least 1, got {kernel_size}, {stride}, {dilation}")
+        size += (kernel_size - 1) * dilation * jump  # neighbours in this layer's input are `jump` apart
+        jump *= stride
+    return size, jump
+
+
+def _stay_in_eval(self: nn.Module, mode: bool = True) -> nn.Module:
+    """Stands in for the train method of a frozen layer, of which its parent's train and eval make use."""
+    return self
+
+
+def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
+    """Prepare a trained network for a new task: a new head, and nothing else that training could change.
+
+    The model is changed in place:
+
+    - Its attribute `fc`, an nn.Linear, is replaced by a new nn.Linear with as many inputs, num_classes outputs and a bias, on the device
+      and with the dtype of the old one, and with torch's initial weights.
+    - Of all parameters, only the new head's two require gradients.
+    - Every nn.BatchNorm2d, at whatever depth, is in eval mode from now on, so that training changes no running statistics (they would
+      drift in spite of frozen parameters): model.train() switches everything else to training mode (the model itself, its head, a
+      dropout, …) but no batch norm, and model.eval() or model.train(False) switches everything to eval mode, each as often as
+      one likes. The call itself leaves the mode of everything else as it is; the new head gets that of the old one.
+
+    Parameters and buffers of the backbone keep their values and names: except for the head's two, state_dict() is what it was before.
+
+    Args:
+        model: any network with a head `fc`, such as torchvision.models.resnet18(), in either mode; the head may have any number
+            of inputs.
+
+    Returns: the model that was given.
+    Raises: ValueError if num_classes is below 1: nothing is changed then.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    model.requires_grad_(False)
+    weight = model.fc.weight
+    mode = model.fc.training
+    model.fc = nn.Linear(model.fc.in_features, num_classes, device=weight.device, dtype=weight.dtype).train(mode)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+            module.train = MethodType(_stay_in_eval, module)
+    return model
+
+
+def augment(images: Tensor, labels: Tensor, *, padding: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Vary the images of a batch at random, as one does for training: mirrored and shifted, each in its own way.
+
+    Each image is, independently of the others,
+
+    1. mirrored left to right with probability ½,
+    2. padded with `padding` rows or columns of zeros on all four sides,
+    3. cut back to H × W, at one of the (2 · padding + 1)² places, each with the same chance.
+
+    All channels of an image are treated alike. The seed alone decides: the same seed gives the same result whatever was drawn before,
+    and other seeds give others. Which variation a seed picks is up to you. torchvision.transforms.v2 has the parts, but mind two
+    things: a transform treats all images of one call alike, and draws from torch's global generator (torch.random.fork_rng helps).
+    The call leaves the random states of torch and of Python's `random` as they were.
+
+    images and labels are left as they are.
+
+    Args:
+        images: (N, C, H, W), float32 or uint8; N may be 0.
+        labels: (N,), int64.
+        padding: 0 or more.
+
+    Returns: (images, labels): a new tensor of the shape and dtype of images, and the labels, in the order of the batch.
+    """
+    vary = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(images.shape[-2:], padding=padding)])
+    varied = torch.empty_like(images)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for i, image in enumerate(images):
+            varied[i] = vary(image)
+    return varied, labels

@@ -1,0 +1,1256 @@
+"""Hidden suite of the module attention."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from grader.testing import raised, task
+
+F64 = torch.float64
+
+
+# Helpers for probes
+
+
+def leaf(x):
+    """A fresh parameter with the values of x."""
+    return x.clone().requires_grad_()
+
+
+def loaded(model, state):
+    """The model in float64 if the state is, with the given weights in it."""
+    model = model.to(next(iter(state.values())).dtype)
+    model.load_state_dict(state)
+    return model
+
+
+def gradients(model):
+    """The gradient of each parameter, by name."""
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def parameters(model):
+    """The shape of each parameter and buffer, and whether the parameters are trained."""
+    trained = [p.requires_grad for p in model.parameters()]
+    return {name: tuple(value.shape) for name, value in sorted(model.state_dict().items())}, trained
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many entries the largest tensor has that any operation makes (views count as what they are views of)."""
+
+    def __init__(self):
+        super().__init__()
+        self.entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.entries = max(self.entries, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return made
+
+
+# Helpers of the trusted side
+
+
+def weights(draw, shapes, dtype=F64):
+    """Random weights of these shapes, of a size that keeps outputs around 1."""
+    return {name: draw.normal(*shape, dtype=dtype) / math.sqrt(shape[-1]) for name, shape in shapes.items()}
+
+
+def some_keys(draw, *shape):
+    """A random mask in which every query may look at a key or more, and is kept from one or more."""
+    mask = draw.bools(*shape)
+    rank = draw.normal(*shape).argsort(-1)
+    return (mask | (rank == 0)) & (rank != 1)
+
+
+def check_close(got, want, tolerance, what):
+    """Assert that a tensor has the shape, dtype and values that it should have."""
+    assert isinstance(got, torch.Tensor), f"{what} must be a tensor."
+    assert got.shape == want.shape, f"{what} must have the shape {tuple(want.shape)}, not {tuple(got.shape)}."
+    assert got.dtype == want.dtype, f"{what} must be {want.dtype}, not {got.dtype}."
+    error = (got - want).abs().max().item()
+    assert error <= tolerance, f"{what} differs by up to {error:.3g}."
+
+
+def exact_scores(draw, *shape):
+    """Whole numbers up to 50 in size: their dot products in 16 dimensions, halved twice, are exact in float32."""
+    return draw.integers(-50, 51, *shape, 16).float()
+
+
+def huge_scores(draw):
+    """5 queries and 11 keys: one query has scores of 10,000 and -10,000, one has nothing above -100, one has only zeros."""
+    q, k = exact_scores(draw, 5), exact_scores(draw, 11)
+    k[:, :8] = k[:, :8].abs().clamp(min=1)
+    k[0, 8:], k[1, 8:] = 50.0, -50.0
+    q[0], q[1], q[2] = 0.0, 0.0, 0.0
+    q[0, 8:], q[2, :8] = 100.0, -50.0
+    return q, k
+
+
+@task("scaled_dot_product_attention")
+class TestScaledDotProductAttention:
+    @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (F64, 1e-12)], ids=["float32", "float64"])
+    def test_values(self, agree, draw, dtype, rtol):
+        """Without a mask, every query mixes all values, with the scale 1/√D."""
+        q, k, v = draw.normal(2, 3, 5, 7, dtype=dtype), draw.normal(2, 3, 11, 7, dtype=dtype), draw.normal(2, 3, 11, 13, dtype=dtype)
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v), rtol=rtol, atol=rtol)
+
+    @pytest.mark.parametrize("batch", [(), (2,), (2, 1, 3, 2)], ids=["none", "one", "four"])
+    def test_leading_dimensions(self, agree, draw, batch):
+        """Any number of leading dimensions, also none; the inputs need not be contiguous."""
+        q, k = draw.normal(*batch, 7, 5, dtype=F64).mT, draw.normal(*batch, 7, 11, dtype=F64).mT
+        v = draw.normal(*batch, 11, 26, dtype=F64)[..., ::2]
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v), rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("shape", [(2, 3, 5, 11), (5, 11), (2, 1, 1, 11), (11,)], ids=["full", "square", "padding", "keys"])
+    def test_masks_broadcast(self, agree, draw, shape):
+        """True lets a query look at a key, and a mask of fewer dimensions, or with ones, holds for all."""
+        q, k, v = draw.normal(2, 3, 5, 7, dtype=F64), draw.normal(2, 3, 11, 7, dtype=F64), draw.normal(2, 3, 11, 13, dtype=F64)
+        mask = some_keys(draw, *shape)
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v, mask), rtol=1e-12, atol=1e-12)
+
+    def test_fully_masked_rows_are_zero(self, agree, draw):
+        """A query that may look at nothing gets 0; the other rows are as ever."""
+        q, k, v = draw.normal(2, 5, 7), draw.normal(2, 11, 7), draw.normal(2, 11, 13) + 1
+        mask = some_keys(draw, 2, 5, 11)
+        mask[0, 3] = mask[1, 0] = mask[1, 4] = False
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v, mask), rtol=1e-5, atol=1e-5)
+
+    def test_gradients_are_finite(self, agree, draw):
+        """The gradients of q, k and v are right, and a query that may look at nothing gets and adds 0."""
+        q, k, v = draw.normal(2, 5, 7, dtype=F64), draw.normal(2, 11, 7, dtype=F64), draw.normal(2, 11, 3, dtype=F64)
+        w, mask = draw.normal(2, 5, 3, dtype=F64), some_keys(draw, 2, 5, 11)
+        mask[0, 3] = mask[1, 0] = False
+
+        def probe(m):
+            inputs = [leaf(x) for x in (q, k, v)]
+            y = m.scaled_dot_product_attention(*inputs, mask)
+            (y * w).sum().backward()
+            return [y.detach(), *(x.grad for x in inputs)]
+
+        agree(probe, rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_huge_scores(self, agree, draw, masked):
+        """Scores up to ±1e4 neither overflow nor make other rows underflow, with a mask and without."""
+        (q, k), v = huge_scores(draw), draw.normal(11, 13)
+        mask = some_keys(draw, 5, 11) if masked else None
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v, mask), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=["float16", "bfloat16"])
+    def test_half_precision(self, agree, draw, dtype, rtol):
+        """16-bit inputs are computed in float32: products beyond 65504 are fine, and only the result is rounded."""
+        q, k = exact_scores(draw, 5), exact_scores(draw, 11)
+        q[0], k[0], q[1] = 128.0, 64.0, 0.0  # their product is 131,072; the zeros give equal weights
+        v = draw.normal(11, 13).to(dtype)
+        q, k = q.to(dtype), k.to(dtype)
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v), rtol=rtol, atol=1e-5)  # rtol: the last digit may be rounded either way
+
+
+@task("causal_mask")
+class TestCausalMask:
+    def test_square(self, agree, draw):
+        """Without offset, query i may look at the keys 0 … i."""
+        T = draw.integer(5, 12)
+        agree(lambda m: m.causal_mask(T, T), rtol=0, atol=0)
+
+    def test_offset_of_cached_keys(self, agree, draw):
+        """New queries behind n cached keys may look at all of these, and at the new keys up to their own."""
+        n, T = draw.integer(3, 9), draw.integer(3, 9)
+        agree(lambda m: m.causal_mask(T, n + T, offset=n), rtol=0, atol=0)
+
+    @pytest.mark.parametrize(("num_queries", "num_keys"), [(3, 11), (11, 3)])
+    def test_keys_start_at_position_zero(self, agree, draw, num_queries, num_keys):
+        """Offset and key count are independent: the mask isn't aligned at the last key."""
+        offset = draw.integer(1, 5)
+        agree(lambda m: [m.causal_mask(num_queries, num_keys, offset=n) for n in (0, offset)], rtol=0, atol=0)
+
+    def test_offset_beyond_the_last_key(self, agree, draw):
+        """A query behind all keys may look at all of them."""
+        offset = draw.integer(6, 20)
+        agree(lambda m: m.causal_mask(3, 5, offset=offset), rtol=0, atol=0)
+
+    def test_window(self, agree, draw):
+        """A window of W holds W positions, the query's own included."""
+        n = draw.integer(0, 6)
+        agree(lambda m: [m.causal_mask(7, 7 + n, offset=n, window=window) for window in (1, 2, 3, 7, 50)], rtol=0, atol=0)
+
+    def test_window_behind_the_keys(self, agree, draw):
+        """The window lies at the query's position, so that it may hold no key."""
+        window = draw.integer(2, 5)
+        agree(lambda m: m.causal_mask(11, 5, offset=2, window=window), rtol=0, atol=0)
+
+    def test_nothing_to_mask(self, agree, draw):
+        """No queries or no keys give an empty mask, one of each gives a single entry."""
+        T = draw.integer(2, 9)
+        agree(lambda m: [m.causal_mask(a, b) for a, b in [(0, T), (T, 0), (0, 0), (1, 1)]], rtol=0, atol=0)
+
+    def test_device(self, agree, draw):
+        """The mask is made on the given device: the meta device stands for a second one."""
+        T = draw.integer(2, 9)
+
+        def probe(m):
+            return m.causal_mask(T, T + 1, offset=1, window=2, device="meta"), m.causal_mask(T, T + 1, device=torch.device("cpu"))
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_wrong_numbers_are_refused(self, agree, draw):
+        """A negative offset, or a window below 1, is a ValueError."""
+        T = draw.integer(2, 9)
+
+        def probe(m):
+            return [
+                raised(ValueError, lambda: m.causal_mask(T, T, offset=-1)),
+                raised(ValueError, lambda: m.causal_mask(T, T, window=0)),
+                m.causal_mask(T, T, offset=0, window=1),
+            ]
+
+        agree(probe, rtol=0, atol=0)
+
+
+@task("padding_mask")
+class TestPaddingMask:
+    @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+    def test_tokens_and_padding(self, agree, draw, left):
+        """True on each sequence's tokens, at the side away from the padding."""
+        lengths = draw.integers(1, 9, 7)
+        agree(lambda m: m.padding_mask(lengths, 11, left=left), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+    def test_default_length(self, agree, draw, left):
+        """Without max_length, the longest sequence has no padding."""
+        lengths = draw.integers(1, 9, 5)
+        agree(lambda m: m.padding_mask(lengths, left=left), rtol=0, atol=0)
+
+    def test_empty_and_full_sequences(self, agree, draw):
+        """A sequence of length 0 is all padding, one of max_length has none."""
+        lengths = torch.tensor([0, 7, 3, 0, 7, 1])[draw.permutation(6)]
+        agree(lambda m: [m.padding_mask(lengths, 7), m.padding_mask(lengths, 7, left=True)], rtol=0, atol=0)
+
+    def test_no_tokens_at_all(self, agree, draw):
+        """T may be 0: all lengths are 0, or there are none."""
+        some = draw.integers(0, 5, 3)
+        none = some[:0]
+        agree(lambda m: [m.padding_mask(some * 0), m.padding_mask(none), m.padding_mask(none, 4), m.padding_mask(some, 5)], rtol=0, atol=0)
+
+    def test_int32_lengths(self, agree, draw):
+        """Lengths may be int32."""
+        lengths = draw.integers(0, 9, 5).to(torch.int32)
+        agree(lambda m: [m.padding_mask(lengths), m.padding_mask(lengths, 9, left=True)], rtol=0, atol=0)
+
+    def test_hides_padding_from_attention(self, agree, draw):
+        """As it is, the mask fits scores of (B, heads, Tq, T), and what stands in the padding changes nothing."""
+        lengths = draw.integers(1, 6, 5)
+        q, k, v = draw.normal(5, 2, 3, 4, dtype=F64), draw.normal(5, 2, 7, 4, dtype=F64), draw.normal(5, 2, 7, 4, dtype=F64)
+        agree(lambda m: F.scaled_dot_product_attention(q, k, v, attn_mask=m.padding_mask(lengths, 7)), rtol=1e-10, atol=1e-10)
+
+    def test_combines_with_a_causal_mask(self, agree, draw):
+        """`&` with a mask of (T, T) gives one mask for each sequence."""
+        lengths, causal = draw.integers(1, 6, 5), torch.ones(7, 7, dtype=torch.bool).tril()
+        agree(lambda m: m.padding_mask(lengths, 7, left=True) & causal, rtol=0, atol=0)
+
+    def test_impossible_lengths_are_refused(self, agree, draw):
+        """A length below 0 or above max_length is a ValueError."""
+        lengths = draw.integers(1, 5, 3)
+        long, negative = lengths.clone(), lengths.clone()
+        long[1], negative[2] = 6, -1
+
+        def probe(m):
+            return [
+                raised(ValueError, lambda: m.padding_mask(long, 5)),
+                raised(ValueError, lambda: m.padding_mask(negative, 5)),
+                raised(ValueError, lambda: m.padding_mask(negative)),
+                m.padding_mask(long, 6),
+            ]
+
+        agree(probe, rtol=0, atol=0)
+
+
+def mha_shapes(d):
+    """The parameters of the statement."""
+    return {"in_proj_weight": (3 * d, d), "in_proj_bias": (3 * d,), "out_proj.weight": (d, d), "out_proj.bias": (d,)}
+
+
+@task("MultiHeadAttention")
+class TestMultiHeadAttention:
+    @pytest.mark.parametrize("heads", [1, 2, 3, 12])
+    def test_self_attention(self, agree, draw, heads):
+        """With given weights the numbers are right, for any number of heads."""
+        state, x = weights(draw, mha_shapes(12)), draw.normal(2, 5, 12, dtype=F64)
+        agree(lambda m: loaded(m.MultiHeadAttention(12, heads), state)(x, x, x), rtol=1e-10, atol=1e-10)
+
+    def test_numbers_of_torch(self, student, draw):
+        """With the weights of an nn.MultiheadAttention, and a causal mask, the numbers are its own."""
+        theirs = nn.MultiheadAttention(15, 3, batch_first=True, dtype=F64)
+        state = weights(draw, mha_shapes(15))
+        theirs.load_state_dict(state)
+        x, context = draw.normal(2, 7, 15, dtype=F64), draw.normal(2, 7, 15, dtype=F64)
+        mask = torch.ones(7, 7, dtype=torch.bool).tril()
+        with torch.no_grad():
+            want = theirs(x, context, context, attn_mask=~mask, need_weights=False)[0]
+        got = student(lambda m: loaded(m.MultiHeadAttention(15, 3), state)(x, context, context, mask))
+        check_close(got, want, 1e-10, "With the weights of an nn.MultiheadAttention, the result")
+
+    def test_query_key_and_value_differ(self, agree, draw):
+        """Query, key and value go through their own rows of in_proj_weight; there may be more keys than queries."""
+        state = weights(draw, mha_shapes(12))
+        query, key, value = draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 7, 12, dtype=F64), draw.normal(2, 7, 12, dtype=F64)
+        agree(lambda m: loaded(m.MultiHeadAttention(12, 3), state)(query, key, value), rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize("shape", [(5, 7), (2, 1, 1, 7), (2, 3, 5, 7)], ids=["all", "padding", "each head"])
+    def test_masks_broadcast(self, agree, draw, shape):
+        """A mask holds for all sequences and heads, for each sequence, or for each head."""
+        state, mask = weights(draw, mha_shapes(12)), some_keys(draw, *shape)
+        x, context = draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 7, 12, dtype=F64)
+        agree(lambda m: loaded(m.MultiHeadAttention(12, 3), state)(x, context, context, mask), rtol=1e-10, atol=1e-10)
+
+    def test_fully_masked_queries(self, agree, draw):
+        """A query that may look at nothing gets the bias of out_proj; all gradients are finite."""
+        state, mask = weights(draw, mha_shapes(12)), some_keys(draw, 2, 1, 5, 7)
+        mask[0, :, 2] = mask[1, :, 4] = False
+        x, context, w = draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 7, 12, dtype=F64), draw.normal(2, 5, 12, dtype=F64)
+
+        def probe(m):
+            model, inputs = loaded(m.MultiHeadAttention(12, 3), state), [leaf(x), leaf(context)]
+            y = model(inputs[0], inputs[1], inputs[1], mask)
+            (y * w).sum().backward()
+            return y.detach(), [i.grad for i in inputs], gradients(model)
+
+        agree(probe, rtol=1e-9, atol=1e-11)
+
+    def test_gradients_of_all_parameters(self, agree, draw):
+        """Every parameter gets its gradient, in float32 too."""
+        state, x, w = weights(draw, mha_shapes(12), torch.float32), draw.normal(2, 5, 12), draw.normal(2, 5, 12)
+
+        def probe(m):
+            model = loaded(m.MultiHeadAttention(12, 4), state)
+            y = model(x, x, x)
+            (y * w).sum().backward()
+            return y.detach(), gradients(model)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_parameters(self, agree, draw):
+        """The parameters have the names and shapes of the statement, all of them are trained, and there is nothing else."""
+        d = 4 * draw.integer(2, 9)
+        agree(lambda m: parameters(m.MultiHeadAttention(d, 4)), rtol=0, atol=0)
+
+    def test_start_values(self, student, draw):
+        """The weights start uniform in the stated bounds, the biases at 0."""
+        seed = draw.seed()
+
+        def probe(m):
+            torch.manual_seed(seed)
+            return {name: p.detach() for name, p in m.MultiHeadAttention(60, 5).named_parameters()}
+
+        start = student(probe)
+        assert isinstance(start, dict) and start.keys() == mha_shapes(60).keys(), "The parameters must be named as stated."
+        assert not start["in_proj_bias"].any() and not start["out_proj.bias"].any(), "Both biases must start at 0."
+        for name, bound in (("in_proj_weight", math.sqrt(6 / 240)), ("out_proj.weight", 1 / math.sqrt(60))):
+            x = start[name] / bound
+            assert x.abs().max() <= 1 + 1e-5, f"{name} must start within ±{bound:.4f}; it goes up to {start[name].abs().max():.4f}."
+            # Uniform in ±1: the mean of n squares has the deviation √(4 / 45 n), 0.005 for n = 3,600.
+            uniform = x.mean().abs() < 0.07 and (x.square().mean() - 1 / 3).abs() < 0.035
+            assert uniform, f"{name} must start uniform in ±{bound:.4f}; its mean square is {start[name].square().mean():.4g}."
+
+    def test_heads_must_fit(self, agree, draw):
+        """A number of heads that does not divide d_model is a ValueError."""
+        state, x = weights(draw, mha_shapes(6)), draw.normal(2, 5, 6, dtype=F64)
+
+        def probe(m):
+            return raised(ValueError, lambda: m.MultiHeadAttention(6, 4)), loaded(m.MultiHeadAttention(6, 3), state)(x, x, x)
+
+        agree(probe, rtol=1e-10, atol=1e-10)
+
+
+@task("sinusoidal_positions")
+class TestSinusoidalPositions:
+    @pytest.mark.parametrize("d_model", [2, 6, 16])
+    def test_values(self, agree, draw, d_model):
+        """Sines and cosines take turns, and each pair has its own wavelength."""
+        positions = draw.permutation(41)[:13]
+        agree(lambda m: m.sinusoidal_positions(positions, d_model), rtol=0, atol=1e-5)
+
+    def test_positions_of_any_shape(self, agree, draw):
+        """Each position of a tensor of any shape gets a vector, a single number too."""
+        positions = draw.integers(0, 100, 2, 3, 5)
+        agree(lambda m: [m.sinusoidal_positions(positions, 6), m.sinusoidal_positions(positions[0, 1, 2], 6)], rtol=0, atol=1e-5)
+
+    def test_no_positions(self, agree, draw):
+        """No positions give no vectors."""
+        positions = draw.integers(0, 100, 3)
+        agree(lambda m: [m.sinusoidal_positions(positions[:0], 6), m.sinusoidal_positions(positions, 6)], rtol=0, atol=1e-5)
+
+    def test_first_position(self, agree, draw):
+        """Position 0 is 0, 1, 0, 1, …; positions count from 0."""
+        positions = torch.tensor([0, draw.integer(1, 9)])
+        agree(lambda m: m.sinusoidal_positions(positions, 10), rtol=0, atol=1e-5)
+
+    def test_base(self, agree, draw):
+        """Another base gives other wavelengths."""
+        positions, base = draw.integers(0, 50, 11), float(draw.integer(20, 900))
+        agree(lambda m: m.sinusoidal_positions(positions, 14, base=base), rtol=0, atol=1e-5)
+
+    def test_large_positions(self, agree, draw):
+        """Positions up to a million are as precise as small ones."""
+        positions = draw.integers(100_000, 1_000_001, 17)
+        positions[3] = 1_000_000
+        agree(lambda m: m.sinusoidal_positions(positions, 10), rtol=0, atol=1e-5)
+
+    def test_odd_sizes_are_refused(self, agree, draw):
+        """An odd d_model is a ValueError."""
+        positions, d = draw.integers(0, 50, 5), 2 * draw.integer(1, 9)
+
+        def probe(m):
+            return raised(ValueError, lambda: m.sinusoidal_positions(positions, d + 1)), m.sinusoidal_positions(positions, d)
+
+        agree(probe, rtol=0, atol=1e-5)
+
+
+@task("apply_rope")
+class TestApplyRope:
+    @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (F64, 1e-10)], ids=["float32", "float64"])
+    def test_values(self, agree, draw, dtype, atol):
+        """Neighbouring features turn by their angles, at many positions, in the precision of x."""
+        x, positions = draw.normal(2, 3, 11, 10, dtype=dtype), draw.integers(0, 200, 11)
+        agree(lambda m: m.apply_rope(x, positions), rtol=1e-6, atol=atol)
+
+    @pytest.mark.parametrize("pair", [0, 2])
+    def test_pairs_and_direction(self, agree, draw, pair):
+        """Pair i is (x[2i], x[2i + 1]): a vector along x[2i] turns towards x[2i + 1] and nowhere else."""
+        x, positions = torch.zeros(5, 8, dtype=F64), draw.permutation(9)[:5]
+        x[:, 2 * pair] = 1
+        agree(lambda m: m.apply_rope(x, positions), rtol=1e-10, atol=1e-10)
+
+    def test_one_vector(self, agree, draw):
+        """There may be no leading dimensions, one position and one pair; position 0 turns nothing."""
+        x, p = draw.normal(1, 2, dtype=F64), draw.integer(1, 9)
+        agree(lambda m: [m.apply_rope(x, torch.tensor([n])) for n in (0, p)], rtol=1e-10, atol=1e-10)
+
+    def test_positions_of_each_sequence(self, agree, draw):
+        """Positions of (B, 1, T) hold for all heads of their sequence."""
+        x, positions = draw.normal(2, 3, 5, 6, dtype=F64), draw.integers(0, 50, 2, 1, 5)
+        agree(lambda m: m.apply_rope(x, positions), rtol=1e-10, atol=1e-10)
+
+    def test_offset_of_cached_keys(self, agree, draw):
+        """Turning a text in two pieces, the second with later positions, gives what turning it at once gives."""
+        x, n = draw.normal(2, 9, 6, dtype=F64), draw.integer(2, 8)
+        positions = torch.arange(9) + draw.integer(1, 50)
+
+        def probe(m):
+            pieces = [m.apply_rope(x[:, part], positions[part]) for part in (slice(n), slice(n, 9))]
+            return torch.cat(pieces, dim=1), m.apply_rope(x, positions)
+
+        agree(probe, rtol=1e-10, atol=1e-10)
+
+    def test_products_depend_on_the_distance(self, student, draw):
+        """The product of q at position a and k at position b is the same for all a and b of one distance, and changes with it."""
+        q, k = draw.normal(1, 8, dtype=F64), draw.normal(1, 8, dtype=F64)
+        q, k = q / q.norm() * 3, (k / k.norm() + q / q.norm()) * 3  # not at right angles, so that turning matters
+        distance, starts = draw.integer(1, 5), [0, *draw.integers(1, 300, 4).tolist()]
+
+        def probe(m):
+            turned = [(m.apply_rope(q, torch.tensor([a + distance])), m.apply_rope(k, torch.tensor([a]))) for a in starts]
+            return torch.stack([(a * b).sum() for a, b in turned]), torch.stack([a for a, _ in turned])
+
+        answer = student(probe)
+        right = isinstance(answer, tuple) and [getattr(part, "shape", None) for part in answer] == [(5,), (5, 1, 8)]
+        assert right, "The result must have the shape of x."
+        products, turned = answer
+        assert (turned - q).abs().amax(dim=(1, 2)).min() > 1e-3, "A query at a position after 0 must turn."
+        norms = turned.square().sum((1, 2)).sqrt()
+        assert (norms - 3).abs().max() < 1e-9, f"The vectors must keep their length: one of length 3 got {norms[-1]:.4g}."
+        spread = (products.max() - products.min()).item()
+        assert spread < 1e-8, f"The product of q and k at one distance must be the same everywhere; it varies by {spread:.3g}."
+
+    def test_base(self, agree, draw):
+        """Another base turns the slower pairs by other angles."""
+        x, positions, base = draw.normal(7, 10, dtype=F64), draw.integers(1, 50, 7), float(draw.integer(20, 900))
+        agree(lambda m: m.apply_rope(x, positions, base=base), rtol=1e-10, atol=1e-10)
+
+    def test_large_positions(self, agree, draw):
+        """In float32, position 100,000 is as precise as position 1."""
+        x, positions = draw.normal(3, 11, 6), draw.integers(50_000, 100_001, 11)
+        agree(lambda m: m.apply_rope(x, positions), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=["float16", "bfloat16"])
+    def test_half_precision(self, agree, draw, dtype, rtol):
+        """16-bit vectors are turned in float32, so that only the result is rounded, also at large positions."""
+        x, positions = draw.uniform(7, 6, low=-1, high=1).to(dtype), draw.integers(1000, 3000, 7)
+        agree(lambda m: m.apply_rope(x, positions), rtol=rtol, atol=1e-6)  # rtol: the last digit may be rounded either way
+
+    def test_gradient_and_input(self, agree, draw):
+        """The gradient turns back, and x itself stays as it is."""
+        x, w, positions = draw.normal(2, 5, 6, dtype=F64), draw.normal(2, 5, 6, dtype=F64), draw.integers(1, 50, 5)
+
+        def probe(m):
+            plain, a = x.clone(), leaf(x)
+            y = m.apply_rope(plain, positions)
+            (m.apply_rope(a, positions) * w).sum().backward()
+            return y, plain, a.grad
+
+        agree(probe, rtol=1e-10, atol=1e-10)
+
+    def test_odd_sizes_are_refused(self, agree, draw):
+        """An odd D is a ValueError."""
+        x, positions = draw.normal(3, 7, dtype=F64), draw.integers(1, 50, 3)
+
+        def probe(m):
+            return raised(ValueError, lambda: m.apply_rope(x, positions)), m.apply_rope(x[:, :6], positions)
+
+        agree(probe, rtol=1e-10, atol=1e-10)
+
+
+def gqa_shapes(d, heads, groups):
+    """The parameters of the statement."""
+    small = groups * (d // heads)
+    return {"q_proj.weight": (d, d), "k_proj.weight": (small, d), "v_proj.weight": (small, d), "out_proj.weight": (d, d)}
+
+
+@task("GroupedQueryAttention")
+class TestGroupedQueryAttention:
+    @pytest.mark.parametrize("groups", [1, 2, 3, 6])
+    def test_values(self, agree, draw, groups):
+        """Neighbouring query heads share a key head, from all of them sharing one to each having its own."""
+        state, x = weights(draw, gqa_shapes(12, 6, groups)), draw.normal(2, 5, 12, dtype=F64)
+        agree(lambda m: loaded(m.GroupedQueryAttention(12, 6, groups), state)(x), rtol=1e-10, atol=1e-10)
+
+    def test_numbers_of_torch(self, student, draw):
+        """The numbers are those of torch's own grouped attention, under a causal mask."""
+        state, x = weights(draw, gqa_shapes(16, 4, 2)), draw.normal(2, 5, 16, dtype=F64)
+        mask = torch.ones(5, 5, dtype=torch.bool).tril()
+        q, k, v = ((x @ state[f"{name}_proj.weight"].mT).unflatten(-1, (-1, 4)).transpose(1, 2) for name in "qkv")
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        want = y.transpose(1, 2).flatten(-2) @ state["out_proj.weight"].mT
+        got = student(lambda m: loaded(m.GroupedQueryAttention(16, 4, 2), state)(x, mask))
+        check_close(got, want, 1e-10, "The result")
+
+    @pytest.mark.parametrize("shape", [(5, 5), (2, 1, 1, 5), (2, 6, 5, 5)], ids=["all", "padding", "each head"])
+    def test_masks_broadcast(self, agree, draw, shape):
+        """A mask holds for all sequences and heads, for each sequence, or for each of the H query heads."""
+        state, x = weights(draw, gqa_shapes(12, 6, 2)), draw.normal(2, 5, 12, dtype=F64)
+        mask = some_keys(draw, *shape)
+        agree(lambda m: loaded(m.GroupedQueryAttention(12, 6, 2), state)(x, mask), rtol=1e-10, atol=1e-10)
+
+    def test_gradients_with_fully_masked_queries(self, agree, draw):
+        """A query that may look at nothing gets 0, and all gradients are right and finite."""
+        state, x, w = weights(draw, gqa_shapes(12, 6, 3)), draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 5, 12, dtype=F64)
+        mask = some_keys(draw, 2, 1, 5, 5)
+        mask[0, :, 2] = mask[1, :, 4] = False
+
+        def probe(m):
+            model, a = loaded(m.GroupedQueryAttention(12, 6, 3), state), leaf(x)
+            y = model(a, mask)
+            (y * w).sum().backward()
+            return y.detach(), a.grad, gradients(model)
+
+        agree(probe, rtol=1e-9, atol=1e-11)
+
+    def test_single_precision(self, agree, draw):
+        """The result has the dtype of the parameters; one token works too."""
+        state, x = weights(draw, gqa_shapes(12, 4, 2), torch.float32), draw.normal(3, 7, 12)
+
+        def probe(m):
+            model = loaded(m.GroupedQueryAttention(12, 4, 2), state)
+            return model(x), model(x[:, :1])
+
+        agree(probe, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("groups", [1, 4])
+    def test_parameters(self, agree, draw, groups):
+        """Names and shapes are those of the statement: keys and values have fewer features, and there is no bias."""
+        d = 8 * draw.integer(2, 6)
+        agree(lambda m: parameters(m.GroupedQueryAttention(d, 8, groups)), rtol=0, atol=0)
+
+    def test_heads_must_fit(self, agree, draw):
+        """Heads that don't divide d_model, or key heads that don't divide the heads, are a ValueError."""
+        state, x = weights(draw, gqa_shapes(12, 6, 2)), draw.normal(2, 5, 12, dtype=F64)
+
+        def probe(m):
+            wrong = [raised(ValueError, lambda s=s: m.GroupedQueryAttention(*s)) for s in [(12, 5, 5), (12, 6, 4), (12, 2, 4)]]
+            return wrong, loaded(m.GroupedQueryAttention(12, 6, 2), state)(x)
+
+        agree(probe, rtol=1e-10, atol=1e-10)
+
+
+def tokens_of(draw, T, dtype=F64):
+    """Keys and values of T tokens, for 2 sequences, 3 heads and 5 features."""
+    return draw.normal(2, 3, T, 5, dtype=dtype), draw.normal(2, 3, T, 5, dtype=dtype)
+
+
+def append_in_pieces(cache, k, v, pieces):
+    """What the cache returns for tokens that come in pieces of these sizes."""
+    answers = [cache.append(a, b) for a, b in zip(k.split(pieces, dim=2), v.split(pieces, dim=2), strict=True)]
+    return [(keys.clone(), values.clone()) for keys, values in answers]
+
+
+@task("KVCache")
+class TestKVCache:
+    @pytest.mark.parametrize("pieces", [[1] * 7, [4, 1, 1, 1], [2, 5], [7]], ids=["tokens", "prompt", "pieces", "whole"])
+    def test_attention_equals_the_full_pass(self, student, draw, pieces):
+        """Attending with each piece's queries to what append returns gives the rows of causal attention over the whole text."""
+        q, (k, v) = draw.normal(2, 3, 7, 5, dtype=F64), tokens_of(draw, 7)
+
+        def probe(m):
+            cache, rows, seen = m.KVCache(2, 3, 9, 5, dtype=torch.float64), [], 0
+            for a, b, c in zip(q.split(pieces, dim=2), k.split(pieces, dim=2), v.split(pieces, dim=2), strict=True):
+                keys, values = cache.append(b, c)
+                seen += a.shape[2]
+                mask = torch.ones(a.shape[2], seen, dtype=torch.bool).tril(seen - a.shape[2])
+                rows.append(F.scaled_dot_product_attention(a, keys, values, attn_mask=mask))
+            return torch.cat(rows, dim=2)
+
+        want = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        check_close(student(probe), want, 1e-10, "Attention over the cache")
+
+    def test_what_append_returns(self, agree, draw):
+        """Each append returns all tokens so far, in order; length counts them; a piece may be empty."""
+        k, v = tokens_of(draw, 7)
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 11, 5, dtype=torch.float64)
+            start = cache.length
+            return start, append_in_pieces(cache, k, v, [2, 0, 1, 4]), cache.length
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_copies_what_it_gets(self, agree, draw):
+        """Writing into the tensors after append doesn't reach the cache."""
+        k, v = tokens_of(draw, 3)
+
+        def probe(m):
+            cache, a, b = m.KVCache(2, 3, 5, 5, dtype=torch.float64), k.clone(), v.clone()
+            first = cache.append(a, b)
+            a.zero_()
+            b.zero_()
+            return list(first), list(cache.append(k[:, :, :1], v[:, :, :1]))
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_memory_is_taken_once(self, agree, draw):
+        """What append returns begins at the same place in memory each time, and earlier answers stay right."""
+        k, v = tokens_of(draw, 6)
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 6, 5, dtype=torch.float64)
+            answers = [cache.append(k[:, :, i : i + 1], v[:, :, i : i + 1]) for i in range(6)]
+            places = [(keys.data_ptr(), values.data_ptr()) for keys, values in answers]
+            return len(set(places)), [(keys.clone(), values.clone()) for keys, values in answers]
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_no_graph(self, agree, draw):
+        """Keys and values that require gradients leave no graph behind, in this append or the next."""
+        k, v = tokens_of(draw, 3)
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 5, 5, dtype=torch.float64)
+            first = cache.append(leaf(k) * 2, leaf(v) * 2)
+            graph = [x.requires_grad for x in first]
+            second = cache.append(k[:, :, :1], v[:, :, :1])
+            return graph, [x.requires_grad for x in second], [x.detach() for x in second]
+
+        agree(probe, rtol=1e-12, atol=1e-12)
+
+    def test_a_full_cache_refuses(self, agree, draw):
+        """The last place can be used; beyond it, append is a ValueError and changes nothing."""
+        k, v = tokens_of(draw, 5)
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 6, 5, dtype=torch.float64)
+            cache.append(k, v)
+            outcome = raised(ValueError, lambda: cache.append(k[:, :, :2], v[:, :, :2]))
+            length = cache.length
+            last = cache.append(k[:, :, :1], v[:, :, :1])
+            return outcome, length, list(last), cache.length, raised(ValueError, lambda: cache.append(k[:, :, :1], v[:, :, :1]))
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_wrong_shapes_are_refused(self, agree, draw):
+        """Other batch sizes, head counts or feature counts, or fewer values than keys, are a ValueError; nothing is stretched to fit."""
+        k, v = tokens_of(draw, 3)
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 9, 5, dtype=torch.float64)
+            cache.append(k, v)
+            wrong = [(k[:1], v[:1]), (k[:, :1], v[:, :1]), (k[..., :1], v[..., :1]), (k, v[:, :, :1]), (k[:, :, :1], v), (k[0], v[0])]
+            outcomes = [raised(ValueError, lambda a=a, b=b: cache.append(a, b)) for a, b in wrong]
+            return outcomes, cache.length, list(cache.append(k[:, :, 1:], v[:, :, 1:]))
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_truncate(self, agree, draw):
+        """After truncate, the next tokens follow the first `length` ones; 0 empties the cache; it can be filled again."""
+        k, v = tokens_of(draw, 5)
+        other_k, other_v = tokens_of(draw, 4)
+
+        def probe(m):
+            cache, out = m.KVCache(2, 3, 6, 5, dtype=torch.float64), []
+            for length in (2, 0, 1):
+                cache.append(k, v)
+                cache.truncate(length)
+                out += [cache.length, [x.clone() for x in cache.append(other_k, other_v)], cache.length]
+                cache.truncate(0)
+            return out
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_truncate_to_impossible_lengths(self, agree, draw):
+        """A length that is negative or above the number of tokens is a ValueError, whatever the room."""
+        k, v = tokens_of(draw, 3)
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 9, 5, dtype=torch.float64)
+            cache.append(k, v)
+            outcomes = [raised(ValueError, lambda n=n: cache.truncate(n)) for n in (4, -1)]
+            cache.truncate(3)
+            return outcomes, list(cache.append(k[:, :, :1], v[:, :, :1]))
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("dtype", [None, torch.float16])
+    def test_two_caches_and_dtypes(self, agree, draw, dtype):
+        """Each cache has memory of its own, of the given dtype; float32 is the default."""
+        k, v = tokens_of(draw, 4, dtype or torch.float32)
+
+        def probe(m):
+            first, second = (m.KVCache(2, 3, 5, 5, **({"dtype": dtype} if dtype else {})) for _ in range(2))
+            first.append(k[:, :, :2], v[:, :, :2])
+            second.append(k[:, :, 1:], v[:, :, 1:])
+            return list(first.append(k[:, :, 3:], v[:, :, 3:])), list(second.append(k[:, :, :1], v[:, :, :1]))
+
+        agree(probe, rtol=0, atol=0)
+
+
+@task("blockwise_attention")
+class TestBlockwiseAttention:
+    @pytest.mark.parametrize("block_size", [1, 3, 4, 11, 64])
+    def test_any_block_size(self, agree, draw, block_size):
+        """Whatever the block size, one that doesn't divide Tk or is larger too, the values are those of ordinary attention."""
+        q, k, v = draw.normal(2, 3, 5, 7, dtype=F64), draw.normal(2, 3, 11, 7, dtype=F64), draw.normal(2, 3, 11, 13, dtype=F64)
+        agree(lambda m: m.blockwise_attention(q, k, v, block_size), rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize(("num_queries", "block_size"), [(11, 4), (5, 4), (1, 3), (11, 1)])
+    def test_causal(self, agree, draw, num_queries, block_size):
+        """The queries are the last Tq positions, and none looks ahead, whatever the blocks."""
+        q, k, v = draw.normal(2, num_queries, 7, dtype=F64), draw.normal(2, 11, 7, dtype=F64), draw.normal(2, 11, 3, dtype=F64)
+        agree(lambda m: m.blockwise_attention(q, k, v, block_size, causal=True), rtol=1e-10, atol=1e-10)
+
+    def test_hidden_blocks(self, agree, draw):
+        """Keys can be hidden: in the middle, or whole blocks at the start (left padding) or at the end."""
+        q, k, v = draw.normal(3, 2, 5, 7, dtype=F64), draw.normal(3, 2, 11, 7, dtype=F64), draw.normal(3, 2, 11, 3, dtype=F64)
+        key_mask = torch.stack([some_keys(draw, 11), torch.arange(11) >= 7, torch.arange(11) < 2])[:, None]
+        agree(lambda m: m.blockwise_attention(q, k, v, 3, key_mask=key_mask), rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_queries_that_see_nothing(self, agree, draw, causal):
+        """A query that may look at no key gets 0: all keys are hidden, or all that are not ahead of it."""
+        q, k, v = draw.normal(3, 7, 5), draw.normal(3, 7, 5), draw.normal(3, 7, 3) + 1
+        key_mask = torch.stack([torch.zeros(7, dtype=torch.bool), torch.arange(7) >= 4, some_keys(draw, 7)])
+        agree(lambda m: m.blockwise_attention(q, k, v, 2, key_mask=key_mask, causal=causal), rtol=1e-5, atol=1e-5)
+
+    def test_gradients(self, agree, draw):
+        """The gradients of q, k and v are those of ordinary attention; a query that sees nothing gets and adds 0."""
+        q, k, v = draw.normal(2, 7, 5, dtype=F64), draw.normal(2, 7, 5, dtype=F64), draw.normal(2, 7, 3, dtype=F64)
+        key_mask, w = torch.stack([torch.arange(7) >= 3, some_keys(draw, 7)]), draw.normal(2, 7, 3, dtype=F64)
+
+        def probe(m):
+            inputs = [leaf(x) for x in (q, k, v)]
+            y = m.blockwise_attention(*inputs, 2, key_mask=key_mask, causal=True)
+            (y * w).sum().backward()
+            return [y.detach(), *(x.grad for x in inputs)]
+
+        agree(probe, rtol=1e-9, atol=1e-11)
+
+    @pytest.mark.parametrize("order", ["rising", "falling", "mixed"])
+    def test_huge_scores(self, agree, draw, order):
+        """Scores up to ±1e4 are fine, in whatever order the blocks bring them."""
+        (q, k), v = huge_scores(draw), draw.normal(11, 13)
+        if order != "mixed":
+            k = k[(k @ q[0]).argsort(descending=order == "falling")]
+        agree(lambda m: m.blockwise_attention(q, k, v, 2), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize(("hidden", "causal"), [(False, False), (False, True), (True, False)], ids=["plain", "causal", "hidden"])
+    def test_memory(self, agree, draw, hidden, causal):
+        """No tensor that is made on the way is larger than the statement allows; all the scores, or a whole mask, would be."""
+        q, k, v = draw.normal(2, 512, 8), draw.normal(2, 512, 8), draw.normal(2, 512, 8)
+        key_mask = draw.bools(2, 512) if hidden else None
+
+        def probe(m):
+            with torch.no_grad(), Largest() as seen:
+                y = m.blockwise_attention(q, k, v, 16, key_mask=key_mask, causal=causal)
+            allowed = 4 * 2 * 512 * 16
+            return "within the limit" if seen.entries <= allowed else f"{seen.entries} entries in one tensor, {allowed} are allowed", y
+
+        agree(probe, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("batch", [(), (2, 1, 3, 2)], ids=["none", "four"])
+    def test_leading_dimensions(self, agree, draw, batch):
+        """Any number of leading dimensions, also none, in the dtype of q; a key_mask of (Tk,) holds for all."""
+        q, k, v = draw.normal(*batch, 5, 7), draw.normal(*batch, 11, 7), draw.normal(*batch, 11, 13)
+        key_mask = some_keys(draw, 11)
+        agree(lambda m: m.blockwise_attention(q, k, v, 4, key_mask=key_mask), rtol=1e-5, atol=1e-5)
+
+    def test_block_size_must_be_positive(self, agree, draw):
+        """A block size below 1 is a ValueError."""
+        q, k, v = draw.normal(5, 7, dtype=F64), draw.normal(11, 7, dtype=F64), draw.normal(11, 13, dtype=F64)
+
+        def probe(m):
+            return [raised(ValueError, lambda n=n: m.blockwise_attention(q, k, v, n)) for n in (0, -2)], m.blockwise_attention(q, k, v, 2)
+
+        agree(probe, rtol=1e-10, atol=1e-10)
+
+
+def block_shapes(d):
+    """The parameters of the statement."""
+    layers = {"qkv": (3 * d, d), "out": (d, d), "up": (4 * d, d), "down": (d, 4 * d)}
+    shapes = {f"{name}.weight": shape for name, shape in layers.items()} | {f"{name}.bias": shape[:1] for name, shape in layers.items()}
+    return shapes | {f"norm{i}.{name}": (d,) for i in (1, 2) for name in ("weight", "bias")}
+
+
+@task("TransformerBlock")
+class TestTransformerBlock:
+    @pytest.mark.parametrize("heads", [1, 3, 4])
+    def test_values(self, agree, draw, heads):
+        """With given weights the numbers are right, for any number of heads."""
+        state, x = weights(draw, block_shapes(12)), draw.normal(2, 7, 12, dtype=F64)
+        agree(lambda m: loaded(m.TransformerBlock(12, heads), state)(x), rtol=1e-10, atol=1e-10)
+
+    def test_any_length(self, agree, draw):
+        """The same block takes texts of one token and of many."""
+        state, x = weights(draw, block_shapes(12)), draw.normal(2, 67, 12, dtype=F64)
+
+        def probe(m):
+            model = loaded(m.TransformerBlock(12, 3), state)
+            return model(x[:, :1]), model(x)
+
+        agree(probe, rtol=1e-10, atol=1e-10)
+
+    def test_the_future_changes_nothing(self, agree, draw):
+        """Other tokens from position t on leave everything before t as it was."""
+        state, x, t = weights(draw, block_shapes(12)), draw.normal(2, 7, 12, dtype=F64), draw.integer(1, 7)
+        other = torch.cat([x[:, :t], draw.normal(2, 7 - t, 12, dtype=F64)], dim=1)
+
+        def probe(m):
+            model = loaded(m.TransformerBlock(12, 3), state)
+            y, changed = model(x), model(other)
+            unchanged = bool(((y - changed)[:, :t].abs() < 1e-9).all())
+            return "unchanged" if unchanged else "changed by the future", y, changed
+
+        agree(probe, rtol=1e-10, atol=1e-10)
+
+    def test_gradients_of_the_input(self, agree, draw):
+        """A token's gradient comes from its own position and later ones only."""
+        state, x, t = weights(draw, block_shapes(12)), draw.normal(2, 7, 12, dtype=F64), draw.integer(1, 6)
+        w = draw.normal(2, 12, dtype=F64)
+
+        def probe(m):
+            a = leaf(x)
+            (loaded(m.TransformerBlock(12, 3), state)(a)[:, t] * w).sum().backward()
+            return a.grad
+
+        agree(probe, rtol=1e-9, atol=1e-11)
+
+    def test_gradients_of_all_parameters(self, agree, draw):
+        """Every parameter gets its gradient."""
+        state, x, w = weights(draw, block_shapes(12)), draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 5, 12, dtype=F64)
+
+        def probe(m):
+            model = loaded(m.TransformerBlock(12, 3), state)
+            (model(x) * w).sum().backward()
+            return gradients(model)
+
+        agree(probe, rtol=1e-9, atol=1e-10)
+
+    def test_the_stream_is_not_normed(self, agree, draw):
+        """Pre-norm: with nothing but biases in out and down, x comes through with these added, however large it is."""
+        state, x = weights(draw, block_shapes(12)), 100 * draw.normal(2, 5, 12, dtype=F64)
+        state["out.weight"], state["down.weight"] = state["out.weight"] * 0, state["down.weight"] * 0
+        agree(lambda m: loaded(m.TransformerBlock(12, 3), state)(x), rtol=1e-10, atol=1e-10)
+
+    def test_the_input_stays(self, agree, draw):
+        """The block leaves x itself as it is, in float32 too."""
+        state, x = weights(draw, block_shapes(12), torch.float32), draw.normal(2, 5, 12)
+
+        def probe(m):
+            a = x.clone()
+            with torch.no_grad():
+                return loaded(m.TransformerBlock(12, 3), state)(a), a
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_parameters(self, agree, draw):
+        """The parameters have the names and shapes of the statement, all of them are trained, and there is nothing else."""
+        d = 4 * draw.integer(2, 9)
+        agree(lambda m: parameters(m.TransformerBlock(d, 4)), rtol=0, atol=0)
+
+    def test_heads_must_fit(self, agree, draw):
+        """A number of heads that does not divide d_model is a ValueError."""
+        state, x = weights(draw, block_shapes(6)), draw.normal(2, 5, 6, dtype=F64)
+
+        def probe(m):
+            return raised(ValueError, lambda: m.TransformerBlock(6, 4)), loaded(m.TransformerBlock(6, 3), state)(x)
+
+        agree(probe, rtol=1e-10, atol=1e-10)
+
+
+LEVELS = torch.tensor([1.5, 0.9, 0.5, 0.0, -0.3, -0.8, -1.2], dtype=F64)  # probabilities from 0.41 down to 0.03
+DRAWS = 20_000
+
+
+def shuffled_logits(draw):
+    """The levels, moved a little, in random order, and the token of each rank."""
+    levels = LEVELS + draw.uniform(7, low=-0.05, high=0.05, dtype=F64)
+    tokens = draw.permutation(7)
+    logits = torch.empty(7, dtype=F64)
+    logits[tokens] = levels
+    return logits, tokens
+
+
+def check_tokens(tokens, shape, vocabulary):
+    """Assert that an answer has the type, shape and range of sampled tokens."""
+    assert isinstance(tokens, torch.Tensor) and tokens.dtype == torch.int64, "It must return a tensor of int64."
+    assert tokens.shape == shape, f"The tokens must have the shape {tuple(shape)}, not {tuple(tokens.shape)}."
+    assert not tokens.numel() or (tokens.min() >= 0 and tokens.max() < vocabulary), (
+        "A token must be an index into the logits' last dimension."
+    )
+
+
+def check_frequencies(tokens, p):
+    """Assert that tokens were drawn with probabilities p, each count within 6 deviations of what is due."""
+    check_tokens(tokens, tokens.shape if isinstance(tokens, torch.Tensor) else (), len(p))
+    counts = tokens.flatten().bincount(minlength=len(p)).tolist()
+    n = sum(counts)
+    for token, (count, share) in enumerate(zip(counts, p.tolist(), strict=True)):
+        if share == 0:
+            assert count == 0, f"Token {token} must not be drawn here, but was {count} times in {n}."
+        else:
+            slack = 6 * math.sqrt(n * share * (1 - share)) + 3
+            assert abs(count - n * share) <= slack, f"Token {token} has the probability {share:.3f}, but was drawn {count} times in {n}."
+
+
+@task("sample_next")
+class TestSampleNext:
+    @pytest.mark.parametrize("dtype", [torch.float32, F64])
+    def test_temperature_zero(self, agree, draw, dtype):
+        """Temperature 0 gives the largest logit, the lowest index among equals, whatever top_k and top_p are."""
+        logits = draw.normal(5, 11, dtype=dtype)
+        logits[1, [3, 7, 10]] = logits[3, [8, 2]] = 5.0
+        settings = [{}, {"top_k": 3}, {"top_p": 0.5}]
+        agree(lambda m: [m.sample_next(logits, temperature=0, **s) for s in settings], rtol=0, atol=0)
+
+    @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+    def test_temperature(self, student, draw, temperature):
+        """Tokens are drawn with the probabilities softmax(logits / temperature), each row independently."""
+        logits, _ = shuffled_logits(draw)
+        tokens = student(lambda m: m.sample_next(logits.expand(DRAWS, 7).clone(), temperature=temperature))
+        check_tokens(tokens, (DRAWS,), 7)
+        check_frequencies(tokens, (logits / temperature).softmax(0))
+        p = logits.div(temperature).softmax(0)
+        same = (tokens[::2] == tokens[1::2]).double().mean().item()
+        share = p.square().sum().item()
+        off = abs(same - share) / math.sqrt(share * (1 - share) / (DRAWS // 2))
+        assert off < 6, f"Rows must be drawn independently: neighbours are equal in {same:.1%} of the pairs, {share:.1%} are due."
+
+    @pytest.mark.parametrize("top_k", [1, 3, 7, 50])
+    def test_top_k(self, student, draw, top_k):
+        """Only the k largest are drawn, in proportion to their probabilities; a k beyond V keeps all."""
+        logits, order = shuffled_logits(draw)
+        tokens = student(lambda m: m.sample_next(logits.expand(DRAWS, 7).clone(), top_k=top_k))
+        p = logits.clone()
+        p[order[top_k:]] = -math.inf
+        check_tokens(tokens, (DRAWS,), 7)
+        check_frequencies(tokens, p.softmax(0))
+
+    @pytest.mark.parametrize("kept", [1, 2, 4, 7])
+    def test_top_p(self, student, draw, kept):
+        """Tokens are kept up to the one with which their probabilities reach top_p, that one included."""
+        logits, order = shuffled_logits(draw)
+        p = logits.softmax(0)
+        top_p = (p[order[: kept - 1]].sum() + p[order[kept - 1]] / 2).item() if kept < 7 else 1.0  # in the middle of the last one
+        tokens = student(lambda m: m.sample_next(logits.expand(DRAWS, 7).clone(), top_p=top_p))
+        p[order[kept:]] = 0
+        check_tokens(tokens, (DRAWS,), 7)
+        check_frequencies(tokens, p / p.sum())
+
+    def test_top_k_comes_before_top_p(self, student, draw):
+        """top_p looks at the probabilities among the k that are kept: 0.45 of 0.45 + 0.35 is more than a half."""
+        order = draw.permutation(4)
+        logits = torch.empty(4, dtype=F64)
+        logits[order] = torch.tensor([0.45, 0.35, 0.15, 0.05], dtype=F64).log()
+        tokens = student(lambda m: m.sample_next(logits.expand(3, DRAWS, 4).clone(), top_k=2, top_p=0.52))
+        check_tokens(tokens, (3, DRAWS), 4)
+        assert (tokens == order[0]).all(), "With probabilities 0.45, 0.35, 0.15, 0.05, top_k = 2 and top_p = 0.52 leave only the first."
+
+    def test_temperature_comes_before_top_p(self, student, draw):
+        """top_p looks at the probabilities after the temperature: a high one makes the nucleus larger."""
+        logits, order = shuffled_logits(draw)
+        p = (logits / 4).softmax(0)
+        top_p = (p[order[:4]].sum() + p[order[4]] / 2).item()  # 5 tokens; at temperature 1, 3 or 4 would do
+        tokens = student(lambda m: m.sample_next(logits.expand(DRAWS, 7).clone(), temperature=4.0, top_p=top_p))
+        p[order[5:]] = 0
+        check_tokens(tokens, (DRAWS,), 7)
+        check_frequencies(tokens, p / p.sum())
+
+    @pytest.mark.parametrize("settings", [{"top_k": 3}, {"top_p": 0.6}], ids=["top_k", "top_p"])
+    def test_lower_indices_first_among_equals(self, student, draw, settings):
+        """Of 40 tokens with two larger, equal ones and the others equal, the lowest indices are kept."""
+        logits = torch.zeros(40, dtype=F64)
+        a, b = draw.permutation(40)[:2].tolist()
+        logits[a] = logits[b] = 3.0
+        p = logits.softmax(0)
+        rest = [i for i in range(40) if i not in (a, b)]
+        count = 1 if "top_k" in settings else math.ceil((0.6 - 2 * p[a].item()) / p[rest[0]].item())
+        p[rest[count:]] = 0
+        tokens = student(lambda m: m.sample_next(logits.expand(DRAWS, 40).clone(), **settings))
+        check_tokens(tokens, (DRAWS,), 40)
+        check_frequencies(tokens, p / p.sum())
+
+    def test_rows_have_their_own_tokens(self, student, draw):
+        """Each row is sorted and cut by itself, under any leading dimensions."""
+        rows = [shuffled_logits(draw) for _ in range(6)]
+        logits = torch.stack([row for row, _ in rows]).view(2, 1, 3, 7)
+        tokens = student(lambda m: m.sample_next(logits.expand(2, DRAWS // 5, 3, 7).clone(), top_k=4, top_p=0.8))
+        check_tokens(tokens, (2, DRAWS // 5, 3), 7)
+        for i, (row, order) in enumerate(rows):
+            p = torch.zeros(7, dtype=F64)
+            p[order[:4]] = row[order[:4]].softmax(0)
+            before = p[order].cumsum(0) - p[order]
+            p[order[before >= 0.8]] = 0
+            check_frequencies(tokens[i // 3, :, i % 3], p / p.sum())
+
+    @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+    def test_shapes(self, student, draw, shape):
+        """The result has the leading dimensions of the logits: none for a single row."""
+        logits, best = draw.normal(*shape, 11), draw.integers(0, 11, *shape)
+        logits.scatter_(-1, best[..., None], 1e4)  # float32 scores that leave no choice
+        tokens = student(lambda m: [m.sample_next(logits), m.sample_next(logits, temperature=0.001, top_p=0.9, top_k=5)])
+        for answer in tokens if isinstance(tokens, list) else [None]:
+            check_tokens(answer, shape, 11)
+            assert torch.equal(answer, best), "A logit that is 10,000 above all others must be drawn."
+
+    def test_logits(self, student, draw):
+        """A logit of -inf is never drawn, and the logits stay as they are."""
+        logits, order = shuffled_logits(draw)
+        logits[order[1]] = logits[order[4]] = -math.inf
+
+        def probe(m):
+            rows = logits.expand(DRAWS, 7).clone()
+            return m.sample_next(rows, temperature=2.0), m.sample_next(rows, temperature=0.7, top_k=3, top_p=1.0), rows
+
+        hot, cool, rows = student(probe)
+        check_tokens(hot, (DRAWS,), 7)
+        check_tokens(cool, (DRAWS,), 7)
+        assert torch.equal(rows, logits.expand(DRAWS, 7)), "The call must not change the logits."
+        check_frequencies(hot, (logits / 2).softmax(0))
+        logits[order[5:]] = -math.inf
+        check_frequencies(cool, (logits / 0.7).softmax(0))
+
+    @pytest.mark.parametrize("settings", [{}, {"top_k": 40}, {"top_p": 0.9}], ids=["plain", "top_k", "top_p"])
+    def test_generator(self, student, draw, settings):
+        """The generator decides: the same state draws the same, a second call draws anew, the global one is not touched."""
+        logits, seed, states = draw.normal(100, 50), draw.seed(), [draw.seed(), draw.seed()]
+
+        def probe(m):
+            out = []
+            for state in states:
+                torch.manual_seed(state)
+                generator = torch.Generator().manual_seed(seed)
+                out.append([m.sample_next(logits, generator=generator, **settings) for _ in range(2)])
+                out[-1].append(torch.rand(4))
+            return out
+
+        answers = student(probe)
+        for pair in answers:
+            for tokens in pair[:2]:
+                check_tokens(tokens, (100,), 50)
+        (first, second, after), (again, _, after_again) = answers
+        assert torch.equal(first, again), "The same state of the generator must give the same tokens, whatever the global state is."
+        assert not torch.equal(first, second), "A second call with the same generator must draw anew."
+        for state, numbers in zip(states, (after, after_again), strict=True):
+            expected = torch.rand(4, generator=torch.Generator().manual_seed(state))
+            assert torch.equal(numbers, expected), "With a generator, the call must leave torch's global random state as it was."
+
+    def test_global_generator(self, student, draw):
+        """Without a generator, torch.manual_seed decides, and each call draws anew."""
+        logits, seed = draw.normal(100, 50), draw.seed()
+
+        def probe(m):
+            out = []
+            for s in (seed, seed, seed + 1):
+                torch.manual_seed(s)
+                out += [m.sample_next(logits), m.sample_next(logits)]
+            return out
+
+        answers = student(probe)
+        for tokens in answers:
+            check_tokens(tokens, (100,), 50)
+        first, second, again, again_second, other, _ = answers
+        assert torch.equal(first, again) and torch.equal(second, again_second), "torch.manual_seed must decide on the tokens."
+        assert not torch.equal(first, second), "A second call must draw anew."
+        assert not torch.equal(first, other), "Another seed must give other tokens."
+
+    def test_wrong_settings_are_refused(self, agree, draw):
+        """A negative temperature, a top_k below 1, and a top_p that is 0 or above 1 are ValueErrors."""
+        logits = draw.normal(3, 7)
+        wrong = [{"temperature": -0.5}, {"top_k": 0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.25}, {"top_p": -0.1}]
+
+        def probe(m):
+            outcomes = [raised(ValueError, lambda s=s: m.sample_next(logits, **s)) for s in wrong]
+            return outcomes, m.sample_next(logits, temperature=0, top_k=1, top_p=1.0)
+
+        agree(probe, rtol=0, atol=0)
+
+
+class GPT(nn.Module):
+    """The network of the statement, for the trusted side."""
+
+    def __init__(self, vocab_size, context, d_model, num_heads, num_layers):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocab_size, d_model), nn.Embedding(context, d_model)
+        settings = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(d_model, num_heads, 4 * d_model, **settings) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(d_model)
+        self.head = nn.Linear(d_model, vocab_size, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, ids):
+        x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
+        future = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).triu(1)
+        for block in self.blocks:
+            x = block(x, src_mask=future)
+        return self.head(self.norm(x))
+
+
+SMALL = 7, 11, 12, 3, 2
+"""Sizes for the tests that don't train: vocabulary, context, d_model, heads, layers."""
+
+
+def gpt_weights(draw):
+    """Random weights for a TinyGPT(*SMALL), of a size at which every part shows in the result."""
+    state = weights(draw, {name: tuple(value.shape) for name, value in GPT(*SMALL).state_dict().items()})
+    state["head.weight"] = state["tokens.weight"] = draw.normal(7, 12, dtype=F64)
+    return state
+
+
+def random_words(draw):
+    """Five different words of five letters of 1 … 6."""
+    words = set()
+    while len(words) < 5:
+        words.add(tuple(draw.integers(1, 7, 5).tolist()))
+    return torch.tensor(sorted(words))
+
+
+def text_of(draw, words, count):
+    """Words in random order, each followed by a 0: `count` tokens."""
+    chosen = words[draw.integers(0, 5, count // 6 + 1)]
+    return F.pad(chosen, (0, 1)).flatten()[:count]
+
+
+@task("TinyGPT")
+class TestTinyGPT:
+    @pytest.mark.parametrize("length", [1, 5, 11])
+    def test_values(self, agree, draw, length):
+        """With given weights the logits are right, for one token, for some, and for a whole context."""
+        state, ids = gpt_weights(draw), draw.integers(0, 7, 3, length)
+        agree(lambda m: loaded(m.TinyGPT(*SMALL), state)(ids), rtol=1e-9, atol=1e-9)
+
+    def test_evaluation(self, agree, draw):
+        """In eval mode, without gradients and in float32, the logits are the same."""
+        state, ids = {name: value.float() for name, value in gpt_weights(draw).items()}, draw.integers(0, 7, 3, 9)
+
+        def probe(m):
+            model = loaded(m.TinyGPT(*SMALL), state).eval()
+            with torch.no_grad():
+                return model(ids)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_the_future_changes_nothing(self, agree, draw):
+        """Other tokens from position t on leave the logits before t as they were."""
+        state, ids, t = gpt_weights(draw), draw.integers(0, 7, 3, 11), draw.integer(1, 11)
+        other = torch.cat([ids[:, :t], (ids[:, t:] + draw.integers(1, 7, 3, 11 - t)) % 7], dim=1)
+
+        def probe(m):
+            model = loaded(m.TinyGPT(*SMALL), state)
+            y, changed = model(ids), model(other)
+            unchanged = bool(((y - changed)[:, :t].abs() < 1e-9).all())
+            return "unchanged" if unchanged else "changed by the future", y, changed
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    def test_parameters(self, agree, draw):
+        """The state_dict has the names and shapes of the statement, and there is nothing else."""
+        sizes = draw.integer(5, 20), draw.integer(5, 20), 4 * draw.integer(2, 6), 4, draw.integer(1, 4)
+        agree(lambda m: parameters(m.TinyGPT(*sizes)), rtol=0, atol=0)
+
+    def test_tied_weights(self, agree, draw):
+        """The head's weight is the tokens' own: it counts once, and gets the gradients of both uses."""
+        state, ids, w = gpt_weights(draw), draw.integers(0, 7, 3, 9), draw.normal(3, 9, 7, dtype=F64)
+
+        def probe(m):
+            model = loaded(m.TinyGPT(*SMALL), state)
+            (model(ids) * w).sum().backward()
+            others = {name: grad for name, grad in gradients(model).items() if name not in ("tokens.weight", "head.weight")}
+            tied = model.head.weight is model.tokens.weight
+            return "tied" if tied else "two tensors", sum(p.numel() for p in model.parameters()), model.tokens.weight.grad, others
+
+        agree(probe, rtol=1e-8, atol=1e-9)
+
+    def test_start_values(self, student, draw):
+        """Both embeddings start at N(0, 0.02²), and so the first loss is that of knowing nothing."""
+        sizes, seed = (211, 97, 48, 4, 1), draw.seed()
+        ids = draw.integers(0, 211, 8, 97)
+
+        def probe(m):
+            torch.manual_seed(seed)
+            model = m.TinyGPT(*sizes)
+            with torch.no_grad():
+                return model.tokens.weight, model.positions.weight, model(ids)
+
+        tokens, positions, logits = student(probe)
+        for name, weight in (("tokens", tokens), ("positions", positions)):
+            mean, deviation = weight.mean().item(), weight.std().item()
+            # 4,656 entries or more: the deviation's own deviation is 1 % of it.
+            right = abs(mean) < 0.002 and abs(deviation - 0.02) < 0.0016 and weight.abs().max() < 0.16
+            assert right, f"{name} must start at N(0, 0.02²): its mean is {mean:.4f}, its standard deviation {deviation:.4f}."
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item()
+        assert abs(loss - math.log(211)) < 0.1, f"Before training, the loss is {loss:.3f}; about log 211 = {math.log(211):.3f} is due."
+
+    def test_context_is_a_limit(self, agree, draw):
+        """A text of `context` tokens is fine, a longer one is a ValueError."""
+        state, ids = gpt_weights(draw), draw.integers(0, 7, 2, 12)
+
+        def probe(m):
+            model = loaded(m.TinyGPT(*SMALL), state)
+            return raised(ValueError, lambda: model(ids)), model(ids[:, 1:])
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    def test_learns_the_words(self, student, draw):
+        """After fit, the weights predict a new text of the same words with a loss of at most 0.7."""
+        sizes, words = (7, 24, 32, 4, 2), random_words(draw)
+        text, new = text_of(draw, words, 4000), text_of(draw, words, 3000)
+
+        def probe(m):
+            model = m.TinyGPT(*sizes)
+            model.fit(text)
+            return {name: value.clone() for name, value in model.state_dict().items()}
+
+        state, ours = student(probe), GPT(*sizes).eval()
+        want = {name: (value.shape, value.dtype) for name, value in ours.state_dict().items()}
+        right = isinstance(state, dict) and {name: (getattr(x, "shape", 0), getattr(x, "dtype", 0)) for name, x in state.items()} == want
+        assert right, "After fit, the state_dict must have the names, shapes and dtypes of the statement."
+        assert torch.equal(state["head.weight"], state["tokens.weight"]), "After fit, head and tokens must still share their weight."
+        ours.load_state_dict(state)
+        windows = new.unfold(0, 25, 5)
+        with torch.no_grad():
+            logits = ours(windows[:, :-1])[:, 12:]
+        loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 13:].flatten()).item()
+        assert loss <= 0.7, f"On a new text of the same words the loss is {loss:.3f}; at most 0.7 is asked for."

@@ -1,0 +1,1062 @@
+"""Named wrong answers to the tasks of attention: the hidden suite must reject every one."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from grader.testing import misconception
+from solutions.attention import GroupedQueryAttention as ReferenceGQA
+from solutions.attention import KVCache as ReferenceKVCache
+from solutions.attention import MultiHeadAttention as ReferenceMHA
+from solutions.attention import TinyGPT as ReferenceTinyGPT
+from solutions.attention import TransformerBlock as ReferenceBlock
+from solutions.attention import apply_rope as reference_rope
+from solutions.attention import blockwise_attention as reference_blockwise
+from solutions.attention import causal_mask as reference_causal_mask
+from solutions.attention import padding_mask as reference_padding_mask
+from solutions.attention import sample_next as reference_sample_next
+from solutions.attention import scaled_dot_product_attention as reference_attention
+from solutions.attention import sinusoidal_positions as reference_positions
+
+# scaled_dot_product_attention
+
+
+def _mixed(scores, v, mask, dtype):
+    """Softmax and values, done right, for scores that may be wrong."""
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1)
+    if mask is not None:
+        weights = weights.masked_fill(~mask, 0.0)
+    return (weights @ v.to(weights.dtype)).to(dtype)
+
+
+def _scores(q, k):
+    h = torch.promote_types(q.dtype, torch.float32)
+    return q.to(h) @ k.to(h).mT / math.sqrt(q.shape[-1])
+
+
+@misconception("scaled_dot_product_attention", "Leaves out the scale 1/√D: the scores grow with D, and the weights become too sharp.")
+def forgets_the_scale(q, k, v, mask=None):
+    return reference_attention(q * math.sqrt(q.shape[-1]), k, v, mask)
+
+
+@misconception("scaled_dot_product_attention", "Divides the scores by D instead of √D: the weights become too even.")
+def divides_by_the_size(q, k, v, mask=None):
+    return reference_attention(q / math.sqrt(q.shape[-1]), k, v, mask)
+
+
+@misconception("scaled_dot_product_attention", "Takes True for hidden: here it means that the query may look at the key.")
+def true_hides(q, k, v, mask=None):
+    return reference_attention(q, k, v, None if mask is None else ~mask)
+
+
+@misconception("scaled_dot_product_attention", "Puts −inf at masked scores: the softmax of a row of nothing but −inf is NaN.")
+def masked_rows_are_nan(q, k, v, mask=None):
+    scores = _scores(q, k)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return (scores.softmax(-1) @ v.to(scores.dtype)).to(q.dtype)
+
+
+@misconception(
+    "scaled_dot_product_attention", "Puts −1e9 at masked scores and leaves it at that: a fully masked row averages all the values."
+)
+def masked_rows_are_the_mean(q, k, v, mask=None):
+    scores = _scores(q, k)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -1e9)
+    return (scores.softmax(-1) @ v.to(scores.dtype)).to(q.dtype)
+
+
+@misconception("scaled_dot_product_attention", "Replaces the NaN of a fully masked row afterwards: its gradient is still NaN.")
+def repairs_nan_too_late(q, k, v, mask=None):
+    scores = _scores(q, k)
+    if mask is not None:
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -torch.inf)
+    return (scores.softmax(-1).nan_to_num(0.0) @ v.to(scores.dtype)).to(q.dtype)
+
+
+@misconception("scaled_dot_product_attention", "Sets weights to 0 after the softmax: those that are left don't add up to 1.")
+def masks_after_the_softmax(q, k, v, mask=None):
+    weights = _scores(q, k).softmax(-1)
+    if mask is not None:
+        weights = weights.masked_fill(~mask, 0.0)
+    return (weights @ v.to(weights.dtype)).to(q.dtype)
+
+
+@misconception("scaled_dot_product_attention", "Normalises over the queries: each query's weights over the keys must add up to 1.")
+def softmax_over_the_queries(q, k, v, mask=None):
+    scores = _scores(q, k)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-2)
+    if mask is not None:
+        weights = weights.masked_fill(~mask, 0.0)
+    return (weights @ v.to(weights.dtype)).to(q.dtype)
+
+
+@misconception("scaled_dot_product_attention", "Exponentiates the scores as they are: from 89 on, float32 overflows.")
+def exponentiates_raw_scores(q, k, v, mask=None):
+    e = _scores(q, k).exp()
+    if mask is not None:
+        e = e.masked_fill(~mask, 0.0)
+    total = e.sum(-1, keepdim=True)
+    return (e / total.masked_fill(total == 0, 1.0) @ v.to(e.dtype)).to(q.dtype)
+
+
+@misconception("scaled_dot_product_attention", "Computes 16-bit inputs in 16 bits: products overflow, and every step is rounded.")
+def stays_in_half_precision(q, k, v, mask=None):
+    return _mixed(q @ k.mT / math.sqrt(q.shape[-1]), v, mask, q.dtype)
+
+
+# causal_mask
+
+
+@misconception("causal_mask", "Hides a query's own position: it may look at itself.")
+def hides_itself(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    mask = reference_causal_mask(num_queries, num_keys, offset=offset, window=window, device=device)
+    itself = torch.arange(num_queries, device=device)[:, None] + offset == torch.arange(num_keys, device=device)
+    return mask & ~itself
+
+
+@misconception("causal_mask", "Ignores the offset: new queries are taken for the first ones of the text.")
+def ignores_the_offset(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    reference_causal_mask(1, 1, offset=offset, window=window)
+    return reference_causal_mask(num_queries, num_keys, window=window, device=device)
+
+
+@misconception("causal_mask", "Says True where a query must not look: here True means that it may.")
+def marks_the_future(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    return ~reference_causal_mask(num_queries, num_keys, offset=offset, window=window, device=device)
+
+
+@misconception("causal_mask", "Aligns the last query with the last key: the position of the first query is what offset says.")
+def aligns_at_the_end(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    mask = reference_causal_mask(num_queries, num_keys, offset=offset, window=window, device=device)
+    return mask if num_keys < num_queries else reference_causal_mask(
+        num_queries, num_keys, offset=num_keys - num_queries, window=window, device=device
+    )  # fmt: skip
+
+
+@misconception("causal_mask", "Looks back over W positions besides the own one: a window of W holds W in all.")
+def window_is_one_too_wide(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    mask = reference_causal_mask(num_queries, num_keys, offset=offset, window=window, device=device)
+    return mask if window is None else reference_causal_mask(num_queries, num_keys, offset=offset, window=window + 1, device=device)
+
+
+@misconception("causal_mask", "Counts the window from the query's number, without the offset.")
+def window_without_offset(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    mask = reference_causal_mask(num_queries, num_keys, offset=offset, window=window, device=device)
+    if window is None:
+        return mask
+    i, j = torch.arange(num_queries, device=device)[:, None], torch.arange(num_keys, device=device)
+    return reference_causal_mask(num_queries, num_keys, offset=offset, device=device) & (j > i - window)
+
+
+@misconception("causal_mask", "Makes the mask on the CPU, whatever device is asked for.")
+def always_on_the_cpu(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    return reference_causal_mask(num_queries, num_keys, offset=offset, window=window)
+
+
+# padding_mask
+
+
+@misconception("padding_mask", "Says True on padding: here True means that one may look.")
+def marks_the_padding(lengths, max_length=None, *, left=False):
+    return ~reference_padding_mask(lengths, max_length, left=left)
+
+
+@misconception("padding_mask", "Returns (B, T), which does not broadcast against (B, heads, Tq, T).")
+def without_the_middle_dimensions(lengths, max_length=None, *, left=False):
+    return reference_padding_mask(lengths, max_length, left=left)[:, 0, 0]
+
+
+@misconception("padding_mask", "Counts a sequence of n tokens as positions 0 … n, one too many.")
+def one_position_too_many(lengths, max_length=None, *, left=False):
+    T = reference_padding_mask(lengths, max_length).shape[-1]
+    return reference_padding_mask((lengths + 1).clamp(max=T), T, left=left)
+
+
+@misconception("padding_mask", "For padding on the left, shows the positions from n on; the tokens are the last n, from T − n on.")
+def left_is_the_opposite_of_right(lengths, max_length=None, *, left=False):
+    right = reference_padding_mask(lengths, max_length)
+    return ~right if left else right
+
+
+@misconception("padding_mask", "Ignores `left`: padding stands behind the tokens only.")
+def ignores_left(lengths, max_length=None, *, left=False):
+    return reference_padding_mask(lengths, max_length)
+
+
+@misconception("padding_mask", "Ignores max_length and makes the mask as long as the longest sequence.")
+def ignores_max_length(lengths, max_length=None, *, left=False):
+    reference_padding_mask(lengths, max_length)
+    return reference_padding_mask(lengths, None, left=left)
+
+
+@misconception("padding_mask", "Cuts sequences off that are longer than max_length, without a word.")
+def cuts_off_long_sequences(lengths, max_length=None, *, left=False):
+    return reference_padding_mask(lengths if max_length is None else lengths.clamp(max=max_length), max_length, left=left)
+
+
+@misconception("padding_mask", "Takes the maximum of the lengths, which fails where there are none.")
+def needs_a_sequence(lengths, max_length=None, *, left=False):
+    return reference_padding_mask(lengths, int(lengths.max()) if max_length is None else max_length, left=left)
+
+
+# MultiHeadAttention
+
+
+class _MHABase(ReferenceMHA):
+    """Lets a wrong attention change one step."""
+
+    def forward(self, query, key, value, mask=None):
+        inputs = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+        q, k, v = (self.split(F.linear(x, w, b)) for x, w, b in inputs)
+        return self.out_proj(self.join(self.attend(q, k, v, mask)))
+
+    def split(self, x):
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def join(self, y):
+        return y.transpose(1, 2).flatten(-2)
+
+    def attend(self, q, k, v, mask):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+@misconception("MultiHeadAttention", "Views (B, T, d) as (B, H, T, D) directly: that mixes tokens and heads. First view, then transpose.")
+class ViewsWithoutTranspose(_MHABase):
+    def split(self, x):
+        return x.reshape(len(x), self.num_heads, x.shape[1], -1)
+
+
+@misconception("MultiHeadAttention", "Joins the heads without transposing back: that mixes tokens and heads.")
+class JoinsWithoutTranspose(_MHABase):
+    def join(self, y):
+        return y.reshape(len(y), y.shape[2], -1)
+
+
+@misconception("MultiHeadAttention", "Gives head h every H-th feature; it has D neighbouring ones.")
+class EveryNthFeature(_MHABase):
+    def split(self, x):
+        return x.unflatten(-1, (-1, self.num_heads)).permute(0, 3, 1, 2)
+
+    def join(self, y):
+        return y.permute(0, 2, 3, 1).flatten(-2)
+
+
+@misconception("MultiHeadAttention", "Scales by 1/√d; each head has only D = d / H features.")
+class ScalesByTheModelSize(_MHABase):
+    def attend(self, q, k, v, mask):
+        return super().attend(q / math.sqrt(self.num_heads), k, v, mask)
+
+
+@misconception("MultiHeadAttention", "Takes True for hidden, as nn.MultiheadAttention does: here True means that the query may look.")
+class TrueHidesInMHA(_MHABase):
+    def attend(self, q, k, v, mask):
+        return super().attend(q, k, v, None if mask is None else ~mask)
+
+
+@misconception("MultiHeadAttention", "Puts −inf at masked scores: a query that may look at nothing becomes NaN.")
+class MaskedQueriesAreNan(_MHABase):
+    def attend(self, q, k, v, mask):
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(-1) @ v
+
+
+@misconception("MultiHeadAttention", "Projects the values from the keys: right in self-attention only.")
+class ValuesFromKeys(_MHABase):
+    def forward(self, query, key, value, mask=None):
+        return super().forward(query, key, key, mask)
+
+
+@misconception("MultiHeadAttention", "Takes the rows of in_proj_weight in the order key, query, value; torch's is query, key, value.")
+class KeysFirst(_MHABase):
+    def forward(self, query, key, value, mask=None):
+        (w, b), (x, c), (y, d) = zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+        q, k, v = self.split(F.linear(query, x, c)), self.split(F.linear(key, w, b)), self.split(F.linear(value, y, d))
+        return self.out_proj(self.join(self.attend(q, k, v, mask)))
+
+
+@misconception("MultiHeadAttention", "Leaves nn.Linear's random start for the bias of out_proj; it starts at 0.")
+class BiasStartsAtRandom(ReferenceMHA):
+    def __init__(self, d_model, num_heads):
+        super().__init__(d_model, num_heads)
+        self.out_proj.reset_parameters()
+
+
+# sinusoidal_positions
+
+
+def _encoded(angle):
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
+
+
+def _even(d_model):
+    if d_model % 2:
+        raise ValueError("odd")
+
+
+@misconception("sinusoidal_positions", "Puts all sines first and all cosines behind; they take turns.")
+def sines_then_cosines(positions, d_model, *, base=10_000.0):
+    y = reference_positions(positions, d_model, base=base)
+    return torch.cat((y[..., 0::2], y[..., 1::2]), dim=-1)
+
+
+@misconception("sinusoidal_positions", "Begins each pair with the cosine; the sine comes first.")
+def cosine_first(positions, d_model, *, base=10_000.0):
+    return reference_positions(positions, d_model, base=base).unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+
+
+@misconception("sinusoidal_positions", "Takes i / d for the exponent; it is 2i / d, so the wavelengths grow too slowly.")
+def exponent_without_the_two(positions, d_model, *, base=10_000.0):
+    _even(d_model)
+    return _encoded(positions[..., None] * base ** (-torch.arange(d_model // 2, dtype=torch.float64) / d_model))
+
+
+@misconception(
+    "sinusoidal_positions", "Spreads the exponents from 0 to 1 inclusive, as some libraries do; here the last one is (d − 2) / d."
+)
+def exponents_up_to_one(positions, d_model, *, base=10_000.0):
+    _even(d_model)
+    return _encoded(positions[..., None] * base ** -torch.linspace(0, 1, d_model // 2, dtype=torch.float64))
+
+
+@misconception("sinusoidal_positions", "Gives every feature a wavelength of its own; a sine and its cosine share one.")
+def no_shared_wavelengths(positions, d_model, *, base=10_000.0):
+    _even(d_model)
+    angle = positions[..., None] * base ** (-torch.arange(d_model, dtype=torch.float64) / d_model)
+    return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2).float()
+
+
+@misconception(
+    "sinusoidal_positions", "Computes angles in float32, which holds about 7 digits: at a large position few are left behind the point."
+)
+def angles_in_single_precision(positions, d_model, *, base=10_000.0):
+    _even(d_model)
+    return _encoded(positions[..., None] * base ** (-torch.arange(0, d_model, 2) / d_model))
+
+
+@misconception("sinusoidal_positions", "Takes positions for their number, 0, 1, 2, … instead of their values.")
+def counts_instead_of_reading(positions, d_model, *, base=10_000.0):
+    numbers = torch.arange(positions.numel()).view(positions.shape)
+    return reference_positions(numbers, d_model, base=base)
+
+
+# apply_rope
+
+
+def _rotated(x, angle):
+    h = torch.promote_types(x.dtype, torch.float32)
+    cos, sin = angle.cos().to(h), angle.sin().to(h)
+    a, b = x[..., 0::2].to(h), x[..., 1::2].to(h)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
+
+
+@misconception("apply_rope", "Pairs feature i with feature i + D/2, as some models do; here neighbours make a pair.")
+def pairs_the_halves(x, positions, *, base=10_000.0):
+    order = torch.stack(x.chunk(2, dim=-1), dim=-1).flatten(-2) if x.shape[-1] % 2 == 0 else x
+    y = reference_rope(order, positions, base=base)
+    return torch.cat((y[..., 0::2], y[..., 1::2]), dim=-1)
+
+
+@misconception("apply_rope", "Turns the other way: the signs of the sines are swapped.")
+def turns_backwards(x, positions, *, base=10_000.0):
+    return reference_rope(x, -positions, base=base)
+
+
+@misconception("apply_rope", "Turns by a token's place in x instead of its position, so that cached keys and new queries don't fit.")
+def ignores_the_positions(x, positions, *, base=10_000.0):
+    return reference_rope(x, torch.arange(x.shape[-2]), base=base)
+
+
+@misconception("apply_rope", "Takes i / D for the exponent; pair i turns by p · base^(−2i / D).")
+def rope_exponent_without_the_two(x, positions, *, base=10_000.0):
+    if x.shape[-1] % 2:
+        raise ValueError("odd")
+    D = x.shape[-1]
+    return _rotated(x, positions[..., None] * base ** (-torch.arange(D // 2, dtype=torch.float64) / D))
+
+
+@misconception("apply_rope", "Computes angles in float32, which is too coarse at large positions.")
+def rope_angles_in_single_precision(x, positions, *, base=10_000.0):
+    if x.shape[-1] % 2:
+        raise ValueError("odd")
+    frequency = base ** (-torch.arange(0, x.shape[-1], 2, dtype=torch.float64) / x.shape[-1])
+    return _rotated(x, positions[..., None].float() * frequency.float())
+
+
+@misconception("apply_rope", "Computes cosine and sine in the dtype of x: 16 bits can't hold a large angle.")
+def rope_angles_in_half_precision(x, positions, *, base=10_000.0):
+    if x.dtype in (torch.float32, torch.float64):
+        return reference_rope(x, positions, base=base)
+    angle = positions[..., None].to(x.dtype) * (base ** (-torch.arange(0, x.shape[-1], 2) / x.shape[-1])).to(x.dtype)
+    return _rotated(x, angle)
+
+
+@misconception(
+    "apply_rope", "Adds sines and cosines to x instead of rotating it: lengths change, and products depend on more than the distance."
+)
+def adds_instead_of_rotating(x, positions, *, base=10_000.0):
+    if x.shape[-1] % 2:
+        raise ValueError("odd")
+    return (x + reference_positions(positions, x.shape[-1], base=base)).to(x.dtype)
+
+
+@misconception("apply_rope", "Writes the result into x: whoever holds x finds it changed.")
+def rotates_in_place(x, positions, *, base=10_000.0):
+    y = reference_rope(x, positions, base=base)
+    if not x.requires_grad:
+        x.copy_(y)
+    return y
+
+
+# GroupedQueryAttention
+
+
+class _GQABase(ReferenceGQA):
+    """Lets a wrong attention change one step."""
+
+    def forward(self, x, mask=None):
+        q = self.q_proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = (self.split(proj(x)) for proj in (self.k_proj, self.v_proj))
+        repeats = self.num_heads // self.num_kv_heads
+        y = self.attend(q, self.repeat(k, repeats), self.repeat(v, repeats), mask)
+        return self.out_proj(y.transpose(1, 2).flatten(-2))
+
+    def split(self, x):
+        return x.unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2)
+
+    def repeat(self, heads, repeats):
+        return heads.repeat_interleave(repeats, dim=1)
+
+    def attend(self, q, k, v, mask):
+        return reference_attention(q, k, v, mask)
+
+
+@misconception("GroupedQueryAttention", "Repeats the key heads as 0 1 0 1; neighbouring query heads share one: 0 0 1 1.")
+class TilesTheHeads(_GQABase):
+    def repeat(self, heads, repeats):
+        return heads.repeat(1, repeats, 1, 1)
+
+
+@misconception("GroupedQueryAttention", "Scales by 1/√d; each head has only D = d / H features.")
+class GQAScalesByTheModelSize(_GQABase):
+    def attend(self, q, k, v, mask):
+        return super().attend(q / math.sqrt(self.num_heads), k, v, mask)
+
+
+@misconception("GroupedQueryAttention", "Views the keys as (B, G, T, D) directly: that mixes tokens and heads. First view, then transpose.")
+class GQAViewsWithoutTranspose(_GQABase):
+    def split(self, x):
+        return x.reshape(len(x), self.num_kv_heads, x.shape[1], -1)
+
+
+@misconception("GroupedQueryAttention", "Gives key head g every G-th feature; it has D neighbouring ones.")
+class GQAEveryNthFeature(_GQABase):
+    def split(self, x):
+        return x.unflatten(-1, (-1, self.num_kv_heads)).permute(0, 3, 1, 2)
+
+
+@misconception("GroupedQueryAttention", "Puts −inf at masked scores: a query that may look at nothing becomes NaN.")
+class GQAMaskedQueriesAreNan(_GQABase):
+    def attend(self, q, k, v, mask):
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(-1) @ v
+
+
+@misconception("GroupedQueryAttention", "Takes True for hidden: here it means that the query may look at the key.")
+class GQATrueHides(_GQABase):
+    def attend(self, q, k, v, mask):
+        return super().attend(q, k, v, None if mask is None else ~mask)
+
+
+@misconception("GroupedQueryAttention", "Checks only that the heads divide d_model: G must divide H, too.")
+class GQAChecksTooLittle(_GQABase):
+    def __init__(self, d_model, num_heads, num_kv_heads):
+        super().__init__(d_model, num_heads, num_kv_heads if num_heads % num_kv_heads == 0 else 1)
+
+
+# KVCache
+
+
+@misconception("KVCache", "Makes a longer tensor for each token: all that is there is copied again and again.")
+class ConcatenatesEachTime(ReferenceKVCache):
+    def append(self, k, v):
+        keys, values = super().append(k, v)
+        return torch.cat([keys]), torch.cat([values])
+
+
+@misconception("KVCache", "Stores keys with their graph: the memory of every step's computation stays alive.")
+class KeepsTheGraph(ReferenceKVCache):
+    def append(self, k, v):
+        start = self.length
+        super().append(k, v)
+        end = self.length
+        self._keys = self._keys.clone() if k.requires_grad and not self._keys.requires_grad else self._keys
+        self._keys[:, :, start:end], self._values[:, :, start:end] = k, v
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+
+@misconception("KVCache", "Returns the whole memory: the places that are still empty get attention too.")
+class ReturnsEmptyPlaces(ReferenceKVCache):
+    def append(self, k, v):
+        super().append(k, v)
+        return self._keys, self._values
+
+
+@misconception("KVCache", "Counts one token for each append: the next piece overwrites most of a longer one.")
+class CountsAppends(ReferenceKVCache):
+    def append(self, k, v):
+        start = self.length
+        answer = super().append(k, v)
+        self.length = start + 1
+        return answer
+
+
+@misconception("KVCache", "Keeps the tensors it is given instead of copying them: what the caller does to them later changes the cache.")
+class KeepsReferences(ReferenceKVCache):
+    pieces = ()
+
+    def append(self, k, v):
+        super().append(k, v)
+        self.pieces = [*self.pieces, (k, v)]
+        n = self.length
+        keys, values = (torch.cat(parts, dim=2)[:, :, -n:].detach() for parts in zip(*self.pieces, strict=True))
+        self._keys[:, :, :n], self._values[:, :, :n] = keys, values
+        return self._keys[:, :, :n], self._values[:, :, :n]
+
+    def truncate(self, length):
+        super().truncate(length)
+        kept = self._keys[:, :, :length].clone(), self._values[:, :, :length].clone()
+        self.pieces = [kept]
+
+
+@misconception("KVCache", "Lets an assignment stretch keys of another shape over all sequences or heads.")
+class StretchesToFit(ReferenceKVCache):
+    def append(self, k, v):
+        B, H, _, D = self._keys.shape
+        T = k.shape[-2]
+        return super().append(k.expand(B, H, T, D), v.expand(B, H, T, D))
+
+
+@misconception("KVCache", "Moves the length on before it looks for room: a refused append leaves a cache that is too long.")
+class CountsBeforeChecking(ReferenceKVCache):
+    def append(self, k, v):
+        start = self.length
+        try:
+            return super().append(k, v)
+        except ValueError:
+            self.length = start + k.shape[-2]
+            raise
+
+
+@misconception("KVCache", "Keeps the last tokens instead of the first: the text is cut off at its beginning.")
+class KeepsTheLast(ReferenceKVCache):
+    def truncate(self, length):
+        start = self.length - length
+        super().truncate(length)
+        self._keys = self._keys.roll(-start, dims=2)
+        self._values = self._values.roll(-start, dims=2)
+
+
+@misconception("KVCache", "Allows truncate to go beyond the tokens that are there: then empty places count as tokens.")
+class GrowsByTruncate(ReferenceKVCache):
+    def truncate(self, length):
+        if not 0 <= length <= self._keys.shape[2]:
+            raise ValueError("length")
+        self.length = length
+
+
+@misconception("KVCache", "Makes the memory in float32 whatever dtype is asked for.")
+class AlwaysSinglePrecision(ReferenceKVCache):
+    def __init__(self, batch_size, num_heads, max_length, head_dim, *, dtype=torch.float32):
+        super().__init__(batch_size, num_heads, max_length, head_dim)
+
+
+# blockwise_attention
+
+
+class _Blocks:
+    """The loop over blocks, with steps that a wrong answer can change."""
+
+    start_at = -torch.inf
+
+    def __call__(self, q, k, v, block_size, *, key_mask=None, causal=False):
+        if block_size < 1:
+            raise ValueError("block_size")
+        *batch, Tq, D = q.shape
+        Tk, E = v.shape[-2:]
+        m, z, a = q.new_full((*batch, Tq, 1), self.start_at), q.new_zeros(*batch, Tq, 1), q.new_zeros(*batch, Tq, E)
+        for start in range(0, self.end(Tk, block_size), block_size):
+            j = torch.arange(start, min(start + block_size, Tk))
+            s = q @ k[..., j, :].mT / math.sqrt(D)
+            if key_mask is not None:
+                s = s.masked_fill(~key_mask.expand(*batch, Tk)[..., None, j], -torch.inf)
+            if causal:
+                s = s.masked_fill(j > self.last(Tq, Tk)[:, None], -torch.inf)
+            m, z, a = self.update(m, z, a, s, v[..., j, :])
+        return a / z.masked_fill(z == 0, 1.0)
+
+    def end(self, Tk, block_size):
+        return Tk
+
+    def last(self, Tq, Tk):
+        return torch.arange(Tk - Tq, Tk)
+
+    def shift(self, new):
+        return new.masked_fill(new == -torch.inf, 0.0)
+
+    def update(self, m, z, a, s, v):
+        new = torch.maximum(m, s.detach().amax(-1, keepdim=True))
+        shift = self.shift(new)
+        shrink, p = (m - shift).exp(), (s - shift).exp()
+        return new, z * shrink + p.sum(-1, keepdim=True), self.mix(a, shrink, p @ v)
+
+    def mix(self, a, shrink, block):
+        return a * shrink + block
+
+
+@misconception("blockwise_attention", "Computes all the scores at once: right, but it needs the memory that blocks are meant to save.")
+def holds_all_the_scores(q, k, v, block_size, *, key_mask=None, causal=False):
+    if block_size < 1:
+        raise ValueError("block_size")
+    Tq, Tk = q.shape[-2], k.shape[-2]
+    mask = torch.ones(Tq, Tk, dtype=torch.bool)
+    if causal:
+        mask = mask.tril(Tk - Tq)
+    if key_mask is not None:
+        mask = mask & key_mask[..., None, :]
+    return reference_attention(q, k, v, mask)
+
+
+@misconception("blockwise_attention", "Makes the whole causal mask, as large as all the scores, and cuts blocks from it.")
+def makes_the_whole_mask(q, k, v, block_size, *, key_mask=None, causal=False):
+    if causal:
+        torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    return reference_blockwise(q, k, v, block_size, key_mask=key_mask, causal=causal)
+
+
+@misconception("blockwise_attention", "Shrinks the sum but not the mixed values when a larger score appears: a must shrink with z.")
+def shrinks_only_the_sum(q, k, v, block_size, *, key_mask=None, causal=False):
+    class Wrong(_Blocks):
+        def mix(self, a, shrink, block):
+            return a + block
+
+    return Wrong()(q, k, v, block_size, key_mask=key_mask, causal=causal)
+
+
+@misconception("blockwise_attention", "Averages the attention of the blocks, as if each had the same share of the weights.")
+def averages_the_blocks(q, k, v, block_size, *, key_mask=None, causal=False):
+    class Wrong(_Blocks):
+        def update(self, m, z, a, s, v):
+            hidden = s == -torch.inf
+            w = s.masked_fill(hidden, torch.finfo(s.dtype).min).softmax(-1).masked_fill(hidden, 0.0)
+            return m, z + (~hidden).any(-1, keepdim=True), a + w @ v
+
+    return Wrong()(q, k, v, block_size, key_mask=key_mask, causal=causal)
+
+
+@misconception("blockwise_attention", "Leaves out the last block where it is shorter than the others.")
+def drops_the_rest(q, k, v, block_size, *, key_mask=None, causal=False):
+    class Wrong(_Blocks):
+        def end(self, Tk, block_size):
+            return Tk // block_size * block_size
+
+    return Wrong()(q, k, v, block_size, key_mask=key_mask, causal=causal)
+
+
+@misconception("blockwise_attention", "Subtracts an m of −inf while a query has seen nothing: −inf − (−inf) is NaN, and it stays.")
+def nan_while_nothing_is_seen(q, k, v, block_size, *, key_mask=None, causal=False):
+    class Wrong(_Blocks):
+        def shift(self, new):
+            return new
+
+    return Wrong()(q, k, v, block_size, key_mask=key_mask, causal=causal)
+
+
+@misconception("blockwise_attention", "Starts m at 0: where all scores are far below 0, every exponential is 0, and so is the sum.")
+def starts_at_zero(q, k, v, block_size, *, key_mask=None, causal=False):
+    class Wrong(_Blocks):
+        start_at = 0.0
+
+    return Wrong()(q, k, v, block_size, key_mask=key_mask, causal=causal)
+
+
+@misconception("blockwise_attention", "Does not subtract a maximum: large scores overflow.")
+def no_maximum(q, k, v, block_size, *, key_mask=None, causal=False):
+    class Wrong(_Blocks):
+        def shift(self, new):
+            return torch.zeros_like(new)
+
+        def mix(self, a, shrink, block):
+            return a + block
+
+        def update(self, m, z, a, s, v):
+            return m, z + s.exp().sum(-1, keepdim=True), a + s.exp() @ v
+
+    return Wrong()(q, k, v, block_size, key_mask=key_mask, causal=causal)
+
+
+@misconception("blockwise_attention", "Takes the queries for the first positions; with fewer queries than keys they are the last ones.")
+def queries_are_the_first(q, k, v, block_size, *, key_mask=None, causal=False):
+    class Wrong(_Blocks):
+        def last(self, Tq, Tk):
+            return torch.arange(Tq)
+
+    return Wrong()(q, k, v, block_size, key_mask=key_mask, causal=causal)
+
+
+# TransformerBlock
+
+
+class _BlockBase(ReferenceBlock):
+    """Lets a wrong block change one step."""
+
+    def attention(self, x, causal=True):
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(-2))
+
+    def network(self, x):
+        return self.down(F.gelu(self.up(x)))
+
+
+@misconception(
+    "TransformerBlock", "Norms after each sum (post-norm, as in the first Transformer); here each branch is normed at its entrance."
+)
+class PostNorm(_BlockBase):
+    def forward(self, x):
+        x = self.norm1(x + self.attention(x))
+        return self.norm2(x + self.network(x))
+
+
+@misconception("TransformerBlock", "Lets every position look at all others: a model then sees the token it should predict.")
+class LooksAhead(_BlockBase):
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x), causal=False)
+        return x + self.network(self.norm2(x))
+
+
+@misconception("TransformerBlock", "Adds the branch to the normed x: the sum must go on from x as it came in.")
+class AddsToTheNormed(_BlockBase):
+    def forward(self, x):
+        x = self.norm1(x)
+        x = x + self.attention(x)
+        x = self.norm2(x)
+        return x + self.network(x)
+
+
+@misconception("TransformerBlock", "Adds in place: the caller's x is changed.")
+class AddsInPlace(_BlockBase):
+    def forward(self, x):
+        if x.requires_grad or torch.is_grad_enabled():
+            return super().forward(x)
+        x += self.attention(self.norm1(x))
+        x += self.network(self.norm2(x))
+        return x
+
+
+@misconception("TransformerBlock", "Uses GELU's tanh approximation, which is off by up to 5e-4.")
+class ApproximateGelu(_BlockBase):
+    def network(self, x):
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.network(self.norm2(x))
+
+
+@misconception("TransformerBlock", "Feeds both branches the same x (a parallel block); the second one starts from the first sum.")
+class ParallelBranches(_BlockBase):
+    def forward(self, x):
+        return x + self.attention(self.norm1(x)) + self.network(self.norm2(x))
+
+
+@misconception("TransformerBlock", "Forgets the second sum: what attention found is lost behind the network.")
+class OneSumOnly(_BlockBase):
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x))
+        return self.network(self.norm2(x))
+
+
+@misconception("TransformerBlock", "Uses norm1 for both branches, and norm2 for nothing.")
+class OneNormForBoth(_BlockBase):
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.network(self.norm1(x))
+
+
+@misconception("TransformerBlock", "Cuts qkv into heads first and each head into q, k, v; the first d features are q for all heads.")
+class HeadsBeforeQkv(_BlockBase):
+    def attention(self, x, causal=True):
+        q, k, v = self.qkv(x).unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(-2))
+
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.network(self.norm2(x))
+
+
+# sample_next
+
+
+def _drawn(logits, temperature, top_k, top_p, generator, cut, filtered=None):
+    """Sampling with steps that a wrong answer can change: `cut` says which ranks top_p drops."""
+    reference_sample_next(torch.zeros(1), temperature=temperature, top_k=top_k, top_p=top_p, generator=torch.Generator())
+    if temperature == 0:
+        return logits.argmax(-1)
+    scores, tokens = (logits / temperature).sort(dim=-1, descending=True, stable=True)
+    if filtered is None and top_k is not None:
+        scores[..., top_k:] = -torch.inf
+    p = scores.softmax(-1)
+    if top_p is not None:
+        p = p.masked_fill(cut(p), 0.0)
+    if filtered is not None:
+        p = filtered(p)
+    rank = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).view(*p.shape[:-1], 1)
+    return tokens.gather(-1, rank).squeeze(-1)
+
+
+@misconception("sample_next", "Drops the token with which the probabilities reach top_p; it is the last one that is kept.")
+def drops_the_crossing_token(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    def cut(p):
+        dropped = p.cumsum(-1) > top_p
+        dropped[..., 0] = False
+        return dropped & (top_p < 1)
+
+    return _drawn(logits, temperature, top_k, top_p, generator, cut)
+
+
+@misconception("sample_next", "Keeps one token more than needed: those before it have reached top_p already.")
+def keeps_one_too_many(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    return _drawn(
+        logits, temperature, top_k, top_p, generator, lambda p: (p.cumsum(-1) - p).roll(1, -1).index_fill(-1, torch.tensor([0]), 0) >= top_p
+    )
+
+
+@misconception("sample_next", "Cuts by top_p before top_k: the probabilities are then those among all tokens, not among the k.")
+def top_p_before_top_k(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    def filtered(p):
+        return p if top_k is None else p.masked_fill(torch.arange(p.shape[-1]) >= top_k, 0.0)
+
+    return _drawn(logits, temperature, top_k, top_p, generator, lambda p: p.cumsum(-1) - p >= top_p, filtered)
+
+
+@misconception("sample_next", "Applies the temperature after the cuts: top_p then looks at the wrong probabilities.")
+def temperature_at_the_end(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if temperature <= 0:
+        return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    return _drawn(
+        logits,
+        1.0,
+        top_k,
+        top_p,
+        generator,
+        lambda p: p.cumsum(-1) - p >= top_p,
+        lambda p: (p if top_k is None else p.masked_fill(torch.arange(p.shape[-1]) >= top_k, 0.0)) ** (1 / temperature),
+    )
+
+
+@misconception("sample_next", "Multiplies by the temperature: a high one must make the choice more even, not sharper.")
+def multiplies_by_the_temperature(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    inverse = 1 / temperature if temperature > 0 else temperature
+    return reference_sample_next(logits, temperature=inverse, top_k=top_k, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Divides by a temperature of 0: the logits become inf and NaN.")
+def divides_by_zero(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if temperature:
+        return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    return torch.multinomial((logits / temperature).softmax(-1), 1).squeeze(-1)
+
+
+@misconception("sample_next", "Keeps every token that is as large as the k-th: with equal logits, those are more than k.")
+def keeps_all_equals(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if top_k is None or top_k < 1 or temperature <= 0:
+        return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    smallest = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
+    kept = logits.masked_fill(logits < smallest, -torch.inf)
+    return reference_sample_next(kept, temperature=temperature, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Writes −inf into the logits it was given.")
+def cuts_in_place(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if top_k is not None and 0 < top_k < logits.shape[-1] and temperature > 0:
+        order = logits.argsort(dim=-1, descending=True, stable=True)
+        logits.scatter_(-1, order[..., top_k:], -torch.inf)
+    return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Does not hand the generator on: the tokens depend on torch's global state.")
+def ignores_the_generator(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+
+
+@misconception("sample_next", "Seeds the global generator itself: every call draws the same tokens.")
+def seeds_by_itself(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    torch.manual_seed(0)
+    return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Draws one random number for all rows: they are not independent then.")
+def one_number_for_all_rows(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=torch.Generator())
+    if temperature == 0:
+        return logits.argmax(-1)
+    scores, tokens = (logits / temperature).sort(dim=-1, descending=True, stable=True)
+    if top_k is not None:
+        scores[..., top_k:] = -torch.inf
+    p = scores.softmax(-1)
+    if top_p is not None:
+        p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0.0)
+    total = p.cumsum(-1)
+    number = torch.rand((), generator=generator) * total[..., -1:]
+    rank = (total <= number).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    return tokens.gather(-1, rank).squeeze(-1)
+
+
+@misconception("sample_next", "Returns the rank among the sorted logits instead of the token.")
+def returns_the_rank(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    scores = logits.sort(dim=-1, descending=True, stable=True).values
+    if temperature == 0:
+        scores = logits
+    return reference_sample_next(scores, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
+# TinyGPT
+
+
+@misconception("TinyGPT", "Copies the tokens' weight into the head: from the first update on, they are two.")
+class CopiesTheWeight(ReferenceTinyGPT):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.head.weight = nn.Parameter(self.tokens.weight.detach().clone())
+
+
+@misconception("TinyGPT", "Leaves the embeddings at torch's N(0, 1): tied to the head, they make the first logits huge.")
+class HugeEmbeddings(ReferenceTinyGPT):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        nn.init.normal_(self.tokens.weight)
+        nn.init.normal_(self.positions.weight)
+
+
+class _GPTBase(ReferenceTinyGPT):
+    """Lets a wrong model change one step."""
+
+    def forward(self, ids):
+        L = ids.shape[1]
+        if self.positions.num_embeddings < L:
+            raise ValueError("too long")
+        x = self.embed(ids, L)
+        for block in self.blocks:
+            x = block(x, src_mask=self.mask(L))
+        return self.head(self.norm(x))
+
+    def embed(self, ids, L):
+        return self.tokens(ids) + self.positions.weight[:L]
+
+    def mask(self, L):
+        return torch.ones(L, L, dtype=torch.bool).triu(1)
+
+
+@misconception("TinyGPT", "Gives the blocks no mask: in training, the model sees the token that it should predict.")
+class SeesTheFuture(_GPTBase):
+    def mask(self, L):
+        return None
+
+
+@misconception("TinyGPT", "Hands the blocks a mask of True where one may look; theirs says where one may not.")
+class InvertedMask(_GPTBase):
+    def mask(self, L):
+        return torch.ones(L, L, dtype=torch.bool).tril(-1)
+
+
+@misconception("TinyGPT", "Leaves the positions out: attention by itself can't tell the order of the tokens.")
+class NoPositions(_GPTBase):
+    def embed(self, ids, L):
+        return self.tokens(ids) + 0 * self.positions.weight[:L]
+
+
+@misconception("TinyGPT", "Multiplies the tokens' vectors by √d, as the first Transformer did; a GPT doesn't.")
+class ScalesTheTokens(_GPTBase):
+    def embed(self, ids, L):
+        return self.tokens(ids) * math.sqrt(self.tokens.embedding_dim) + self.positions.weight[:L]
+
+
+@misconception("TinyGPT", "Forgets the last norm before the head.")
+class NoLastNorm(_GPTBase):
+    def forward(self, ids):
+        norm, self.norm = self.norm, nn.Identity()
+        try:
+            return super().forward(ids)
+        finally:
+            self.norm = norm
+
+
+@misconception("TinyGPT", "Does not look at the length: a text that is too long ends in some other error, or is cut off.")
+class CutsLongTexts(_GPTBase):
+    def forward(self, ids):
+        return super().forward(ids[:, -self.positions.num_embeddings :])
+
+
+def _train(model, text, inputs_and_targets, updates=120):
+    T = model.positions.num_embeddings
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=updates)
+    for _ in range(updates):
+        inputs, targets = inputs_and_targets(T)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()).backward()
+        optimizer.step()
+        scheduler.step()
+
+
+@misconception("TinyGPT", "Trains each position to give its own token back: the targets must be one position ahead.")
+class LearnsToCopy(ReferenceTinyGPT):
+    def fit(self, text):
+        def pairs(T):
+            batch = text.unfold(0, T, 1)[torch.randint(len(text) - T + 1, (24,))]
+            return batch, batch
+
+        _train(self, text, pairs, updates=60)
+
+
+@misconception("TinyGPT", "Trains on the first windows of the text only: it learns them by heart, and nothing of new texts.")
+class LearnsTheBeginning(ReferenceTinyGPT):
+    def fit(self, text):
+        def pairs(T):
+            return text[None, :T], text[None, 1 : T + 1]
+
+        _train(self, text, pairs, updates=100)
+
+
+@misconception("TinyGPT", "Joins inputs and targets from different places of the text.")
+class MixesThePairs(ReferenceTinyGPT):
+    def fit(self, text):
+        def pairs(T):
+            windows = text.unfold(0, T, 1)
+            return tuple(windows[torch.randint(len(windows), (24,))] for _ in range(2))
+
+        _train(self, text, pairs, updates=60)
+
+
+@misconception("TinyGPT", "Makes the updates far too small: after all of them the weights are nearly where they started.")
+class TinyUpdates(ReferenceTinyGPT):
+    def fit(self, text):
+        T = self.positions.num_embeddings
+        optimizer = torch.optim.SGD(self.parameters(), lr=1e-3)
+        windows = text.unfold(0, T + 1, 1)
+        for _ in range(60):
+            batch = windows[torch.randint(len(windows), (24,))]
+            optimizer.zero_grad()
+            F.cross_entropy(self(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
+            optimizer.step()
