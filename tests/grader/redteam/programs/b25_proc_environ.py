@@ -3,7 +3,7 @@
 Attacks: batched_gather
 Status: error
 Honest: one_hot
-Says: PermissionError
+Says: PermissionError or FileNotFoundError
 Defence: D5
 """
 

@@ -1,7 +1,7 @@
 """B 29: learn from `stat` that a file is there; it must not say what is in it.
 
 Attacks: batched_gather
-Status: failed
+Status: failed or error
 Honest: one_hot
 Defence: D3, D5
 """
