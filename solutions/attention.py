@@ -20,7 +20,7 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
         y[i] = Σ_j w[i, j] · v[j]
 
     A query that the mask keeps from every key gets y[i] = 0, never NaN, and neither it nor its scores add to any gradient. All
-    gradients are finite then, too. Scores of any size are fine: 1e4 and −1e4 give weights as exact as those around 0.
+    gradients are finite then, too. Scores of any size are fine: at 1e4 and −1e4 nothing overflows or vanishes.
 
     Args:
         q: (..., Tq, D), float16, bfloat16, float32 or float64; any number of leading dimensions, none included. The two 16-bit
@@ -271,8 +271,8 @@ class KVCache:
     over the whole text gives. The cache only stores: it computes no attention.
 
     The memory for max_length tokens is taken once, in the constructor: what `append` returns are views of it, at the same place in
-    memory every time (data_ptr() stays). Each cache has its own. A cache is for inference: what it holds and returns has no graph and
-    requires no gradient, even where k and v do.
+    memory every time (data_ptr() stays, once there is a token). Each cache has its own. A cache is for inference: what it holds and
+    returns has no graph and requires no gradient, even where k and v do.
 
     Args of the constructor:
         batch_size, num_heads, max_length, head_dim: B, H, the most tokens to keep, and D.
@@ -328,7 +328,7 @@ def blockwise_attention(
     keys block by block, keep for each query the largest score m so far, the sum z of exp(score − m), and the sum a of
     exp(score − m) · value. A block with a larger score makes a new m: z and a shrink by exp(old m − new m). In the end, y = a / z.
 
-    A query that may look at no key gets 0, never NaN. Scores of any size are fine: 1e4 and −1e4 give weights as exact as those around 0.
+    A query that may look at no key gets 0, never NaN. Scores of any size are fine: at 1e4 and −1e4 nothing overflows or vanishes.
     Gradients are those of ordinary attention, and finite.
 
     Memory is the point: no tensor that is made on the way, a mask included, may hold more than 4 · N · max(Tq, Tk) · max(b, D, E)
@@ -432,7 +432,8 @@ def sample_next(
     2. top_k: keep the k tokens with the largest logits; all of them if k is V or more.
     3. Softmax over what is kept.
     4. top_p: go through the tokens from the most to the least likely, and keep them until their probabilities add up to top_p or
-       more. The token with which they reach it is kept, so at least one always is. top_p = 1 keeps all.
+       more. The token with which they reach it is kept, so at least one always is. top_p = 1 keeps all. (Where a sum
+       differs from top_p by rounding only, either answer is right.)
     5. Draw one of the kept tokens, each in proportion to its probability. Rows are drawn independently.
 
     Among equal logits, the token with the lower index goes first, in 2 and in 4. A temperature of 0 means the largest logit, the lowest
