@@ -75,7 +75,7 @@ def mask_like_scores(scores: Tensor, lengths: Tensor, *, causal: bool = False) -
     what Python does (no item, tolist or if): on "meta", where there are none, that fails.
 
     Args:
-        scores: (B, H, T, S), any floating dtype, on any device, "meta" included.
+        scores: (B, H, T, S), float16, bfloat16, float32 or float64, on any device, "meta" included.
         lengths: (B,), int64, on the device of scores or on the CPU; 0 is allowed, and so are more than S.
         causal: whether a query may only see keys up to its own place.
 
@@ -233,8 +233,8 @@ def data_parallel_forward(model: nn.Module, x: Tensor, devices: Sequence[str | t
     eval) of the model. In the forward pass of a copy all its parameters and buffers are on its device.
 
     Args:
-        model: on any one device; model(piece) is a tensor with as many rows as the piece. It does not change its buffers in
-            forward.
+        model: on any one device, without recurrent layers (which keep a second list of their weights); model(piece) is a
+            tensor with as many rows as the piece. It does not change its buffers in forward.
         x: (N, ...), N ≥ 1, on any one device.
         devices: at least one; the same device may be in the list several times, and then gets several pieces.
 
@@ -259,8 +259,8 @@ def offload_forward(layers: Sequence[nn.Module], x: Tensor, device: str | torch.
     torch.is_grad_enabled() is False in the layers, and afterwards what it was before.
 
     Args:
-        layers: a list of modules, or an nn.Sequential; a layer may have layers inside, and may be in the list more than once.
-            They don't change their buffers in forward.
+        layers: a list of modules, or an nn.Sequential, none of them recurrent; a layer may have layers inside, and may be in
+            the list more than once. They don't change their buffers in forward.
         x: the input of the first layer, on any device.
         device: where to compute.
 
