@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grader.outcome import Status
-from grader.results import Results, SubmissionResult, TaskResult, rounded
+from grader.results import ModuleResult, Results, SubmissionResult, TaskResult, rounded
 
 __all__ = ["csv_report", "junit_report", "scoreboard"]
 
@@ -21,16 +21,26 @@ _STYLES = {Status.PASSED: "green", Status.SKIPPED: "dim", Status.NOT_IMPLEMENTED
 def scoreboard(results: Results) -> RenderableType:
     """One row a submission; for a single submission also one row a task, with the first message."""
     modules = list(dict.fromkeys(module.name for submission in results.submissions for module in submission.modules))
-    table = Table("submission", *modules, "total", "tasks")
+    wide = len(modules) <= _MOST_COLUMNS
+    table = Table("submission", *(modules if wide else ["modules begun"]), "total", "tasks")
     for column in table.columns[1:-1]:
         column.justify = "right"
     for submission in results.submissions:
         scores = {module.name: f"{rounded(module.score)} / {module.max_score:g}" for module in submission.modules}
         total = f"{rounded(submission.score)} / {submission.max_score:g}"
-        table.add_row(Text(submission.id), *(scores.get(name, "") for name in modules), total, _tally(submission))
+        begun = "\n".join(f"{module.name} {scores[module.name]}" for module in submission.modules if _begun(module))
+        table.add_row(Text(submission.id), *([scores.get(name, "") for name in modules] if wide else [begun]), total, _tally(submission))
     if len(results.submissions) == 1:
         return Group(*(_details(module.name, module.tasks) for module in results.submissions[0].modules), table)
     return table
+
+
+_MOST_COLUMNS = 3
+"""More modules side by side would not be legible in a terminal of 80 characters."""
+
+
+def _begun(module: ModuleResult) -> bool:
+    return any(task.status is not Status.NOT_IMPLEMENTED for task in module.tasks)
 
 
 def _tally(submission: SubmissionResult) -> Text:
