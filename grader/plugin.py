@@ -220,7 +220,7 @@ class GradingPlugin:
             if not torch.cuda.is_available():
                 pytest.skip("needs a CUDA device")
             if self.grading.zygote.layers is not None:
-                pytest.skip("needs a CUDA device, which a confined worker can't open: try it with --allow-unconfined")
+                pytest.skip("needs a CUDA device, which a confined worker can't open")
         module = self.grading.module_of(item.path)
         assert module is not None
         record = item.stash[_RECORD]

@@ -138,7 +138,4 @@ def ensure_confined(zygote: Zygote) -> None:
     """Refuse to grade when a protection does not hold. Raises: NotConfined, ZygoteError."""
     through = [protection.name for protection in inspect_protections(zygote) if protection.required and not protection.holds]
     if through:
-        raise NotConfined(
-            f"student code could {' and '.join(through)} here, so scores can't be trusted: run `grader doctor` for details, "
-            "or add --allow-unconfined, which the results will record"
-        )
+        raise NotConfined(f"student code could {' and '.join(through)} here, so scores can't be trusted: run `grader doctor` for details")

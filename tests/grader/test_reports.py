@@ -119,6 +119,22 @@ def test_the_scoreboard_sums_up():
     assert "why" not in buffer.getvalue()
 
 
+def test_many_modules_are_listed_below_each_other():
+    """In 80 characters every score stays legible, and modules that were not begun are left out."""
+    begun = [TestResult("t", Status.PASSED, 1.0, "")]
+    modules = []
+    for number in range(8):
+        module = Module(f"module_{number}", "M", "S", MODULE.tasks)
+        tests = {name: begun if number < 5 else [TestResult("t", Status.NOT_IMPLEMENTED, 1.0, "")] for name in ("double", "Counter")}
+        modules.append(score_module(module, tests))
+    results = Results(SCHEMA, 7, environment(), Isolation(True, 6, True, True), [submission_result(id, modules) for id in ("anna", "ben")])
+    buffer = io.StringIO()
+    Console(file=buffer, width=80).print(scoreboard(results))
+    assert all(buffer.getvalue().count(f"module_{number} 5.00 / 5") == 2 for number in range(5))
+    assert "module_5" not in buffer.getvalue()
+    assert "25.00 / 40" in buffer.getvalue()
+
+
 def test_clean_hides_what_differs_from_run_to_run_and_caps():
     """Addresses are masked, long texts end in an ellipsis."""
     assert clean("<object at 0x7f0012abcdef>") == "<object at 0x…>"

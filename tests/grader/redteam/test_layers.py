@@ -65,7 +65,7 @@ def test_grading_is_refused_without(missing: dict[str, object], through: str, na
     assert layers is not None
     message = refusal(replace(OLDEST, namespaces=namespaces and layers.namespaces, **missing))
     assert through in message
-    assert "--allow-unconfined" in message
+    assert "grader doctor" in message
 
 
 def test_a_kept_capability_is_refused() -> None:
