@@ -18,30 +18,28 @@ from rich.text import Text
 
 from grader import reports
 from grader.content import make_stub
+from grader.exports.cli import app as exports
 from grader.ingest import BadInput, Submission, find_submissions
 from grader.isolation import Isolation, NotConfined, choose_layers, describe_machine, draw_seed, isolation, machine_layers
-from grader.manifest import Course, ManifestError, Module, load_course
+from grader.manifest import Course, ManifestError, Module
 from grader.outcome import Status
 from grader.results import SCHEMA as RESULTS_SCHEMA
 from grader.results import Results, environment, json_schema, submission_result, write_atomically
 from grader.run import Refused, Unit, grade_units, units_of
 from grader.sandbox.confine import Layers, supported
 from grader.store import Entry, Store
+from grader.terminal import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_PROBLEMS, CourseOption, ModuleOption, console, load, print_json, stop
 
 if TYPE_CHECKING:  # its import takes torch along
     from grader.sandbox.attempts import Protection
 
 __all__ = ["app"]
 
-EXIT_PROBLEMS, EXIT_BAD_INPUT, EXIT_GRADER_FAILED = 1, 2, 3
-
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Exercises in PyTorch, and their grader."
 )
-_console = Console(stderr=True)
+app.add_typer(exports, name="export")
 
-CourseOption = Annotated[Path | None, typer.Option("--course", help="The course's folder (default: the one around here).")]
-ModuleOption = Annotated[list[str] | None, typer.Option("--module", "-m", help="Only this module; can be given again.")]
 TaskOption = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; can be given again.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UnconfinedOption = Annotated[bool, typer.Option(help="Run students' code even where it can't be confined; the results say so.")]
@@ -50,9 +48,9 @@ UnconfinedOption = Annotated[bool, typer.Option(help="Run students' code even wh
 @app.command("list")
 def list_(course: CourseOption = None, json: JsonOption = False) -> None:
     """Show the modules and tasks, with points and minutes."""
-    loaded = _load(course)
+    loaded = load(course)
     if json:
-        _print_json({"title": loaded.title, "modules": [_plain(module) for module in loaded.modules]})
+        print_json({"title": loaded.title, "modules": [_plain(module) for module in loaded.modules]})
         return
     for module in loaded.modules:
         Console().print(Text(f"{module.title}: {module.story}"))
@@ -80,7 +78,7 @@ def grade(
     course: CourseOption = None,
 ) -> None:
     """Grade submissions with the hidden suites, and write results.json, results.csv and junit.xml."""
-    loaded = _load(course)
+    loaded = load(course)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interrupt
     try:
         loaded = loaded.with_data(data) if data else loaded
@@ -89,11 +87,11 @@ def grade(
         layers = choose_layers(allow_unconfined=allow_unconfined)
         out.mkdir(parents=True, exist_ok=True)
     except (BadInput, ManifestError, OSError) as error:
-        raise _stop(str(error), EXIT_BAD_INPUT) from None
+        raise stop(str(error), EXIT_BAD_INPUT) from None
     except NotConfined as error:
-        raise _stop(str(error), EXIT_GRADER_FAILED) from None
+        raise stop(str(error), EXIT_GRADER_FAILED) from None
     for sentence in passed_over:
-        _console.print(Text(f"Passed over: {sentence}", "yellow"), soft_wrap=True)
+        console.print(Text(f"Passed over: {sentence}", "yellow"), soft_wrap=True)
     results, timings = _grade(loaded, modules, submissions, out, seed, jobs, layers)
     write_atomically(out / "results.json", msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     write_atomically(out / "timings.json", msgspec.json.format(msgspec.json.encode(timings), indent=1) + b"\n")
@@ -105,10 +103,10 @@ def grade(
     else:
         Console().print(reports.scoreboard(results))
         if layers is None:
-            _console.print(Text("Practice mode: students' code was not confined, so these scores can't be trusted.", "yellow"))
-        _console.print(Text(f"Written to {out}. With --seed {results.seed}, a second run grades only what changed."))
+            console.print(Text("Practice mode: students' code was not confined, so these scores can't be trusted.", "yellow"))
+        console.print(Text(f"Written to {out}. With --seed {results.seed}, a second run grades only what changed."))
     if faults := _faults(results):
-        raise _stop(
+        raise stop(
             f"The grader itself failed: {faults[0]}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""), EXIT_GRADER_FAILED
         )
 
@@ -153,11 +151,9 @@ def _grade(
         try:
             grade_units(todo, course, jobs=min(jobs, max(1, len(todo))), layers=layers, on_done=on_done)
         except Refused as error:
-            raise _stop(str(error), EXIT_GRADER_FAILED) from None
+            raise stop(str(error), EXIT_GRADER_FAILED) from None
         except KeyboardInterrupt:
-            raise _stop(
-                f"Interrupted: {len(entries)} of {len(units)} are done and kept. The same command goes on from here.", 130
-            ) from None
+            raise stop(f"Interrupted: {len(entries)} of {len(units)} are done and kept. The same command goes on from here.", 130) from None
 
     graded = []
     for submission in submissions:
@@ -214,7 +210,7 @@ def check(
     """Prove that the suites reject every wrong answer in the banks and accept every right one, and that files and manifest agree."""
     from grader.check import check as run_check
 
-    loaded = _load(course)
+    loaded = load(course)
     seed = draw_seed() if seed is None else seed
     try:
         modules = loaded.select(module or [], [])
@@ -231,16 +227,16 @@ def check(
                 on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
     except ManifestError as error:
-        raise _stop(str(error), EXIT_BAD_INPUT) from None
+        raise stop(str(error), EXIT_BAD_INPUT) from None
     except (NotConfined, Refused) as error:
-        raise _stop(str(error), EXIT_GRADER_FAILED) from None
+        raise stop(str(error), EXIT_GRADER_FAILED) from None
     if json:
-        _print_json(msgspec.to_builtins(report))
+        print_json(msgspec.to_builtins(report))
     else:
         for name in report.survived:
-            _console.print(Text(f"survived: {name}", "red"), soft_wrap=True)
+            console.print(Text(f"survived: {name}", "red"), soft_wrap=True)
         for problem in report.problems:
-            _console.print(Text(f"problem: {problem}", "red"), soft_wrap=True)
+            console.print(Text(f"problem: {problem}", "red"), soft_wrap=True)
         rejected = f"{len(report.rejected)} of {report.misconceptions} misconceptions rejected"
         Console().print(
             f"{report.modules} modules, {report.tasks} tasks, {report.tests} hidden tests; {rejected}, {report.alternatives} alternatives, "
@@ -256,19 +252,19 @@ def stubs(
     check: Annotated[bool, typer.Option("--check", help="Only say which stubs are out of date.")] = False, course: CourseOption = None
 ) -> None:
     """Make exercises/ from solutions/."""
-    loaded = _load(course)
+    loaded = load(course)
     outdated = 0
     for module in loaded.modules:
         path = loaded.stub(module.name)
         try:
             text = make_stub(loaded.solution(module.name).read_text(), [task.name for task in module.tasks])
         except (OSError, SyntaxError) as error:
-            raise _stop(f"solutions/{module.name}.py can't be read: {error}", EXIT_BAD_INPUT) from None
+            raise stop(f"solutions/{module.name}.py can't be read: {error}", EXIT_BAD_INPUT) from None
         if path.is_file() and path.read_text() == text:
             continue
         outdated += 1
         if check:
-            _console.print(Text(f"{path.relative_to(loaded.root)} is out of date: run `grader stubs`", "red"))
+            console.print(Text(f"{path.relative_to(loaded.root)} is out of date: run `grader stubs`", "red"))
         else:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, text.encode())
@@ -284,11 +280,11 @@ def hint(
     course: CourseOption = None,
 ) -> None:
     """Give a nudge; with --more the idea; with --more --more the shape of the answer."""
-    loaded = _load(course)
+    loaded = load(course)
     try:
         (module,) = loaded.select([], [task])
     except ManifestError as error:
-        raise _stop(str(error), EXIT_BAD_INPUT) from None
+        raise stop(str(error), EXIT_BAD_INPUT) from None
     for text in module.task(task).hints[: more + 1]:
         Console().print(Text(text))
 
@@ -296,7 +292,7 @@ def hint(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of results.json."""
-    _print_json(json_schema())
+    print_json(json_schema())
 
 
 @app.command()
@@ -310,12 +306,12 @@ def doctor(json: JsonOption = False) -> None:
         with Zygote(layers) as zygote:
             protections = inspect_protections(zygote)
     except ZygoteError as error:
-        raise _stop(str(error), EXIT_GRADER_FAILED) from None
+        raise stop(str(error), EXIT_GRADER_FAILED) from None
     official = layers is not None and all(protection.holds for protection in protections if protection.required)
     record = isolation(layers)
     if json:
         report = {"machine": describe_machine(), "official": official, "reason": reason, "layers": record, "protections": protections}
-        _print_json(msgspec.to_builtins(report))
+        print_json(msgspec.to_builtins(report))
     else:
         Console().print(_layers_table(record), _protections_table(protections))
         Console().print(
@@ -353,25 +349,9 @@ def _yes(text: str, otherwise: str = "NO") -> Text:
 # ---- shared
 
 
-def _load(folder: Path | None) -> Course:
-    try:
-        return load_course(folder)
-    except ManifestError as error:
-        raise _stop(str(error), EXIT_BAD_INPUT) from None
-
-
-def _stop(sentence: str, code: int) -> typer.Exit:
-    _console.print(Text(sentence, "red"), soft_wrap=True)
-    return typer.Exit(code)
-
-
 def _progress() -> Progress:
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=_console, transient=True, disable=not _console.is_terminal)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _plain(module: Module) -> dict[str, Any]:

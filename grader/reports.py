@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from grader.feedback import words
 from grader.outcome import Status
 from grader.results import ModuleResult, Results, SubmissionResult, TaskResult, rounded
 
@@ -45,7 +46,7 @@ def _begun(module: ModuleResult) -> bool:
 
 def _tally(submission: SubmissionResult) -> Text:
     counts = Counter(task.status for module in submission.modules for task in module.tasks)
-    parts = [Text(f"{counts[status]} {_words(status)}", _STYLES.get(status, "red")) for status in Status if counts[status]]
+    parts = [Text(f"{counts[status]} {words(status)}", _STYLES.get(status, "red")) for status in Status if counts[status]]
     return Text(", ").join(parts)
 
 
@@ -54,13 +55,9 @@ def _details(name: str, tasks: list[TaskResult]) -> Table:
     table.columns[1].justify = "right"
     for task in tasks:
         message = next((test.message for test in task.tests if test.status is task.status and test.message), "")
-        status = Text(_words(task.status), _STYLES.get(task.status, "red"))
+        status = Text(words(task.status), _STYLES.get(task.status, "red"))
         table.add_row(Text(task.name), f"{rounded(task.score)} / {task.max_score:g}", status, Text(message.replace("\n", " ")))
     return table
-
-
-def _words(status: Status) -> str:
-    return status.replace("_", " ")
 
 
 def csv_report(results: Results) -> str:

@@ -25,12 +25,14 @@ __all__ = [
     "ModuleResult",
     "ModuleTiming",
     "Results",
+    "ResultsError",
     "SubmissionResult",
     "TaskResult",
     "TestResult",
     "environment",
     "json_schema",
     "module_fault",
+    "read_results",
     "rounded",
     "score_module",
     "submission_result",
@@ -100,6 +102,10 @@ class Results(Struct, frozen=True):
     submissions: list[SubmissionResult]
 
 
+class ResultsError(Exception):
+    """results.json can't be used; the text says why and what to do."""
+
+
 class ModuleTiming(Struct, frozen=True):
     """What grading one module of one submission took: wall seconds, the workers' CPU seconds and peak memory, seconds by test."""
 
@@ -126,6 +132,19 @@ def module_fault(module: Module, reason: str) -> ModuleResult:
 def submission_result(id: str, modules: Sequence[ModuleResult]) -> SubmissionResult:
     """Add up a submission."""
     return SubmissionResult(id, sum(m.score for m in modules), sum(m.max_score for m in modules), list(modules))
+
+
+def read_results(path: Path) -> Results:
+    """Read a results.json. Raises: ResultsError."""
+    try:
+        results = msgspec.json.decode(path.read_bytes(), type=Results)
+    except OSError as error:
+        raise ResultsError(f"{path} can't be read: {error.strerror}: give the results.json that `grader grade` wrote") from None
+    except msgspec.DecodeError as error:
+        raise ResultsError(f"{path} is no results.json of this grader ({error}): grade again, or give another file") from None
+    if results.schema != SCHEMA:
+        raise ResultsError(f"{path} has the schema {results.schema!r}, and this grader reads {SCHEMA!r}: grade again")
+    return results
 
 
 def _fault_test(reason: str) -> TestResult:

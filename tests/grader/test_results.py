@@ -5,20 +5,23 @@ import os
 import stat
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from grader.isolation import Isolation
+from grader.isolation import Isolation, isolation
 from grader.manifest import Module, Task
 from grader.outcome import Status
 from grader.results import (
     SCHEMA,
     Results,
+    ResultsError,
     TestResult,
     environment,
     json_schema,
     module_fault,
+    read_results,
     rounded,
     score_module,
     submission_result,
@@ -176,3 +179,19 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_results_are_read_back_as_they_were_written(tmp_path: Path):
+    """What is no results.json, or one of another schema, is refused with a sentence."""
+    results = Results(SCHEMA, 1, environment(), isolation(None), [submission_result("alice", [])])
+    path = tmp_path / "results.json"
+    path.write_bytes(msgspec.json.encode(results))
+    assert read_results(path) == results
+    with pytest.raises(ResultsError, match="can't be read"):
+        read_results(tmp_path / "absent.json")
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(results, schema="another")))
+    with pytest.raises(ResultsError, match="grade again"):
+        read_results(path)
+    path.write_text("{}")
+    with pytest.raises(ResultsError, match=r"no results\.json"):
+        read_results(path)
