@@ -118,12 +118,13 @@ def _trials(course: Course, module: Module, report: Report, seed: int, seeds: in
         yield _Trial(module, name, solution, number, _expect_full(module, name, report), shuffled=True)
     for column in _columns(module, right):
         text = answer_with(solution, right, column)
+        answered = _only(module, [entry.task for entry in column])
         for number in fresh:
             name = f"alternatives {', '.join(entry.name for entry in column)}, seed {number}"
             names = {entry.task: f"alternative {entry.name}, seed {number}" for entry in column}
-            yield _Trial(module, name, text, number, _expect_full(module, "the reference beside alternatives", report, names))
+            yield _Trial(answered, name, text, number, _expect_full(module, name, report, names))
     for task in module.tasks:  # its tests alone: what a misconception could do to another task's is settled by "on its own"
-        only = msgspec.structs.replace(module, tasks=(task,))
+        only = _only(module, [task.name])
         text = answer_only(solution, task.name, [other.name for other in module.tasks if other != task])
         name = f"{task.name} on its own"
         yield _Trial(only, name, text, seed, _expect_full(module, name, report))
@@ -132,6 +133,10 @@ def _trials(course: Course, module: Module, report: Report, seed: int, seeds: in
             yield _Trial(only, f"misconception {entry.name}", text, seed, _expect_rejection(module, entry, report))
     for name, text in trivial_answers(solution, [task.name for task in module.tasks]).items():
         yield _Trial(module, f"trivial: {name}", text, seed, _expect_nothing(module, name, report))
+
+
+def _only(module: Module, tasks: list[str]) -> Module:
+    return msgspec.structs.replace(module, tasks=tuple(task for task in module.tasks if task.name in tasks))
 
 
 def _columns(module: Module, bank: Bank) -> list[list[BankEntry]]:
@@ -147,7 +152,7 @@ def _expect_full(module: Module, name: str, report: Report, by_task: dict[str, s
     def judge(result: ModuleResult) -> None:
         for task in result.tasks:
             if bad := _first_bad(task):
-                who = (by_task or {}).get(task.name, name)
+                who = by_task[task.name] if by_task else name
                 report.problems.append(f"{module.name}: {who}: {task.name} is not accepted: {bad}")
 
     return judge

@@ -181,6 +181,14 @@ class GradingPlugin:
 
     # ---- collecting
 
+    def pytest_pycollect_makeitem(self, collector: pytest.Module | pytest.Class, obj: object) -> list[pytest.Item] | None:
+        """Pass over the tests of tasks that are not being graded, before an item is made of them: `grader check` grades single tasks."""
+        module = self.grading.module_of(collector.path)
+        marks = getattr(obj, "pytestmark", [])
+        named = [mark.args[0] for mark in marks if isinstance(mark, pytest.Mark) and mark.name == "task"]
+        passed_over = module is not None and bool(named) and named[0] not in {task.name for task in module.tasks}
+        return [] if passed_over else None
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Tie every test to its task; leave out those of tasks that are not being graded."""

@@ -378,20 +378,23 @@ def in_two_passes(q, k, v, block_size, *, key_mask=None, causal=False):
 
 
 @alternative("blockwise_attention")
-def row_of_queries_at_a_time(q, k, v, block_size, *, key_mask=None, causal=False):
+def few_queries_at_a_time(q, k, v, block_size, *, key_mask=None, causal=False):
     if not block_size > 0:
         raise ValueError("block_size")
     Tq, D = q.shape[-2:]
     Tk = k.shape[-2]
     hidden = torch.zeros(Tk, dtype=torch.bool) if key_mask is None else ~key_mask
-    rows = []
-    for i in range(Tq):
-        end = i + Tk - Tq + 1 if causal else Tk
-        s = (k[..., :end, :] @ q[..., i, :, None]).squeeze(-1) / math.sqrt(D)
-        h = hidden[..., :end]
+    parts = []
+    for first in range(0, Tq, block_size):
+        rows = q[..., first : first + block_size, :]
+        s = torch.einsum("...id,...jd->...ij", rows, k) / math.sqrt(D)
+        h = hidden.unsqueeze(-2)
+        if causal:
+            last_key = torch.arange(first, first + rows.shape[-2]).unsqueeze(-1) + Tk - Tq
+            h = h | (torch.arange(Tk) > last_key)
         w = s.masked_fill(h, torch.finfo(s.dtype).min).softmax(-1).masked_fill(h, 0.0)
-        rows.append((w.unsqueeze(-2) @ v[..., :end, :]).squeeze(-2))
-    return torch.stack(rows, dim=-2)
+        parts.append(w @ v)
+    return torch.cat(parts, dim=-2)
 
 
 # TransformerBlock
@@ -507,20 +510,22 @@ def one_row_after_the_other(logits, *, temperature=1.0, top_k=None, top_p=None, 
     if temperature == 0:
         picks = [row.tolist().index(row.max().item()) for row in rows]
         return torch.tensor(picks).view(logits.shape[:-1])
-    kept, memo = torch.zeros(rows.shape, dtype=torch.float64), {}
-    for i, row in enumerate(rows.tolist()):
+    places, numbers, table = {}, [], []
+    for row in rows.tolist():
         key = tuple(row)
-        if key not in memo:
+        if key not in places:
             order = sorted(range(len(row)), key=lambda t: -row[t])[: top_k or None]
             e = [math.exp((row[t] - row[order[0]]) / temperature) for t in order]
-            p, total = torch.zeros(len(row), dtype=torch.float64), 0.0
+            p, total, whole = [0.0] * len(row), 0.0, sum(e)
             for t, x in zip(order, e, strict=True):
                 if top_p is not None and top_p < 1 and total >= top_p:
                     break
-                p[t] = x / sum(e)
-                total += x / sum(e)
-            memo[key] = p
-        kept[i] = memo[key]
+                p[t] = x / whole
+                total += p[t]
+            places[key] = len(table)
+            table.append(p)
+        numbers.append(places[key])
+    kept = torch.tensor(table, dtype=torch.float64)[numbers]
     return torch.multinomial(kept, 1, generator=generator).view(logits.shape[:-1])
 
 
@@ -555,9 +560,9 @@ class PlainAdam(nn.Module):
 
     def fit(self, text):
         self.train()
-        optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
-        for _ in range(200):
-            start = torch.randint(len(text) - self.context, (16, 1))
+        optimizer = torch.optim.Adam(self.parameters(), lr=5e-3)
+        for _ in range(150):
+            start = torch.randint(len(text) - self.context, (12, 1))
             batch = text[start + torch.arange(self.context + 1)]
             loss = F.cross_entropy(self(batch[:, :-1]).transpose(1, 2), batch[:, 1:])
             self.zero_grad()
@@ -599,7 +604,7 @@ class BlocksByHand(nn.Module):
         for i in range(updates):
             for group in optimizer.param_groups:
                 group["lr"] = 5e-3 * min(1.0, (i + 1) / 20, (updates - i) / 75)
-            starts = torch.randperm(len(text) - T)[:20].tolist()
+            starts = torch.randperm(len(text) - T)[:12].tolist()
             batch = torch.stack([text[s : s + T + 1] for s in starts])
             optimizer.zero_grad(set_to_none=False)
             log_p = self(batch[:, :T]).log_softmax(-1)
