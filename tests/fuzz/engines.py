@@ -211,6 +211,7 @@ def _run_atheris(target: Target, count: int, seed: int) -> None:
     for number, data in enumerate(corpus):
         Path(folder, str(number)).write_bytes(data)
     limits = ["-timeout=120", "-rss_limit_mb=0", "-detect_leaks=0", "-max_len=65536", "-verbosity=0", "-print_final_stats=0"]
+    limits.append(f"-artifact_prefix={folder}/")  # libFuzzer keeps slow inputs; what the property forbids is kept by _save
     atheris.Setup([sys.argv[0], *limits, f"-seed={seed}", folder], test_one_input, custom_mutator=mutate)
     atheris.Fuzz()
 
