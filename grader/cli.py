@@ -42,6 +42,7 @@ app.add_typer(exports, name="export")
 
 TaskOption = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; can be given again.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TrustedOption = Annotated[bool, typer.Option(help="The code is ours: don't confine it, so that it can use a GPU; the results say so.")]
 UnconfinedOption = Annotated[bool, typer.Option(help="Run students' code even where it can't be confined; the results say so.")]
 
 
@@ -75,6 +76,7 @@ def grade(
     data: Annotated[Path | None, typer.Option(help="The digits: a folder that holds MNIST/raw (default: the course's data/).")] = None,
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
+    trusted: TrustedOption = False,
     course: CourseOption = None,
 ) -> None:
     """Grade submissions with the hidden suites, and write results.json, results.csv and junit.xml."""
@@ -84,7 +86,7 @@ def grade(
         loaded = loaded.with_data(data) if data else loaded
         modules = loaded.select(module or [], task or [])
         submissions, passed_over = find_submissions(paths, loaded)
-        layers = choose_layers(allow_unconfined=allow_unconfined)
+        layers = choose_layers(allow_unconfined=allow_unconfined, trusted=trusted)
         out.mkdir(parents=True, exist_ok=True)
     except (BadInput, ManifestError, OSError) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
@@ -103,7 +105,7 @@ def grade(
     else:
         Console().print(reports.scoreboard(results))
         if layers is None:
-            console.print(Text("Practice mode: students' code was not confined, so these scores can't be trusted.", "yellow"))
+            console.print(Text("The code was not confined, so these scores can't be trusted.", "yellow"))
         console.print(Text(f"Written to {out}. With --seed {results.seed}, a second run grades only what changed."))
     if faults := _faults(results):
         raise stop(
@@ -205,6 +207,7 @@ def check(
     jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
+    trusted: TrustedOption = False,
     course: CourseOption = None,
 ) -> None:
     """Prove that the suites reject every wrong answer in the banks and accept every right one, and that files and manifest agree."""
@@ -214,7 +217,7 @@ def check(
     seed = draw_seed() if seed is None else seed
     try:
         modules = loaded.select(module or [], [])
-        layers = choose_layers(allow_unconfined=allow_unconfined)
+        layers = choose_layers(allow_unconfined=allow_unconfined, trusted=trusted)
         with _progress() as progress:
             bar = progress.add_task("checking", total=None)
             report = run_check(

@@ -31,10 +31,12 @@ def machine_layers() -> Layers | None:
     return Layers(landlock_abi(), namespaces=can_enclose()) if supported() is None else None
 
 
-def choose_layers(*, allow_unconfined: bool) -> Layers | None:
-    """What confines students' code on this machine; None where nothing can and that is allowed. Raises: NotConfined."""
+def choose_layers(*, allow_unconfined: bool, trusted: bool = False) -> Layers | None:
+    """What confines students' code on this machine; None where nothing can, if allowed, or for trusted code. Raises: NotConfined."""
     if sys.platform == "win32":
         raise NotConfined("the grader needs processes that fork, which Windows lacks: use WSL, or run the public tests with `pytest`")
+    if trusted:
+        return None
     reason = supported()
     if reason is None or allow_unconfined:
         return machine_layers()

@@ -206,3 +206,16 @@ def test_schema_and_doctor(root):
     report = json.loads(done.stdout)
     assert report["official"] == all(protection["holds"] for protection in report["protections"])
     assert done.returncode == (0 if report["official"] else 1)
+
+
+def test_trusted_code_is_not_confined(root):
+    """Code of one's own may do what a student's may not, such as open a device; the results say that nothing confined it."""
+    source = root / "open" / "mini.py"
+    source.parent.mkdir()
+    source.write_text(f"open({str(root / 'course.toml')!r}).read()\n{RIGHT}")
+    assert grader("grade", "open", cwd=root).returncode == 0
+    assert scores(root) == {"open": 0}
+    done = grader("grade", "open", "--trusted", cwd=root)
+    assert scores(root) == {"open": 5}
+    assert json.loads((root / "results" / "results.json").read_text())["isolation"]["confined"] is False
+    assert "not confined" in done.stderr
