@@ -24,7 +24,7 @@ def fill_in(template: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(  # noqa: S701 (what is written is no HTML)
+    return Environment(
         loader=PackageLoader("grader.exports"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
