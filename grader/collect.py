@@ -200,7 +200,8 @@ def _run(command: list[str], folder: str, environment: dict[str, str]) -> str:
     if done.returncode == 0:
         return ""
     lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return one_line(lines[-1], 200) if lines else f"git ended with status {done.returncode}"
+    first = next((line for line in lines if line.startswith(("fatal: ", "error: "))), "".join(lines[-1:]))
+    return one_line(first, 200) or f"git ended with status {done.returncode}"
 
 
 def _limit() -> None:
