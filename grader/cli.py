@@ -21,7 +21,6 @@ from grader.collect import RECORD, collect, read_list
 from grader.content import make_stub
 from grader.exports.cli import app as exports
 from grader.exports.escape import log_line
-from grader.exports.folders import NotEmpty, fresh_folder
 from grader.ingest import BadInput, Submission, find_submissions
 from grader.isolation import Isolation, NotConfined, choose_layers, describe_machine, draw_seed, isolation, machine_layers
 from grader.manifest import Course, ManifestError, Module
@@ -213,7 +212,6 @@ def collect_(
     loaded = load(course)
     try:
         rows = read_list(list_)
-        fresh_folder(out)
         with _progress() as progress:
             bar = progress.add_task("collecting", total=len(rows))
             record = collect(
@@ -224,7 +222,7 @@ def collect_(
                 token=os.environ.get("GRADER_GIT_TOKEN", ""),
                 on_done=lambda _: progress.update(bar, advance=1),
             )
-    except (BadInput, NotEmpty) as error:
+    except BadInput as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     failed = [entry for entry in record if entry.problem]
     for entry in failed:

@@ -119,10 +119,16 @@ def collect(
 ) -> list[Collected]:
     """Fetch every row's commit into `out`, a folder a student, and note there what came of it. A row that fails does not stop the others.
 
-    Raises: BadInput where the server's address is not one.
+    Raises: BadInput where the server's address is not one, or `out` is not empty: what was in it would be graded as well.
     """
     if not _SERVER.fullmatch(server):
         raise BadInput(f"{one_line(server)!r} is no server: write https://github.com, or file:// and a folder of OWNER/NAME.git")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise BadInput(f"{out} is not empty: name a new folder, or empty it, since everything in it would be graded")
+    except OSError as error:
+        raise BadInput(f"{out} can't be used ({error.strerror}): name a folder") from None
     environment = _environment(server, token, os.environ)
     record = []
     for row in rows:

@@ -1,10 +1,9 @@
 """Runs the public tests of a module in a student's own repository, and reports them in the format of GitHub Classroom's reporter.
 
-`grader export student` ships this file as it is, so it needs Python's own library, pytest, and `grader.exports.escape` only. What it
+`grader export student` ships this file as it is, so it needs Python's own library, pytest, and modules that are shipped beside it. What it
 says is advice: a student can edit it, the tests and the workflow that calls it.
 
-One public test is one point, whatever its task: these are examples, and the course's points are for hidden tests. Then the points
-that the reporter records (the sum of the tests' scores) and those that it displays (passed ÷ tests × maximum) are the same.
+One public test is one point, whatever its task: these are examples, and the course's points are for hidden tests.
 
     python -m grader.exports.advisory tensor_ops             run the tests, set the step's output `result`
     python -m grader.exports.advisory --total tensor_ops …   add up TENSOR_OPS_RESULTS and the others, as the reporter does
@@ -13,7 +12,6 @@ that the reporter records (the sum of the tests' scores) and those that it displ
 import argparse
 import ast
 import base64
-import binascii
 import contextlib
 import json
 import os
@@ -23,17 +21,16 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 from xml.etree import ElementTree
 
 from grader.exports.escape import github_output, log_line
+from grader.exports.runners import Check, encode, runner_json
 
-__all__ = ["add_up", "encode", "main", "report", "results_name"]
+__all__ = ["add_up", "main", "report", "results_name"]
 
 _SECONDS = 600
 """For all public tests of a module, which take seconds; pytest-timeout ends a single one earlier."""
-_MOST_BYTES = 98_000
-"""Of an encoded report: an environment variable of 131,072 bytes would keep the next step from starting."""
 _MOST_OUTPUT = 1 << 20
 _MOST_LINES = 2_000
 _OURS = ("GITHUB_", "RUNNER_", "ACTIONS_", "INPUT_")
@@ -50,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_total({name: os.environ.get(results_name(name), "") for name in options.modules})
     for name in options.modules:
         suite = Path("tests", "public", f"test_{name}.py")
-        result = report(suite, *_run(suite))
-        print(f"{name}: {_passed(result)} of {result['max_score']} public tests passed (advisory).")
+        checks = report(suite, *_run(suite))
+        print(f"{name}: {sum(check.status == 'pass' for check in checks)} of {len(checks)} public tests passed (advisory).")
         if path := os.environ.get("GITHUB_OUTPUT"):
             with open(path, "a", encoding="utf-8") as file:
-                file.write(github_output("result", encode(result)))
+                file.write(github_output("result", encode(runner_json(len(checks), checks))))
     return 0
 
 
@@ -102,27 +99,20 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 # ---- reporting
 
 
-def report(suite: Path, junit: str, reason: str) -> dict[str, Any]:
-    """The reporter's object for a suite: one test a test function, passed where all its cases passed, left out where all were skipped."""
+def report(suite: Path, junit: str, reason: str) -> list[Check]:
+    """What came of a suite: one check a test function, passed where all its cases passed, left out where all were skipped."""
     found = _cases(junit)
-    tests = []
+    checks = []
     for name in _functions(suite):
-        cases = found.get(name)
-        if cases is not None and all(kind == "skipped" for kind, _ in cases):
+        cases = found.get(name) or [("error", reason)]
+        if all(kind == "skipped" for kind, _ in cases):
             continue
-        bad = [(kind, message) for kind, message in cases or [("error", reason)] if kind in ("failure", "error")]
-        status = "pass" if not bad else "fail" if bad[0][0] == "failure" else "error"
-        tests.append(_test(suite, name, status, int(not bad), bad[0][1] if bad else ""))
-    if not tests:  # the reporter divides by their number
-        return {"version": 1, "status": "pass", "max_score": 0, "tests": [_test(suite, suite.stem, "pass", 0, "no test was counted")]}
-    statuses = [test["status"] for test in tests]
-    worst = next((status for status in ("error", "fail") if status in statuses), "pass")
-    return {"version": 1, "status": worst, "max_score": len(tests), "tests": tests}
+        kind, message = next((case for case in cases if case[0] in ("failure", "error")), ("passed", ""))
+        checks.append(Check(name, _STATUSES[kind], message))
+    return checks
 
 
-def _test(suite: Path, name: str, status: str, score: int, message: str) -> dict[str, Any]:
-    place = {"test_code": "", "filename": suite.as_posix(), "line_no": 0}
-    return {"name": name, "status": status, "score": score, "message": log_line(message, 200), **place, "duration": 0}
+_STATUSES: dict[str, Literal["pass", "fail", "error"]] = {"passed": "pass", "failure": "fail", "error": "error"}
 
 
 def _functions(suite: Path) -> list[str]:
@@ -148,27 +138,18 @@ def _cases(junit: str) -> dict[str, list[tuple[str, str]]]:
     return cases
 
 
-def encode(result: dict[str, Any]) -> str:
-    """Base64 of the JSON, without messages where it would be too long."""
-    for kept in (result, {**result, "tests": [{**test, "message": ""} for test in result["tests"]]}):
-        encoded = base64.b64encode(json.dumps(kept, ensure_ascii=False).encode()).decode()
-        if len(encoded) < _MOST_BYTES:
-            break
-    return encoded
-
-
 # ---- adding up
 
 
-def add_up(results: Mapping[str, str]) -> tuple[int, int, list[str]]:
+def add_up(results: Mapping[str, str]) -> tuple[float, float, list[str]]:
     """The points of all encoded results and their maximum; the modules whose result is missing or unreadable."""
-    points, maximum, missing = 0, 0, []
+    points, maximum, missing = 0.0, 0.0, []
     for name, encoded in results.items():
         try:
             result = json.loads(base64.b64decode(encoded, validate=True))
             if result["max_score"]:
                 points, maximum = points + sum(test["score"] for test in result["tests"]), maximum + result["max_score"]
-        except (binascii.Error, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, ArithmeticError):  # binascii.Error is a ValueError
             missing.append(name)
     return points, maximum, missing
 
@@ -178,14 +159,10 @@ def _print_total(results: Mapping[str, str]) -> int:
     for name in missing:
         print(f"{name}: no result; see its step.")
     if maximum:  # the two annotations by which the reporter tells GitHub's programs the score
-        print(f"::notice title=Autograding complete::Points {points}/{maximum}")
-        print(f"::notice title=Autograding report::{json.dumps({'totalPoints': points, 'maxPoints': maximum}, separators=(',', ':'))}")
-    print(f"{points} of {maximum} public tests passed. This is advice: the official score comes from your instructor's hidden tests.")
+        print(f"::notice title=Autograding complete::Points {points:g}/{maximum:g}")
+        print(f'::notice title=Autograding report::{{"totalPoints":{points:g},"maxPoints":{maximum:g}}}')
+    print(f"{points:g} of {maximum:g} public tests passed. This is advice: the official score comes from your instructor's hidden tests.")
     return 0 if points == maximum and not missing else 1
-
-
-def _passed(result: dict[str, Any]) -> int:
-    return sum(test["score"] for test in result["tests"])
 
 
 if __name__ == "__main__":

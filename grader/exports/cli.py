@@ -1,5 +1,6 @@
 """The commands `grader export …`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -7,17 +8,22 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from grader.exports.folders import NotEmpty, fresh_folder
+from grader.exports import reporter
+from grader.exports.escape import log_line
+from grader.exports.files import WouldOverwrite, write_files
 from grader.ingest import BadInput
 from grader.manifest import ManifestError
-from grader.results import ResultsError, read_results, write_atomically
+from grader.results import Results, ResultsError, read_results
 from grader.terminal import EXIT_BAD_INPUT, CourseOption, ModuleOption, console, load, stop
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Write what other programs read: nbgrader, GitHub, Classroom 50, Gradescope.")
 
-ResultsArgument = Annotated[Path, typer.Argument(metavar="RESULTS", help="The results.json that `grader grade` wrote.")]
+ResultsArgument = Annotated[Path, typer.Argument(metavar="RESULTS.JSON", help="What `grader grade` wrote.")]
+OutOption = Annotated[Path, typer.Option(help="The folder that is written.")]
+SubmissionOption = Annotated[list[str] | None, typer.Option("--submission", "-s", help="Only this submission; can be given again.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
 
 
 @app.callback()
@@ -25,14 +31,27 @@ def export() -> None:
     """Write what other programs read: nbgrader, GitHub, Classroom 50, Gradescope."""
 
 
+@app.command("github-classroom")
+def github_classroom(
+    results: ResultsArgument, out: OutOption = Path("github-classroom"), submission: SubmissionOption = None, force: ForceOption = False
+) -> None:
+    """Write the JSON of GitHub Classroom's reporter, for each submission and module."""
+    try:
+        files = reporter.reporter_files(_read(results), submission or ())
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, files, force)
+
+
 @app.command()
 def student(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or a clone of an empty repository.")],
     module: ModuleOption = None,
     update: Annotated[bool, typer.Option("--update", help="Renew an earlier export; exercises that exist are kept.")] = False,
-    reporter: Annotated[
+    reporter_commit: Annotated[
         str | None,
         typer.Option(
+            "--reporter",
             metavar="COMMIT",
             help="Let the workflow end in this commit of classroom-resources/autograding-grading-reporter, not in our own total.",
         ),
@@ -45,7 +64,7 @@ def student(
     loaded = load(course)
     try:
         modules = loaded.select(module or [], [])
-        kept = export_student(loaded, modules, folder, update=update, reporter=reporter)
+        kept = export_student(loaded, modules, folder, update=update, reporter=reporter_commit)
     except (ManifestError, CannotExport) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     for path in kept:
@@ -57,6 +76,7 @@ def student(
 def official(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The private repository of the course.")] = Path(),
     module: ModuleOption = None,
+    force: ForceOption = False,
     course: CourseOption = None,
 ) -> None:
     """Write the workflow with which the course's own, private repository grades students' repositories."""
@@ -64,58 +84,53 @@ def official(
     from grader.exports.student import CannotExport
 
     loaded = load(course)
-    path = folder / WORKFLOW
     try:
-        text = official_workflow(loaded, [name.name for name in loaded.select(module, [])] if module else []).encode()
-        if path.is_file() and path.read_bytes() == text:
-            return
-        if path.exists():
-            raise stop(f"{path} exists and differs: compare them, and take the old one away first", EXIT_BAD_INPUT)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
+        text = official_workflow(loaded, [name.name for name in loaded.select(module, [])] if module else [])
     except (ManifestError, CannotExport) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
-    except OSError as error:
-        raise stop(f"{path} can't be written: {error.strerror}", EXIT_BAD_INPUT) from None
-    Console().print(Text(f"Written to {path}"), soft_wrap=True)
+    _write(folder, {WORKFLOW: text.encode()}, force)
 
 
 @app.command()
-def feedback(
-    results: ResultsArgument,
-    out: Annotated[Path, typer.Option(help="A new or empty folder.")] = Path("feedback"),
-) -> None:
+def feedback(results: ResultsArgument, out: OutOption = Path("feedback"), force: ForceOption = False) -> None:
     """Write one Markdown file a student: the score, and for each task what differs from what was expected."""
-    from grader.exports.markdown import feedback_page, page_names
+    from grader.exports.markdown import feedback_files
 
-    try:
-        read = read_results(results)
-        fresh_folder(out)
-        names = page_names([submission.id for submission in read.submissions])
-        for submission in read.submissions:
-            write_atomically(out / names[submission.id], feedback_page(submission, read).encode())
-    except (ResultsError, NotEmpty) as error:
-        raise stop(str(error), EXIT_BAD_INPUT) from None
-    Console().print(Text(f"{len(read.submissions)} files written to {out}"), soft_wrap=True)
+    _write(out, feedback_files(_read(results)), force)
 
 
 @app.command()
 def checks(
     results: ResultsArgument,
     collected: Annotated[Path, typer.Option(help="The collected.json of `grader collect`: which commit is whose.")],
-    out: Annotated[Path, typer.Option(help="A new or empty folder.")] = Path("checks"),
+    out: OutOption = Path("checks"),
+    force: ForceOption = False,
 ) -> None:
     """Write what GitHub's API takes to show each score beside its commit (nothing is posted)."""
     from grader.collect import read_record
     from grader.exports.checks import check_files
 
     try:
-        files, unknown = check_files(read_results(results), read_record(collected))
-        fresh_folder(out)
-        for name, data in files.items():
-            write_atomically(out / name, data)
-    except (ResultsError, NotEmpty, BadInput) as error:
+        files, unknown = check_files(_read(results), read_record(collected))
+    except BadInput as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, files, force)
     for id in unknown:
-        console.print(Text(f"{id} is not in {collected}: no check was written for it.", "yellow"), soft_wrap=True)
-    Console().print(Text(f"{len(files) - 1} checks written to {out}"), soft_wrap=True)
+        console.print(Text(f"{log_line(id, 100)} is not in {collected}: no check was written for it.", "yellow"), soft_wrap=True)
+
+
+def _read(path: Path) -> Results:
+    """Read results.json. Raises: typer.Exit."""
+    try:
+        return read_results(path)
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+
+
+def _write(out: Path, files: Mapping[str, bytes], force: bool, executable: tuple[str, ...] = ()) -> None:
+    """Write the files and say so. Raises: typer.Exit."""
+    try:
+        write_files(out, files, replace=force, executable=executable)
+    except (WouldOverwrite, OSError) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    console.print(Text(f"Written to {out}: {len(files)} file{'s' * (len(files) != 1)}."), soft_wrap=True)

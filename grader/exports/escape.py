@@ -59,5 +59,5 @@ def html_text(text: str, limit: int = 4000) -> str:
 def file_name(text: str) -> str:
     """A name for a file or folder: letters, digits and ._@- as they are; whatever else there is becomes _ and a mark of its own."""
     plain = re.sub(r"[^A-Za-z0-9._@-]", "_", text)[:100]
-    plain = re.sub(r"^[.-]+", "_", plain)
+    plain = re.sub(r"^[.-]+|^$", "_", plain)
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"

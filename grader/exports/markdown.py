@@ -1,17 +1,20 @@
 """Feedback for students in GitHub's Markdown, made from results.json: one page a submission."""
 
-import re
-
-from grader.exports.escape import markdown_block, markdown_text
+from grader.exports.escape import file_name, markdown_block, markdown_text
 from grader.feedback import explain, words
 from grader.outcome import Status
 from grader.results import ModuleResult, Results, SubmissionResult, TaskResult, rounded
 
-__all__ = ["feedback_page", "page_names", "score_line", "score_table"]
+__all__ = ["feedback_files", "feedback_page", "score_line", "score_table"]
 
 _NOT_CONFINED = "This was graded in practice mode, without confinement: it is no official score."
 _QUIET = (Status.PASSED, Status.NOT_IMPLEMENTED, Status.SKIPPED)
 """What the table says well enough."""
+
+
+def feedback_files(results: Results) -> dict[str, bytes]:
+    """A page for each submission, by file name."""
+    return {f"{file_name(submission.id)}.md": feedback_page(submission, results).encode() for submission in results.submissions}
 
 
 def feedback_page(submission: SubmissionResult, results: Results) -> str:
@@ -51,16 +54,3 @@ def _section(module: ModuleResult, task: TaskResult) -> list[str]:
     head = f"## {markdown_text(module.name)}: {markdown_text(task.name)}"
     tally = f"{words(task.status).capitalize()}; {passed} of {len(counted)} tests passed."
     return [head, tally, markdown_block(messages)] if messages else [head, tally]
-
-
-def page_names(ids: list[str]) -> dict[str, str]:
-    """A file name for each submission, safe on every system and different from all others."""
-    names: dict[str, str] = {}
-    for id in ids:
-        stem = re.sub(r"[^A-Za-z0-9@._-]", "_", id).lstrip(".") or "unnamed"
-        taken = {name.lower() for name in names.values()}
-        number = 1
-        while (name := f"{stem}{f'-{number}' if number > 1 else ''}.md").lower() in taken:
-            number += 1
-        names[id] = name
-    return names

@@ -1,14 +1,12 @@
 """The workflow with which a course's own, private repository grades students' repositories."""
 
-from pathlib import Path
-
 from grader.exports.student import pins
 from grader.exports.templating import fill_in
 from grader.manifest import Course
 
 __all__ = ["WORKFLOW", "official_workflow"]
 
-WORKFLOW = Path(".github", "workflows", "official.yml")
+WORKFLOW = ".github/workflows/official.yml"
 
 
 def official_workflow(course: Course, modules: list[str]) -> str:
