@@ -23,7 +23,7 @@ from grader.manifest import Course
 from grader.results import write_atomically
 from grader.text import one_line
 
-__all__ = ["RECORD", "Collected", "Row", "collect", "read_list", "read_record"]
+__all__ = ["MOST_BYTES", "RECORD", "Collected", "Row", "collect", "read_list", "read_record"]
 
 RECORD = "collected.json"
 """The file, beside the submissions, that says where each came from and what could not be fetched."""
@@ -34,7 +34,7 @@ _STUDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SERVER = re.compile(r"(https|file)://[A-Za-z0-9._~:/-]+")
 _SECONDS = 180
 """For one repository, which takes a few."""
-_MOST_BYTES = 256 << 20
+MOST_BYTES = 256 << 20
 """Of what a repository makes git write; exercises take some hundred KiB."""
 _PASSED_ON = ("PATH", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -213,4 +213,4 @@ def _run(command: list[str], folder: str, environment: dict[str, str]) -> str:
 def _limit() -> None:
     import resource
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_BYTES, _MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
