@@ -1,16 +1,20 @@
 """The commands `grader export …`."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from grader.exports import reporter
+from grader.exports import classroom50, reporter
+from grader.exports.classroom50_result import BadIdentity, Identity
 from grader.exports.escape import log_line
-from grader.exports.files import WouldOverwrite, write_files
+from grader.exports.files import WouldOverwrite, chosen, write_files
 from grader.ingest import BadInput
 from grader.manifest import ManifestError
 from grader.results import Results, ResultsError, read_results
@@ -117,6 +121,64 @@ def checks(
     _write(out, files, force)
     for id in unknown:
         console.print(Text(f"{log_line(id, 100)} is not in {collected}: no check was written for it.", "yellow"), soft_wrap=True)
+
+
+@app.command("classroom50")
+def classroom50_result(
+    results: ResultsArgument,
+    submission: Annotated[str, typer.Option("--submission", "-s", help="Whose result.")],
+    out: OutOption = Path("classroom50"),
+    record: Annotated[Path | None, typer.Option(help="An earlier result.json of the same submission, which says whose it is.")] = None,
+    classroom: Annotated[str, typer.Option(help="The classroom's short name.")] = "",
+    assignment: Annotated[str, typer.Option(help="The assignment's short name.")] = "",
+    kind: Annotated[str, typer.Option("--type", help="individual or group.")] = "individual",
+    owner: Annotated[str, typer.Option(help="The owner of the repository, as in its name.")] = "",
+    repository: Annotated[str, typer.Option(help="OWNER/NAME on GitHub.")] = "",
+    commit: Annotated[str, typer.Option(help="The graded commit.")] = "",
+    committed: Annotated[str, typer.Option(help="When it was made, such as 2026-10-01T12:00:00Z.")] = "",
+    tag: Annotated[str, typer.Option(help="The submission's tag: submit/…")] = "",
+    review: Annotated[str, typer.Option(help="Address of the comparison with the starter code (default: that of the commit).")] = "",
+    server: Annotated[str, typer.Option(help="GitHub's address.")] = "https://github.com",
+    force: ForceOption = False,
+) -> None:
+    """Write Classroom 50's result.json for one submission, with the official score in hundredths of a point."""
+    try:
+        if record:
+            identity = Identity.from_record(_json(record))
+        else:
+            at = f"{server}/{repository}" if repository else ""
+            link = f"{at}/commit/{commit}" if at and commit else ""
+            release = f"{at}/releases/tag/{quote(tag, safe='')}" if at and tag else ""
+            identity = Identity(classroom, assignment, kind, owner, tag, link, release, review or link, committed)
+        (graded,) = chosen(_read(results), [submission])
+        plain = classroom50.official_result(graded, identity, datetime.now(UTC))
+    except BadIdentity as error:
+        where = f"{record}: " if record else ""
+        raise stop(f"{where}{error}", EXIT_BAD_INPUT) from None
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, {"result.json": msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"}, force)
+
+
+@app.command("classroom50-autograder")
+def classroom50_autograder(
+    out: OutOption = Path("autograder"), module: ModuleOption = None, force: ForceOption = False, course: CourseOption = None
+) -> None:
+    """Write an autograder for Classroom 50. It runs the public tests: everybody can read its bundle, so no hidden test is in it."""
+    loaded = load(course)
+    try:
+        files = classroom50.autograder_files(loaded, loaded.select(module or [], []))
+    except ManifestError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, files, force)
+
+
+def _json(path: Path) -> object:
+    """Read a file of JSON. Raises: typer.Exit."""
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise stop(f"{path} can't be read: {error}", EXIT_BAD_INPUT) from None
 
 
 def _read(path: Path) -> Results:

@@ -14,10 +14,11 @@ from typing import Literal
 
 import msgspec
 
+from grader.exports.apportion import apportion
 from grader.exports.escape import file_name
 from grader.exports.files import chosen
 from grader.exports.runners import MAX_JSON_BYTES, UNITS, Check, encode, runner_json
-from grader.exports.totals import Total, apportion, total
+from grader.exports.totals import Total, total
 from grader.outcome import Status
 from grader.results import Results, ResultsError, SubmissionResult, TaskResult, decimal_fraction
 from grader.text import one_line

@@ -11,15 +11,14 @@
 `docs/exports.md` says this to instructors; `tests/grader/test_exports_totals.py` holds it over random results.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor
 
+from grader.exports.apportion import apportion
 from grader.results import ResultsError, SubmissionResult, TaskResult, decimal_fraction, exact_score, rounded
 from grader.text import one_line
 
-__all__ = ["Part", "Total", "apportion", "total"]
+__all__ = ["Part", "Total", "total"]
 
 _TOLERANCE = 1e-9
 """How far a stored score may be from what its tests say: an addition of doubles in another order stays far below."""
@@ -65,21 +64,6 @@ def total(submission: SubmissionResult) -> Total:
         int(100 * sum(maxima)),
         tuple(Part(module, task, points, share, int(100 * most)) for (module, task), points, share, most in parts),
     )
-
-
-def apportion(exact: Sequence[Fraction], total: int) -> list[int]:
-    """Whole numbers beside exact ones that add up to `total`: each rounded down, then one more for the largest remainders.
-
-    Raises: ValueError where `total` is not one of the two whole numbers around the exact sum.
-    """
-    parts = [floor(part) for part in exact]
-    missing = total - sum(parts)
-    by_remainder = sorted((index for index in range(len(exact)) if exact[index] != parts[index]), key=lambda i: parts[i] - exact[i])
-    if not 0 <= missing <= len(by_remainder):
-        raise ValueError(f"{total} is not a rounding of {float(sum(exact))}")
-    for index in by_remainder[:missing]:
-        parts[index] += 1
-    return parts
 
 
 def _check(task: TaskResult, submission: str) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grader.exports.totals import apportion, total
+from grader.exports.apportion import apportion
+from grader.exports.totals import total
 from grader.outcome import Status
 from grader.results import ResultsError, rounded
 from tests.grader.exports import outcome, submission, submissions
