@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import grader as package
+from grader.exports.classroom50 import autograder_files
+from grader.exports.files import write_files
 from grader.exports.leaks import find_leaks, secrets_of
 from grader.exports.student import CannotExport, export_student
 from grader.manifest import Course
@@ -104,6 +106,13 @@ def test_secrets_of_the_real_course_are_found(tmp_path):
         spread_out = secrets[secret][0].replace(" ", "\n    ")
         (tmp_path / f"{number}.md").write_text(f"Look:\n\n  # {spread_out} and so on\n")
     assert len(find_leaks(tmp_path, course)) == len(drawn)
+
+
+def test_the_bundle_for_classroom50_leaks_nothing(tmp_path):
+    """That bundle can be read publicly, so the same check holds for it."""
+    course = Course.read(ROOT)
+    write_files(tmp_path, autograder_files(course, course.modules))
+    assert find_leaks(tmp_path, course) == []
 
 
 LEAKS = {
