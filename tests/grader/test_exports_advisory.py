@@ -2,6 +2,8 @@
 
 import base64
 import json
+import time
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +62,8 @@ def test_adding_up_survives_anything():
 LOOP = """
 import subprocess
 
-subprocess.Popen(["sleep", "600"])
+with open("pid", "w") as file:
+    file.write(str(subprocess.Popen(["sleep", "600"]).pid))
 print("::error::forged", flush=True)
 while True:
     pass
@@ -83,3 +86,10 @@ def test_it_ends(tmp_path, monkeypatch, capfd):
     result = json.loads(base64.b64decode(output))
     assert (result["status"], result["max_score"]) == ("error", 1)
     assert "did not end within 3 seconds" in result["tests"][0]["message"]
+    left_behind = Path("/proc", (tmp_path / "pid").read_text(), "stat")
+    for _ in range(500):  # the kernel may take a moment
+        if not left_behind.exists() or left_behind.read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("a process was left behind")

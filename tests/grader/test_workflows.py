@@ -256,6 +256,18 @@ def server(tmp_path) -> Path:
     return tmp_path / "server"
 
 
+ANNAS_PAGE = """\
+# Feedback for anna
+
+**5.00 of 5 points**
+
+| module | task | points | status |
+| --- | --- | --- | --- |
+| mini | double | 2.00 of 2 | passed |
+| mini | Counter | 3.00 of 3 | passed |
+"""
+
+
 @official_only
 def test_a_class_is_graded(root, server):
     """From a list to results, feedback and checks; one repository that is missing fails the job in the end, and costs the others nothing.
@@ -274,7 +286,7 @@ def test_a_class_is_graded(root, server):
     assert [name for name, problem in record.items() if problem] == ["gone"]
     assert "gone (school/gone): the commit can't be fetched: " in job.step("Collect").log
     assert sorted(path.name for path in (folder / "feedback").iterdir()) == ["anna.md", "ben.md", "eve.md"]
-    assert "**5.00 of 5 points**" in (folder / "feedback" / "anna.md").read_text()
+    assert (folder / "feedback" / "anna.md").read_text() == ANNAS_PAGE
     assert (folder / "checks" / "targets.tsv").read_text() == "school/anna\tanna.json\nschool/mini-ben\tben.json\nschool/eve\teve.json\n"
     check = json.loads((folder / "checks" / "ben.json").read_text())
     assert (check["head_sha"], check["status"], check["conclusion"]) == (ben, "completed", "neutral")
