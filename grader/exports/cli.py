@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from grader.exports import classroom50, reporter
+from grader.exports import classroom50, gradescope, reporter
 from grader.exports.classroom50_result import BadIdentity, Identity
-from grader.exports.escape import log_line
+from grader.exports.escape import file_name, log_line
 from grader.exports.files import WouldOverwrite, chosen, write_files
 from grader.ingest import BadInput
 from grader.manifest import ManifestError
@@ -171,6 +171,52 @@ def classroom50_autograder(
     except ManifestError as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     _write(out, files, force)
+
+
+VisibilityOption = Annotated[gradescope.Visibility, typer.Option(help="When students see the tests.", case_sensitive=True)]
+
+
+@app.command("gradescope")
+def gradescope_results(
+    results: ResultsArgument,
+    out: OutOption = Path("gradescope"),
+    visibility: VisibilityOption = "after_due_date",
+    submission: SubmissionOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write Gradescope's results.json for each submission."""
+    try:
+        read = _read(results)
+        made = {
+            f"{file_name(graded.id)}/results.json": gradescope.gradescope_results(graded, read, visibility)
+            for graded in chosen(read, submission or ())
+        }
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, {name: msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n" for name, plain in made.items()}, force)
+
+
+@app.command("gradescope-autograder")
+def gradescope_autograder(
+    out: Annotated[Path, typer.Option(help="The zip that is written.")] = Path("gradescope-autograder.zip"),
+    module: ModuleOption = None,
+    visibility: VisibilityOption = "after_due_date",
+    practice: Annotated[
+        bool,
+        typer.Option("--practice", help="Grade even in a container that can't confine student code, which can then read the hidden tests."),
+    ] = False,
+    force: ForceOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Write the zip of an autograder for Gradescope. It holds the hidden suites and the solutions: upload it, and give it to nobody."""
+    loaded = load(course)
+    try:
+        modules = loaded.select(module or [], [])
+        settings = gradescope.Settings([chosen.name for chosen in modules], visibility, practice)
+        files = gradescope.autograder_files(loaded, modules, settings)
+    except ManifestError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out.parent, {out.name: gradescope.zipped(files)}, force)
 
 
 def _json(path: Path) -> object:

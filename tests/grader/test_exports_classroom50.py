@@ -175,6 +175,11 @@ def grade(bundle: Path, checkout: Path) -> tuple[dict, dict[str, str], str]:
     return json.loads((checkout / "result.json").read_text()), outputs(sink.read_text()), done.stdout.decode()
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """The files below a folder, without what Python compiles them to."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
 def repository(folder: Path, source: str, **others: str) -> Path:
     """A student's checkout, committed at a known time."""
     checkout = folder / "checkout"
@@ -260,11 +265,11 @@ def test_a_hostile_submission(bundle, tmp_path, end):
     (checkout / "result.json").mkdir()
     (checkout / "result.json" / "x").write_text(FORGED)
     (checkout / "release-body.md").symlink_to(bundle / "autograder.py")
-    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    before = contents(bundle)
     record, written, log = grade(bundle, checkout)
     assert accepted(record)["score"] == 0
     assert written == {"base-sha": "1", "status": "failure", "summary": "Advisory, from the public tests: 0.00 of 5.00 points"}
-    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+    assert contents(bundle) == before
     assert "::" not in log
     assert "##[" not in log
     assert "secret-of-the-runner" not in log
