@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from platform import machine, python_version, system
@@ -29,7 +30,9 @@ __all__ = [
     "SubmissionResult",
     "TaskResult",
     "TestResult",
+    "decimal_fraction",
     "environment",
+    "exact_score",
     "json_schema",
     "module_fault",
     "read_results",
@@ -121,7 +124,7 @@ def score_module(module: Module, tests: dict[str, list[TestResult]]) -> ModuleRe
     for task in module.tasks:
         outcomes = tests.get(task.name) or [_fault_test("no hidden test of this task ran")]
         tasks.append(_score_task(task.name, task.points, outcomes))
-    return ModuleResult(module.name, sum(t.score for t in tasks), sum(t.max_score for t in tasks), tasks)
+    return ModuleResult(module.name, *_sums(tasks), tasks)
 
 
 def module_fault(module: Module, reason: str) -> ModuleResult:
@@ -131,7 +134,30 @@ def module_fault(module: Module, reason: str) -> ModuleResult:
 
 def submission_result(id: str, modules: Sequence[ModuleResult]) -> SubmissionResult:
     """Add up a submission."""
-    return SubmissionResult(id, sum(m.score for m in modules), sum(m.max_score for m in modules), list(modules))
+    return SubmissionResult(id, *_sums([task for module in modules for task in module.tasks]), list(modules))
+
+
+def _sums(tasks: Sequence[TaskResult]) -> tuple[float, float]:
+    """Score and maximum, added up exactly and rounded once, so that no sum depends on the order of its parts."""
+    return float(sum(map(exact_score, tasks))), float(sum(decimal_fraction(task.max_score) for task in tasks))
+
+
+def exact_score(task: TaskResult) -> Fraction:
+    """A task's score from its tests, without rounding: points times passed weight over counted weight, nothing after a ban."""
+    return _exact_score(task.max_score, task.tests)
+
+
+def _exact_score(points: float, tests: Sequence[TestResult]) -> Fraction:
+    counted = [test for test in tests if test.status is not Status.SKIPPED]
+    if not counted or any(test.status is Status.BANNED for test in counted):
+        return Fraction(0)
+    passed = sum(decimal_fraction(test.weight) for test in counted if test.status is Status.PASSED)
+    return decimal_fraction(points) * passed / sum(decimal_fraction(test.weight) for test in counted)
+
+
+def decimal_fraction(number: float) -> Fraction:
+    """A number of the manifest or of results.json as it is written: 0.1 is a tenth."""
+    return Fraction(repr(number))
 
 
 def read_results(path: Path) -> Results:
@@ -158,9 +184,7 @@ def _score_task(name: str, points: float, tests: list[TestResult]) -> TaskResult
     statuses = [test.status for test in counted]
     decisive = [status for status in (Status.GRADER_ERROR, Status.BANNED) if status in statuses]
     status = next((s for s in decisive + statuses if s is not Status.PASSED), Status.PASSED)
-    passed = 0.0 if Status.BANNED in statuses else sum(test.weight for test in counted if test.status is Status.PASSED)
-    score = points * passed / sum(test.weight for test in counted)  # in this order a half stays a half, and is rounded up
-    return TaskResult(name, score, points, status, tests)
+    return TaskResult(name, float(_exact_score(points, tests)), points, status, tests)
 
 
 def rounded(score: float) -> Decimal:

@@ -1,12 +1,244 @@
 """The commands `grader export …`."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+import msgspec
 import typer
+from rich.console import Console
+from rich.text import Text
+
+from grader.exports import classroom50, gradescope, reporter
+from grader.exports.classroom50_result import BadIdentity, Identity
+from grader.exports.escape import file_name, log_line
+from grader.exports.files import WouldOverwrite, chosen, write_files
+from grader.ingest import BadInput
+from grader.manifest import ManifestError
+from grader.results import Results, ResultsError, read_results
+from grader.terminal import EXIT_BAD_INPUT, CourseOption, ModuleOption, console, load, stop
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Write what other programs read: nbgrader, GitHub, Classroom 50, Gradescope.")
 
+ResultsArgument = Annotated[Path, typer.Argument(metavar="RESULTS.JSON", help="What `grader grade` wrote.")]
+OutOption = Annotated[Path, typer.Option(help="The folder that is written.")]
+SubmissionOption = Annotated[list[str] | None, typer.Option("--submission", "-s", help="Only this submission; can be given again.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
+
 
 @app.callback()
 def export() -> None:
     """Write what other programs read: nbgrader, GitHub, Classroom 50, Gradescope."""
+
+
+@app.command("github-classroom")
+def github_classroom(
+    results: ResultsArgument, out: OutOption = Path("github-classroom"), submission: SubmissionOption = None, force: ForceOption = False
+) -> None:
+    """Write the JSON of GitHub Classroom's reporter, for each submission and module."""
+    try:
+        files = reporter.reporter_files(_read(results), submission or ())
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, files, force)
+
+
+@app.command()
+def student(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or a clone of an empty repository.")],
+    module: ModuleOption = None,
+    update: Annotated[bool, typer.Option("--update", help="Renew an earlier export; exercises that exist are kept.")] = False,
+    reporter_commit: Annotated[
+        str | None,
+        typer.Option(
+            "--reporter",
+            metavar="COMMIT",
+            help="Let the workflow end in this commit of classroom-resources/autograding-grading-reporter, not in our own total.",
+        ),
+    ] = None,
+    course: CourseOption = None,
+) -> None:
+    """Write the repository that students get: stubs, public tests, first hints, a workflow, and no answer."""
+    from grader.exports.student import CannotExport, export_student
+
+    loaded = load(course)
+    try:
+        modules = loaded.select(module or [], [])
+        kept = export_student(loaded, modules, folder, update=update, reporter=reporter_commit)
+    except (ManifestError, CannotExport) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    for path in kept:
+        console.print(Text(f"Kept {path} as it was.", "yellow"), soft_wrap=True)
+    Console().print(Text(f"Written to {folder}: {', '.join(module.name for module in modules)}"), soft_wrap=True)
+
+
+@app.command()
+def official(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The private repository of the course.")] = Path(),
+    module: ModuleOption = None,
+    force: ForceOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Write the workflow with which the course's own, private repository grades students' repositories."""
+    from grader.exports.official import WORKFLOW, official_workflow
+    from grader.exports.student import CannotExport
+
+    loaded = load(course)
+    try:
+        text = official_workflow(loaded, [name.name for name in loaded.select(module, [])] if module else [])
+    except (ManifestError, CannotExport) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(folder, {WORKFLOW: text.encode()}, force)
+
+
+@app.command()
+def feedback(results: ResultsArgument, out: OutOption = Path("feedback"), force: ForceOption = False) -> None:
+    """Write one Markdown file a student: the score, and for each task what differs from what was expected."""
+    from grader.exports.markdown import feedback_files
+
+    _write(out, feedback_files(_read(results)), force)
+
+
+@app.command()
+def checks(
+    results: ResultsArgument,
+    collected: Annotated[Path, typer.Option(help="The collected.json of `grader collect`: which commit is whose.")],
+    out: OutOption = Path("checks"),
+    force: ForceOption = False,
+) -> None:
+    """Write what GitHub's API takes to show each score beside its commit (nothing is posted)."""
+    from grader.collect import read_record
+    from grader.exports.checks import check_files
+
+    try:
+        files, unknown = check_files(_read(results), read_record(collected))
+    except BadInput as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, files, force)
+    for id in unknown:
+        console.print(Text(f"{log_line(id, 100)} is not in {collected}: no check was written for it.", "yellow"), soft_wrap=True)
+
+
+@app.command("classroom50")
+def classroom50_result(
+    results: ResultsArgument,
+    submission: Annotated[str, typer.Option("--submission", "-s", help="Whose result.")],
+    out: OutOption = Path("classroom50"),
+    record: Annotated[Path | None, typer.Option(help="An earlier result.json of the same submission, which says whose it is.")] = None,
+    classroom: Annotated[str, typer.Option(help="The classroom's short name.")] = "",
+    assignment: Annotated[str, typer.Option(help="The assignment's short name.")] = "",
+    kind: Annotated[str, typer.Option("--type", help="individual or group.")] = "individual",
+    owner: Annotated[str, typer.Option(help="The owner of the repository, as in its name.")] = "",
+    repository: Annotated[str, typer.Option(help="OWNER/NAME on GitHub.")] = "",
+    commit: Annotated[str, typer.Option(help="The graded commit.")] = "",
+    committed: Annotated[str, typer.Option(help="When it was made, such as 2026-10-01T12:00:00Z.")] = "",
+    tag: Annotated[str, typer.Option(help="The submission's tag: submit/…")] = "",
+    review: Annotated[str, typer.Option(help="Address of the comparison with the starter code (default: that of the commit).")] = "",
+    server: Annotated[str, typer.Option(help="GitHub's address.")] = "https://github.com",
+    force: ForceOption = False,
+) -> None:
+    """Write Classroom 50's result.json for one submission, with the official score in hundredths of a point."""
+    try:
+        if record:
+            identity = Identity.from_record(_json(record))
+        else:
+            at = f"{server}/{repository}" if repository else ""
+            link = f"{at}/commit/{commit}" if at and commit else ""
+            release = f"{at}/releases/tag/{quote(tag, safe='')}" if at and tag else ""
+            identity = Identity(classroom, assignment, kind, owner, tag, link, release, review or link, committed)
+        (graded,) = chosen(_read(results), [submission])
+        plain = classroom50.official_result(graded, identity, datetime.now(UTC))
+    except BadIdentity as error:
+        where = f"{record}: " if record else ""
+        raise stop(f"{where}{error}", EXIT_BAD_INPUT) from None
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, {"result.json": msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"}, force)
+
+
+@app.command("classroom50-autograder")
+def classroom50_autograder(
+    out: OutOption = Path("autograder"), module: ModuleOption = None, force: ForceOption = False, course: CourseOption = None
+) -> None:
+    """Write an autograder for Classroom 50. It runs the public tests: everybody can read its bundle, so no hidden test is in it."""
+    loaded = load(course)
+    try:
+        files = classroom50.autograder_files(loaded, loaded.select(module or [], []))
+    except ManifestError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, files, force)
+
+
+VisibilityOption = Annotated[gradescope.Visibility, typer.Option(help="When students see the tests.", case_sensitive=True)]
+
+
+@app.command("gradescope")
+def gradescope_results(
+    results: ResultsArgument,
+    out: OutOption = Path("gradescope"),
+    visibility: VisibilityOption = "after_due_date",
+    submission: SubmissionOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write Gradescope's results.json for each submission."""
+    try:
+        read = _read(results)
+        made = {
+            f"{file_name(graded.id)}/results.json": gradescope.gradescope_results(graded, read, visibility)
+            for graded in chosen(read, submission or ())
+        }
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, {name: msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n" for name, plain in made.items()}, force)
+
+
+@app.command("gradescope-autograder")
+def gradescope_autograder(
+    out: Annotated[Path, typer.Option(help="The zip that is written.")] = Path("gradescope-autograder.zip"),
+    module: ModuleOption = None,
+    visibility: VisibilityOption = "after_due_date",
+    practice: Annotated[
+        bool,
+        typer.Option("--practice", help="Grade even in a container that can't confine student code, which can then read the hidden tests."),
+    ] = False,
+    force: ForceOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Write the zip of an autograder for Gradescope. It holds the hidden suites and the solutions: upload it, and give it to nobody."""
+    loaded = load(course)
+    try:
+        modules = loaded.select(module or [], [])
+        settings = gradescope.Settings([chosen.name for chosen in modules], visibility, practice)
+        files = gradescope.autograder_files(loaded, modules, settings)
+    except ManifestError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out.parent, {out.name: gradescope.zipped(files)}, force)
+
+
+def _json(path: Path) -> object:
+    """Read a file of JSON. Raises: typer.Exit."""
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise stop(f"{path} can't be read: {error}", EXIT_BAD_INPUT) from None
+
+
+def _read(path: Path) -> Results:
+    """Read results.json. Raises: typer.Exit."""
+    try:
+        return read_results(path)
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+
+
+def _write(out: Path, files: Mapping[str, bytes], force: bool, executable: tuple[str, ...] = ()) -> None:
+    """Write the files and say so. Raises: typer.Exit."""
+    try:
+        write_files(out, files, replace=force, executable=executable)
+    except (WouldOverwrite, OSError) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    console.print(Text(f"Written to {out}: {len(files)} file{'s' * (len(files) != 1)}."), soft_wrap=True)

@@ -1,0 +1,99 @@
+"""Classroom 50, from the course and from results.json: the autograder's bundle, and the official result.json of a submission."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from importlib import resources
+from typing import Any
+
+import msgspec
+
+from grader.exports.classroom50_result import Identity, TestRow, result
+from grader.exports.totals import total
+from grader.manifest import Course, ManifestError, Module
+from grader.results import SubmissionResult, decimal_fraction
+from grader.text import one_line
+
+__all__ = ["autograder_files", "official_result", "public_tests_of"]
+
+_SUPPORT = (
+    "__init__.py",
+    "text.py",
+    "torchvision_compat.py",
+    "sandbox/__init__.py",
+    "sandbox/confine.py",
+    "exports/__init__.py",
+    "exports/apportion.py",
+    "exports/classroom50_result.py",
+    "exports/escape.py",
+    "exports/public_tests.py",
+)
+"""What the autograder needs of this package, as it is. None of it is secret."""
+_ENTRY = "exports/autograder.py"
+_REQUIREMENTS = """\
+# What the public tests need. The autograder installs it where it is missing; a container that has it saves that time.
+--extra-index-url https://download.pytorch.org/whl/cpu
+{pins}
+numpy
+pytest>=9.0
+"""
+
+
+def official_result(submission: SubmissionResult, identity: Identity, graded_at: datetime) -> dict[str, Any]:
+    """The content of result.json for a graded submission: a test a task, in hundredths of a point. Raises: ResultsError."""
+    whole = total(submission)
+    rows = [TestRow(part.task.name, part.task.status == "passed", part.score, part.max_score) for part in whole.parts if part.max_score]
+    return result(identity, rows, graded_at)
+
+
+def autograder_files(course: Course, modules: Sequence[Module]) -> dict[str, bytes]:
+    """The bundle by path, to be put into CLASSROOM/autograders/ASSIGNMENT. Raises: ManifestError where a file of the course is missing."""
+    try:
+        return dict(_bundle(course, modules))
+    except OSError as error:
+        raise ManifestError(f"{error.filename} can't be read: {error.strerror}: `grader check` says what a course needs") from None
+
+
+def _bundle(course: Course, modules: Sequence[Module]) -> Iterator[tuple[str, bytes]]:
+    package = resources.files("grader")
+    yield "autograder.py", package.joinpath(_ENTRY).read_bytes()
+    for path in _SUPPORT:
+        yield f"grader/{path}", package.joinpath(path).read_bytes()
+    pins = [line for line in (course.root / "constraints.txt").read_text().splitlines() if line.strip() and not line.startswith("#")]
+    yield "requirements.txt", _REQUIREMENTS.format(pins="\n".join(pins)).encode()
+    yield "pytest.ini", b"[pytest]\n"
+    yield "tests/public/conftest.py", course.public_suite("x").with_name("conftest.py").read_bytes()
+    tasks = []
+    for module in modules:
+        suite = course.public_suite(module.name).read_bytes()
+        yield f"tests/public/test_{module.name}.py", suite
+        for task, tests in public_tests_of(module, suite).items():
+            points = str(_decimal(module.task(task).points))
+            tasks.append({"name": task, "module": module.name, "points": points, "tests": tests})
+        if b"MNIST" in suite:
+            for digits in sorted((course.root / "data" / "MNIST" / "raw").glob("*-ubyte")):
+                yield f"data/MNIST/raw/{digits.name}", digits.read_bytes()
+    yield "assignment.json", msgspec.json.format(msgspec.json.encode({"tasks": tasks}), indent=1) + b"\n"
+
+
+def _decimal(points: float) -> str:
+    if (100 * decimal_fraction(points)).denominator != 1:
+        raise ManifestError(f"a task has {points!r} points: exports count in hundredths of a point, give it fewer digits in course.toml")
+    return repr(points)
+
+
+def public_tests_of(module: Module, suite: bytes) -> dict[str, list[str]]:
+    """The public test functions of each task, told by their names. Raises: ManifestError where a task has none."""
+    try:
+        functions = [node.name for node in ast.parse(suite).body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    except (SyntaxError, ValueError) as error:
+        raise ManifestError(f"tests/public/test_{module.name}.py can't be read: {one_line(str(error))}: mend it") from None
+    tests: dict[str, list[str]] = {task.name: [] for task in module.tasks}
+    for function in functions:
+        named = [name for name in tests if function.startswith(f"test_{name}")]
+        if named:
+            tests[max(named, key=len)].append(function)
+    for name, own in tests.items():
+        if not own:
+            raise ManifestError(f"tests/public/test_{module.name}.py has no test called test_{name}…: add one")
+    return tests

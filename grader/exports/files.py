@@ -1,0 +1,44 @@
+"""What the exports share: choosing submissions, and writing files without overwriting what somebody has."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from grader.results import Results, ResultsError, SubmissionResult, write_atomically
+from grader.text import one_line
+
+__all__ = ["WouldOverwrite", "chosen", "write_files"]
+
+
+class WouldOverwrite(Exception):
+    """A file is there already, and holds something else; the text says which and what to do."""
+
+
+def chosen(results: Results, ids: Iterable[str] = ()) -> list[SubmissionResult]:
+    """The submissions of these names, all where no name is given. Raises: ResultsError where there is none of a name."""
+    known = {submission.id: submission for submission in results.submissions}
+    names = list(dict.fromkeys(ids)) or list(known)
+    for name in names:
+        if name not in known:
+            some = ", ".join(one_line(id, 40) for id in list(known)[:5]) + (", …" if len(known) > 5 else "")
+            raise ResultsError(f"no submission is called {one_line(name)!r}: the file has {some or 'none'}")
+    return [known[name] for name in names]
+
+
+def write_files(folder: Path, files: Mapping[str, bytes], *, replace: bool = False, executable: Iterable[str] = ()) -> None:
+    """Write files by relative path, each whole or not at all. A file that is there and differs is kept, and then nothing is written.
+
+    Raises: WouldOverwrite, unless `replace`; OSError.
+    """
+    if not replace:
+        for name, data in files.items():
+            path = folder / name
+            if path.is_symlink() or (path.exists() and (not path.is_file() or path.read_bytes() != data)):
+                raise WouldOverwrite(
+                    f"{path} is there already and holds something else: choose another folder, or add --force to replace it"
+                )
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+        if name in executable:
+            path.chmod(0o755)

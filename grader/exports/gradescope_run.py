@@ -1,0 +1,64 @@
+"""What `run_autograder` runs in Gradescope's container: grade the submission with the hidden suites, and write results.json.
+
+Fails closed: where the grader can't confine student code, or fails itself, there is no results.json, and Gradescope reports a failure of
+the autograder instead of a score. A submission that can't be graded because of what was handed in gets zero and the reason.
+
+    python -P -m grader.exports.gradescope_run /autograder
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from grader.exports.gradescope import Settings, gradescope_results, refusal
+from grader.ingest import BadInput, find_submissions
+from grader.manifest import Course
+from grader.results import read_results, write_atomically
+from grader.terminal import EXIT_GRADER_FAILED
+
+__all__ = ["main"]
+
+_NO_SCORE = (
+    "No score was given: the grader did not come to an end, for the reason above. Where this container can't confine student code, "
+    "grade elsewhere and upload the scores, or read docs/exports.md and export the autograder again with --practice."
+)
+
+
+def main(root: Path) -> int:
+    """Grade `root`/submission. Returns: the exit status, 0 where results.json was written."""
+    settings = msgspec.json.decode((root / "source" / "settings.json").read_bytes(), type=Settings)
+    try:
+        submissions, _ = find_submissions([root / "submission"], Course.read(root / "source" / "course"))
+    except BadInput as error:
+        return _write(root, refusal(f"Nothing was graded: {error}"))
+    if len(submissions) != 1:
+        names = ", ".join(submission.id for submission in submissions)
+        return _write(root, refusal(f"Nothing was graded: several folders hold modules ({names}). Hand in one set of files."))
+    with tempfile.TemporaryDirectory(prefix="gradescope-") as folder:
+        out = Path(folder)
+        if subprocess.run(_command(root, out, settings), cwd=folder, check=False).returncode:
+            print(_NO_SCORE, file=sys.stderr)
+            return EXIT_GRADER_FAILED
+        results = read_results(out / "results.json")
+    return _write(root, gradescope_results(results.submissions[0], results, settings.visibility))
+
+
+def _command(root: Path, out: Path, settings: Settings) -> list[str]:
+    chosen = [part for name in settings.modules for part in ("--module", name)]
+    practice = ["--allow-unconfined"] if settings.practice else []
+    places = [str(root / "submission"), "--course", str(root / "source" / "course"), "--out", str(out)]
+    return [sys.executable, "-P", "-m", "grader", "grade", *places, *chosen, *practice]
+
+
+def _write(root: Path, results: dict[str, Any]) -> int:
+    (root / "results").mkdir(parents=True, exist_ok=True)
+    write_atomically(root / "results" / "results.json", msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
