@@ -11,18 +11,15 @@ from pathlib import Path
 import jsonschema
 import msgspec
 import pytest
-from hypothesis import given, settings
 
 from grader.exports.autograder import read_report
 from grader.exports.classroom50 import autograder_files, official_result, public_tests_of
 from grader.exports.classroom50_result import BadIdentity, Identity
 from grader.manifest import Course, ManifestError
 from grader.outcome import Status
-from grader.results import rounded
 from grader.sandbox.confine import supported
 from tests.grader.conftest import RIGHT, grader, mini_course
-from tests.grader.exports import hostile_submission, outcome, results, submission, submissions
-from tests.grader.test_exports_escape import outputs
+from tests.grader.exports import commands, hostile_submission, outcome, outputs, results, submission
 
 OWN_SCHEMA = Path(__file__).with_name("classroom50-result.schema.json")
 THEIR_SCHEMA = Path(__file__).parents[3] / "shared" / "formats" / "classroom50-result-v1.schema.json"
@@ -65,15 +62,6 @@ def test_the_schemas_agree_on_what_is_wrong():
             assert ours.is_valid({**good, name: value}) == theirs.is_valid({**good, name: value}), (name, value)
         missing = {key: good[key] for key in good if key != name}
         assert ours.is_valid(missing) == theirs.is_valid(missing), name
-
-
-@settings(max_examples=200, deadline=None)
-@given(submissions())
-def test_the_official_result_is_the_canonical_score(submission):
-    """For whatever results: accepted, and score and maximum are the canonical ones in hundredths."""
-    record = accepted(official_result(submission, IDENTITY, NOW))
-    assert record["score"] == 100 * rounded(submission.score)
-    assert record["max-score"] == 100 * rounded(submission.max_score)
 
 
 def test_the_times_are_the_commits_and_the_runs():
@@ -251,7 +239,7 @@ STUB = "def double(x):\n    raise NotImplementedError\n\n\nclass Counter:\n    p
 
 
 @pytest.mark.skipif(bool(supported()), reason="needs confinement")
-@pytest.mark.parametrize("end", ["", "os._exit(0)", "os.kill(os.getppid(), 9)", "raise SystemExit(0)", "os.fork()"])
+@pytest.mark.parametrize("end", ["", "os._exit(0)", "os.kill(os.getppid(), 9); os.fork()"])
 def test_a_hostile_submission(bundle, tmp_path, end):
     """Prints forged commands and results, writes files, brings a conftest.py, dies: no output changes, and it earns nothing."""
     checkout, sink = tmp_path / "checkout", tmp_path / "output"
@@ -270,8 +258,7 @@ def test_a_hostile_submission(bundle, tmp_path, end):
     assert accepted(record)["score"] == 0
     assert written == {"base-sha": "1", "status": "failure", "summary": "Advisory, from the public tests: 0.00 of 5.00 points"}
     assert contents(bundle) == before
-    assert "::" not in log
-    assert "##[" not in log
+    assert not commands(log)
     assert "secret-of-the-runner" not in log
     assert "token True" not in log
     assert "forged" not in (checkout / "release-body.md").read_text()
