@@ -235,7 +235,15 @@ except OSError:
 %s
 """
 CONFTEST = "import pytest\n\n\n@pytest.hookimpl(tryfirst=True)\ndef pytest_runtest_makereport(item, call):\n    call.excinfo = None\n"
-STUB = "def double(x):\n    raise NotImplementedError\n\n\nclass Counter:\n    pass\n"
+STUB = """
+
+def double(x):
+    raise ValueError(f"seen: {[name for name in os.environ if name.lower().startswith(('github', 'classroom', 'submission'))]}")
+
+
+class Counter:
+    pass
+"""
 
 
 @pytest.mark.skipif(bool(supported()), reason="needs confinement")
@@ -261,6 +269,7 @@ def test_a_hostile_submission(bundle, tmp_path, end):
     assert not commands(log)
     assert "secret-of-the-runner" not in log
     assert "token True" not in log
+    assert bool(end) or "ValueError: seen: []" in log
     assert "forged" not in (checkout / "release-body.md").read_text()
     assert not (checkout / "release-body.md").is_symlink()
 
