@@ -48,11 +48,11 @@ def test_statuses():
 
 def test_a_test_that_weighs_more_stands_there_more_often():
     """Weights 2, 0.5 and 1.5 are 4, 1 and 3 tests of the same score."""
-    tests = [outcome(P, 2.0, id="two"), outcome(F, 0.5, "wrong", "half"), outcome(P, 1.5, id="more")]
+    tests = [outcome(P, 2.0, id="Test::two"), outcome(F, 0.5, "wrong", "half"), outcome(P, 1.5, id="more")]
     (runner,) = runners(submission({"a": (4.0, tests)}))
     payload = json.loads(runner.json)
     names = [test["name"] for test in payload["tests"]]
-    assert names[:5] == ["two (1 of 4)", "two (2 of 4)", "two (3 of 4)", "two (4 of 4)", "half: wrong"]
+    assert names[:5] == ["Test.two (1 of 4)", "Test.two (2 of 4)", "Test.two (3 of 4)", "Test.two (4 of 4)", "half: wrong"]
     assert names[5:] == ["more (1 of 3)", "more (2 of 3)", "more (3 of 3)"]
     assert {test["score"] for test in payload["tests"] if test["status"] == "pass"} == {0.5}
 
