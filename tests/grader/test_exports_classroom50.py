@@ -85,6 +85,7 @@ def test_older_runners_and_missing_history():
     """REVIEW_URL falls back to the commit's address, the commit's time to the tag's."""
     identity = Identity.from_environment({name: value for name, value in contract().items() if name != "REVIEW_URL"}, None)
     assert (identity.review, identity.datetime) == (contract()["COMMIT_URL"], "2026-10-01T12:00:00Z")
+    assert Identity.from_environment({**contract(), "ASSIGNMENT_TYPE": "team"}, NOW).assignment_type == "group"
     with pytest.raises(BadIdentity, match="submission is missing"):
         Identity.from_environment({name: value for name, value in contract().items() if name != "SUBMISSION_TAG"}, None)
 

@@ -66,6 +66,18 @@ def test_the_command(tmp_path):
     assert grader("export", "gradescope", "results.json", "--visibility", "never", cwd=tmp_path).returncode == 2
 
 
+def test_what_makes_scores_doubtful_is_said(tmp_path):
+    """Practice mode and the grader's own faults, at every export, on one line each."""
+    whole = results(hostile_submission("::error::mallory"))
+    path = tmp_path / "results.json"
+    path.write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(whole, isolation=msgspec.structs.replace(whole.isolation, confined=False)))
+    )
+    said = grader("export", "gradescope", "results.json", cwd=tmp_path).stderr.splitlines()
+    assert said[0].startswith("Practice mode")
+    assert said[1] == ": :error: :mallory: the grader itself failed on double. These points are missing: grade again."
+
+
 # ---- the zip
 
 
