@@ -17,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from grader import reports
+from grader.collect import RECORD, collect, read_list
 from grader.content import make_stub
 from grader.exports.cli import app as exports
+from grader.exports.escape import log_line
 from grader.ingest import BadInput, Submission, find_submissions
 from grader.isolation import Isolation, NotConfined, choose_layers, describe_machine, draw_seed, isolation, machine_layers
 from grader.manifest import Course, ManifestError, Module
@@ -196,6 +198,41 @@ def _faults(results: Results) -> list[str]:
         for test in task.tests
         if test.status is Status.GRADER_ERROR
     ]
+
+
+@app.command("collect")
+def collect_(
+    list_: Annotated[
+        Path, typer.Argument(metavar="LIST", help="A CSV file with the columns repository,commit[,student], or the same as JSON.")
+    ],
+    out: Annotated[Path, typer.Option(help="A new or empty folder: becomes a folder of submissions.")] = Path("submissions"),
+    server: Annotated[str, typer.Option(help="Where OWNER/NAME.git is fetched from.")] = "https://github.com",
+    course: CourseOption = None,
+) -> None:
+    """Fetch students' repositories at given commits, as data. A token for private ones is read from GRADER_GIT_TOKEN."""
+    loaded = load(course)
+    try:
+        rows = read_list(list_)
+        with _progress() as progress:
+            bar = progress.add_task("collecting", total=len(rows))
+            record = collect(
+                rows,
+                loaded,
+                out,
+                server=server,
+                token=os.environ.get("GRADER_GIT_TOKEN", ""),
+                on_done=lambda _: progress.update(bar, advance=1),
+            )
+    except BadInput as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    failed = [entry for entry in record if entry.problem]
+    for entry in failed:
+        console.print(Text(log_line(f"{entry.student} ({entry.repository}): {entry.problem}"), "red"), soft_wrap=True)
+    Console().print(
+        Text(f"{len(record) - len(failed)} of {len(record)} submissions are in {out}; {RECORD} there says where they came from.")
+    )
+    if failed:
+        raise typer.Exit(EXIT_PROBLEMS)
 
 
 @app.command()

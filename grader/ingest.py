@@ -25,7 +25,7 @@ import msgspec
 from grader.manifest import Course
 from grader.text import one_line
 
-__all__ = ["BadInput", "Source", "Submission", "find_submissions", "read_submission"]
+__all__ = ["BadInput", "Source", "Submission", "committed_files", "find_submissions", "read_submission"]
 
 MAX_SOURCE_BYTES = 256 << 10
 MAX_NOTEBOOK_BYTES = 32 << 20  # outputs with pictures are large; only the code is kept
@@ -517,16 +517,42 @@ def _git(repository: Path, ref: str) -> list[_Entry]:
     return entries
 
 
+def committed_files(repository: Path, commit: str, course: Course) -> dict[str, bytes]:
+    """The files of a commit from which a submission is read, by path.
+
+    Of a file that is too long, no more is read than shows that.
+    """
+    names = [f"{module.name}{suffix}" for module in course.modules for suffix in (".py", ".ipynb")]
+    wanted = [*names, *(f"exercises/{name}" for name in names)]
+    listing = _run_git(repository, "--literal-pathspecs", "ls-tree", "-r", "-z", commit, *wanted) or b""
+    files = {}
+    for line in filter(None, listing.decode(errors="replace").split("\0")):
+        fields, _, name = line.partition("\t")
+        if fields.startswith("100") and name in wanted:
+            limit = MAX_NOTEBOOK_BYTES if name.endswith(".ipynb") else MAX_SOURCE_BYTES
+            files[name] = _blob(repository, fields.split()[2], limit + 1)
+    return files
+
+
 def _blob(repository: Path, blob: str, limit: int) -> bytes:
-    return (_run_git(repository, "cat-file", "blob", blob) or b"")[:limit]
+    command, environment = _git_command(repository, "cat-file", "blob", blob)
+    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout
+        data = process.stdout.read(limit)
+        process.kill()  # the rest is not wanted
+    return data
 
 
 def _run_git(repository: Path, *arguments: str) -> bytes | None:
-    settings = ("core.fsmonitor=false", "safe.directory=*", "core.hooksPath=/dev/null")
-    command = ["git", *(part for setting in settings for part in ("-c", setting)), "-C", str(repository), *arguments]
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "GIT_CONFIG_NOSYSTEM": "1", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+    command, environment = _git_command(repository, *arguments)
     try:
         done = subprocess.run(command, capture_output=True, env=environment, stdin=subprocess.DEVNULL, timeout=60, check=False)
     except FileNotFoundError:
         raise BadInput("git is not installed: install it, or hand in a folder") from None
     return done.stdout if done.returncode == 0 else None
+
+
+def _git_command(repository: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    settings = ("core.fsmonitor=false", "safe.directory=*", "core.hooksPath=/dev/null")
+    command = ["git", *(part for setting in settings for part in ("-c", setting)), "-C", str(repository), *arguments]
+    return command, {"PATH": os.environ.get("PATH", os.defpath), "GIT_CONFIG_NOSYSTEM": "1", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}

@@ -8,12 +8,14 @@ from urllib.parse import quote
 
 import msgspec
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from grader.exports import classroom50, gradescope, reporter
 from grader.exports.classroom50_result import BadIdentity, Identity
 from grader.exports.escape import file_name, log_line
 from grader.exports.files import WouldOverwrite, chosen, write_files
+from grader.ingest import BadInput
 from grader.manifest import ManifestError
 from grader.outcome import Status
 from grader.results import Results, ResultsError, read_results
@@ -44,6 +46,82 @@ def github_classroom(
     except ResultsError as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     _write(out, files, force)
+
+
+@app.command()
+def student(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or a clone of an empty repository.")],
+    module: ModuleOption = None,
+    update: Annotated[bool, typer.Option("--update", help="Renew an earlier export; exercises that exist are kept.")] = False,
+    reporter_commit: Annotated[
+        str | None,
+        typer.Option(
+            "--reporter",
+            metavar="COMMIT",
+            help="Let the workflow end in this commit of classroom-resources/autograding-grading-reporter, not in our own total.",
+        ),
+    ] = None,
+    course: CourseOption = None,
+) -> None:
+    """Write the repository that students get: stubs, public tests, first hints, a workflow, and no answer."""
+    from grader.exports.student import CannotExport, export_student
+
+    loaded = load(course)
+    try:
+        modules = loaded.select(module or [], [])
+        kept = export_student(loaded, modules, folder, update=update, reporter=reporter_commit)
+    except (ManifestError, CannotExport) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    for path in kept:
+        console.print(Text(f"Kept {path} as it was.", "yellow"), soft_wrap=True)
+    Console().print(Text(f"Written to {folder}: {', '.join(module.name for module in modules)}"), soft_wrap=True)
+
+
+@app.command()
+def official(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The private repository of the course.")] = Path(),
+    module: ModuleOption = None,
+    force: ForceOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Write the workflow with which the course's own, private repository grades students' repositories."""
+    from grader.exports.official import WORKFLOW, official_workflow
+    from grader.exports.student import CannotExport
+
+    loaded = load(course)
+    try:
+        text = official_workflow(loaded, [name.name for name in loaded.select(module, [])] if module else [])
+    except (ManifestError, CannotExport) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(folder, {WORKFLOW: text.encode()}, force)
+
+
+@app.command()
+def feedback(results: ResultsArgument, out: OutOption = Path("feedback"), force: ForceOption = False) -> None:
+    """Write one Markdown file a student: the score, and for each task what differs from what was expected."""
+    from grader.exports.markdown import feedback_files
+
+    _write(out, feedback_files(_read(results)), force)
+
+
+@app.command()
+def checks(
+    results: ResultsArgument,
+    collected: Annotated[Path, typer.Option(help="The collected.json of `grader collect`: which commit is whose.")],
+    out: OutOption = Path("checks"),
+    force: ForceOption = False,
+) -> None:
+    """Write what GitHub's API takes to show each score beside its commit (nothing is posted)."""
+    from grader.collect import read_record
+    from grader.exports.checks import check_files
+
+    try:
+        files, unknown = check_files(_read(results), read_record(collected))
+    except BadInput as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, files, force)
+    for id in unknown:
+        console.print(Text(f"{log_line(id, 100)} is not in {collected}: no check was written for it.", "yellow"), soft_wrap=True)
 
 
 @app.command("classroom50")

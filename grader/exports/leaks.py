@@ -1,0 +1,110 @@
+"""Finds in an exported folder what students must not see: solutions, hidden tests, banks of answers, later hints.
+
+The search is for content, not for names. Every secret line and every secret sentence is looked for in every file, with all white
+space left out, so that a line that was indented, wrapped or commented is found as well.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grader
+from grader.content import make_stub
+from grader.manifest import Course, Module
+
+__all__ = ["MINIMUM", "Leak", "find_leaks", "secrets_of"]
+
+MINIMUM = 16
+"""Characters, white space left out, from which a line says something of its own: `return torch.mul(` has that many, `return x` has not."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A secret that stands in an exported file."""
+
+    file: Path
+    secret: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.file} holds a line of {self.source}: {self.secret}"
+
+
+def find_leaks(folder: Path, course: Course) -> list[Leak]:
+    """Every file of the folder that holds a secret of the course, with the first secret found in it.
+
+    Files of this package, shipped as they are, hold no course's secrets, whatever line of theirs a hidden test happens to share.
+    """
+    secrets = secrets_of(course)
+    ours = {path.read_bytes() for path in Path(grader.__file__).parent.rglob("*.py")}
+    by_beginning: dict[str, list[str]] = {}
+    for secret in secrets:
+        by_beginning.setdefault(secret[:MINIMUM], []).append(secret)
+    leaks = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.read_bytes() not in ours:
+            text = _squeeze(path.read_text(errors="replace"))
+            found = next(_occurrences(text, by_beginning), None)
+            if found:
+                leaks.append(Leak(path.relative_to(folder), *secrets[found]))
+    return leaks
+
+
+def _occurrences(text: str, by_beginning: dict[str, list[str]]) -> Iterator[str]:
+    for at in range(len(text) - MINIMUM + 1):
+        for secret in by_beginning.get(text[at : at + MINIMUM], ()):
+            if text.startswith(secret, at):
+                yield secret
+
+
+def secrets_of(course: Course) -> dict[str, tuple[str, str]]:
+    """The course's secrets without white space; for each, how it reads and where it stands.
+
+    What a stub or a public test of the course holds is no secret.
+    """
+    secrets: dict[str, tuple[str, str]] = {}
+    for module in course.modules:
+        for text, source in _secret_texts(course, module):
+            squeezed = _squeeze(text)
+            if len(squeezed) >= MINIMUM:
+                secrets.setdefault(squeezed, (text.strip(), source))
+    public = _squeeze("\n".join(_public_texts(course)))
+    return {secret: where for secret, where in secrets.items() if secret not in public}
+
+
+def _secret_texts(course: Course, module: Module) -> Iterator[tuple[str, str]]:
+    hidden = course.hidden_suite(module.name)
+    paths = [course.solution(module.name), hidden, hidden.with_name("conftest.py")]
+    paths += [course.misconceptions(module.name), course.alternatives(module.name)]
+    for path in paths:
+        if not path.is_file():
+            continue
+        text, place = path.read_text(), path.relative_to(course.root).as_posix()
+        for line in text.splitlines():
+            yield line, place
+        if path != course.solution(module.name):
+            for node in ast.walk(ast.parse(text)):  # an explanation that was copied without the code around it
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield from ((line, place) for line in node.value.splitlines())
+    for task in module.tasks:
+        for hint in task.hints[1:]:
+            for sentence in re.split(r"(?<=[.?!:;])\s", hint):
+                yield sentence, f"the later hints of {task.name}"
+
+
+def _public_texts(course: Course) -> Iterator[str]:
+    """What students are meant to see: names; stubs as they are made from the references, not as they are; public tests; first hints."""
+    for module in course.modules:
+        yield make_stub(course.solution(module.name).read_text(), [task.name for task in module.tasks])
+        yield course.public_suite(module.name).read_text()
+        for task in module.tasks:
+            yield f'"{task.name}",\n{task.hints[0]}'
+    conftest = course.root / "tests" / "public" / "conftest.py"
+    if conftest.is_file():
+        yield conftest.read_text()
+
+
+def _squeeze(text: str) -> str:
+    return re.sub(r"\s+", "", text)

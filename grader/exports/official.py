@@ -1,0 +1,14 @@
+"""The workflow with which a course's own, private repository grades students' repositories."""
+
+from grader.exports.student import pins
+from grader.exports.templating import fill_in
+from grader.manifest import Course
+
+__all__ = ["WORKFLOW", "official_workflow"]
+
+WORKFLOW = ".github/workflows/official.yml"
+
+
+def official_workflow(course: Course, modules: list[str]) -> str:
+    """The workflow's text; it grades these modules, or all where none is named. Raises: CannotExport."""
+    return fill_in("official.yml.jinja", pins=pins(course), modules=modules)
