@@ -12,7 +12,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from grader.exports.autograder import read_report
+from grader.exports import autograder
 from grader.exports.classroom50 import autograder_files, official_result, public_tests_of
 from grader.exports.classroom50_result import BadIdentity, Identity
 from grader.manifest import Course, ManifestError
@@ -275,6 +275,14 @@ def test_a_hostile_submission(bundle, tmp_path, end):
     assert not (checkout / "release-body.md").is_symlink()
 
 
+def test_tests_that_do_not_end_are_ended(bundle, tmp_path, monkeypatch):
+    """A module that never comes back costs the limit and its points, and the reason is told."""
+    (tmp_path / "mini.py").write_text("while True:\n    pass\n")
+    monkeypatch.setattr(autograder, "SECONDS", 2)
+    found = autograder.run_public_tests(bundle, tmp_path, "mini")
+    assert (list(found), found[""].message) == ([""], "the tests of mini took longer than 2 seconds")
+
+
 def test_reports_that_are_no_reports():
     """Lines of another form are left out; a test that failed once has failed."""
     lines = [
@@ -286,7 +294,7 @@ def test_reports_that_are_no_reports():
         b"\xff",
     ]
     lines += [b'{"name": "a", "outcome": "passed", "message": ""}', b'{"name": 3, "outcome": "passed", "message": ""}', b"[" * 100_000]
-    found = read_report(b"\n".join(lines))
+    found = autograder.read_report(b"\n".join(lines))
     assert list(found) == ["a"]
     assert (found["a"].passed, found["a"].message) == (False, "x")
 
