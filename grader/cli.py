@@ -31,6 +31,7 @@ from grader.run import Refused, Unit, grade_units, units_of
 from grader.sandbox.confine import Layers, supported
 from grader.store import Entry, Store
 from grader.terminal import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_PROBLEMS, CourseOption, ModuleOption, console, load, print_json, stop
+from grader.text import without_commands
 
 if TYPE_CHECKING:  # its import takes torch along
     from grader.sandbox.attempts import Protection
@@ -95,7 +96,7 @@ def grade(
     except NotConfined as error:
         raise stop(str(error), EXIT_GRADER_FAILED) from None
     for sentence in passed_over:
-        console.print(Text(f"Passed over: {sentence}", "yellow"), soft_wrap=True)
+        console.print(Text(without_commands(f"Passed over: {sentence}"), "yellow"), soft_wrap=True)
     results, timings = _grade(loaded, modules, submissions, out, seed, jobs, layers)
     write_atomically(out / "results.json", msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     write_atomically(out / "timings.json", msgspec.json.format(msgspec.json.encode(timings), indent=1) + b"\n")

@@ -13,6 +13,7 @@ from rich.text import Text
 from grader.feedback import words
 from grader.outcome import Status
 from grader.results import ModuleResult, Results, SubmissionResult, TaskResult, rounded
+from grader.text import without_commands
 
 __all__ = ["csv_report", "junit_report", "scoreboard"]
 
@@ -30,7 +31,12 @@ def scoreboard(results: Results) -> RenderableType:
         scores = {module.name: f"{rounded(module.score)} / {module.max_score:g}" for module in submission.modules}
         total = f"{rounded(submission.score)} / {submission.max_score:g}"
         begun = "\n".join(f"{module.name} {scores[module.name]}" for module in submission.modules if _begun(module))
-        table.add_row(Text(submission.id), *([scores.get(name, "") for name in modules] if wide else [begun]), total, _tally(submission))
+        table.add_row(
+            Text(without_commands(submission.id)),
+            *([scores.get(name, "") for name in modules] if wide else [begun]),
+            total,
+            _tally(submission),
+        )
     if len(results.submissions) == 1:
         return Group(*(_details(module.name, module.tasks) for module in results.submissions[0].modules), table)
     return table
@@ -56,7 +62,9 @@ def _details(name: str, tasks: list[TaskResult]) -> Table:
     for task in tasks:
         message = next((test.message for test in task.tests if test.status is task.status and test.message), "")
         status = Text(words(task.status), _STYLES.get(task.status, "red"))
-        table.add_row(Text(task.name), f"{rounded(task.score)} / {task.max_score:g}", status, Text(message.replace("\n", " ")))
+        table.add_row(
+            Text(task.name), f"{rounded(task.score)} / {task.max_score:g}", status, Text(without_commands(message.replace("\n", " ")))
+        )
     return table
 
 

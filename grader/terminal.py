@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from grader.manifest import Course, ManifestError, load_course
+from grader.text import without_commands
 
 __all__ = [
     "EXIT_BAD_INPUT",
@@ -41,7 +42,7 @@ def load(folder: Path | None) -> Course:
 
 def stop(sentence: str, code: int) -> typer.Exit:
     """Print why the command ends; what to raise."""
-    console.print(Text(sentence, "red"), soft_wrap=True)
+    console.print(Text(without_commands(sentence), "red"), soft_wrap=True)
     return typer.Exit(code)
 
 

@@ -97,7 +97,7 @@ def _committed(checkout: Path, commit: str) -> datetime | None:
 
 def _packages(bundle: Path) -> bool:
     """Install what the tests need, where it is missing."""
-    if importlib.util.find_spec("torch") and importlib.util.find_spec("pytest"):
+    if all(importlib.util.find_spec(name) for name in ("torch", "torchvision", "pytest")):
         return True
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(bundle / "requirements.txt")]
     if subprocess.run(command, check=False).returncode == 0:

@@ -61,7 +61,8 @@ class Identity:
         return cls(
             classroom=environment.get("CLASSROOM", ""),
             assignment=environment.get("ASSIGNMENT", ""),
-            assignment_type=environment.get("ASSIGNMENT_TYPE") or "individual",
+            # Newer runners know more kinds of groups; they write their own over this.
+            assignment_type="individual" if environment.get("ASSIGNMENT_TYPE") in (None, "", "individual") else "group",
             owner=environment.get("OWNER") or environment.get("USERNAME", ""),
             submission=tag,
             commit=commit,

@@ -17,6 +17,7 @@ from grader.exports.escape import file_name, log_line
 from grader.exports.files import WouldOverwrite, chosen, write_files
 from grader.ingest import BadInput
 from grader.manifest import ManifestError
+from grader.outcome import Status
 from grader.results import Results, ResultsError, read_results
 from grader.terminal import EXIT_BAD_INPUT, CourseOption, ModuleOption, console, load, stop
 
@@ -228,11 +229,19 @@ def _json(path: Path) -> object:
 
 
 def _read(path: Path) -> Results:
-    """Read results.json. Raises: typer.Exit."""
+    """Read results.json, and say what whoever exports it should know. Raises: typer.Exit."""
     try:
-        return read_results(path)
+        results = read_results(path)
     except ResultsError as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
+    if not results.isolation.confined:
+        console.print(Text("Practice mode: students' code was not confined, so these scores can't be trusted.", "yellow"), soft_wrap=True)
+    for submission in results.submissions:
+        faults = [task.name for module in submission.modules for task in module.tasks if task.status is Status.GRADER_ERROR]
+        if faults:
+            sentence = f"{submission.id}: the grader itself failed on {', '.join(faults)}. These points are missing: grade again."
+            console.print(Text(log_line(sentence, 1000), "yellow"), soft_wrap=True)
+    return results
 
 
 def _write(out: Path, files: Mapping[str, bytes], force: bool, executable: tuple[str, ...] = ()) -> None:

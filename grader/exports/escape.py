@@ -8,7 +8,7 @@ import html
 import re
 import secrets
 
-from grader.text import clean, one_line
+from grader.text import clean, one_line, without_commands
 
 __all__ = ["file_name", "github_output", "html_text", "log_line", "markdown_block", "markdown_text"]
 
@@ -19,12 +19,8 @@ _OUTPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 def log_line(text: str, limit: int = 400) -> str:
-    """One line for the log of a GitHub Action: no terminal escape, and nothing that the runner takes for a command.
-
-    The runner reads `::name::` at the start of a line and the older `##[name]` anywhere in it.
-    """
-    line = re.sub(r":(?=:)", ": ", one_line(text, limit))
-    return line.replace("##[", "# #[")
+    """One line for the log of a GitHub Action: no terminal escape, and nothing that the runner takes for a command."""
+    return without_commands(one_line(text, limit))
 
 
 def github_output(name: str, value: str) -> str:

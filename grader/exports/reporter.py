@@ -1,6 +1,6 @@
 """What GitHub Classroom's reporter reads, from results.json: one runner a task, and for each module one file with its runners.
 
-The recorded total is within 2**-32 points of the exact score, and on the same side of a half hundredth as the canonical score: rounded
+The recorded total is within 2**-40 points of the exact score, and on the same side of a half hundredth as the canonical score: rounded
 half up, it is the canonical score.
 """
 
@@ -102,6 +102,6 @@ def _checks(task: TaskResult) -> list[Check]:
     weights = [decimal_fraction(test.weight) for test in counted]
     measure = Fraction(gcd(*(weight.numerator for weight in weights)), lcm(*(weight.denominator for weight in weights)))
     return [
-        Check(test.id, "fail" if banned else _KINDS.get(test.status, "error"), test.message, int(weight / measure))
+        Check(test.id.replace("::", "."), "fail" if banned else _KINDS.get(test.status, "error"), test.message, int(weight / measure))
         for test, weight in zip(counted, weights, strict=True)
     ]

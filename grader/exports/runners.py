@@ -3,7 +3,7 @@
 The reporter records the sum of the tests' scores, and has shown passed ÷ number of tests × max_score, later that sum. All tests of
 a runner are given the same score, so these are the same: a test that weighs more stands there more often.
 
-Scores are multiples of 2**-32 points. Doubles add those up without any error, in whatever order, below two million points.
+Scores are multiples of 2**-40 points. Doubles add those up without any error, in whatever order, below 8,192 points.
 
 Needs Python's own library, `grader.text` and `grader.exports.escape` only, so that it can be shipped into a student repository as it is.
 """
@@ -22,7 +22,7 @@ MAX_JSON_BYTES = 98_000
 """One string of the environment may have 131,072 bytes on Linux; base64 makes 4 of 3."""
 MAX_SHARES = 1_000
 """More tests of one runner than this are nothing that anybody reads, and would not fit."""
-UNITS = 2**32
+UNITS = 2**40
 """Units of a recorded score to a point."""
 
 _MESSAGE_LIMITS = (400, 160, 60, 0)

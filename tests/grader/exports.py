@@ -1,6 +1,10 @@
 """What the tests of the exports share: results made by hand, random results, and what a hostile student would put into them."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from math import floor
+from typing import Any
 
 from hypothesis import strategies
 
@@ -59,3 +63,53 @@ def submissions(draw: strategies.DrawFn) -> SubmissionResult:
     """Random results: up to 12 tasks in up to 4 modules; weights, points with two decimals, skips, bans, faults."""
     tasks = draw(strategies.lists(strategies.tuples(_POINTS, _TESTS), min_size=1, max_size=12))
     return submission({f"task{index}": task for index, task in enumerate(tasks)}, modules=draw(strategies.integers(1, 4)))
+
+
+def half_up(points: float) -> Fraction:
+    """A double, exactly, rounded half up to hundredths."""
+    return Fraction(floor(Fraction(points) * 100 + Fraction(1, 2)), 100)
+
+
+# ---- what the consumers do with what they are given
+
+
+def recorded(payloads: Iterable[dict[str, Any]]) -> tuple[float, float]:
+    """Points and maximum as the reporter's notify-classroom.js adds them up, in doubles as JavaScript has them."""
+    points = most = 0.0
+    for payload in payloads:
+        if not payload["max_score"]:
+            continue
+        most += payload["max_score"]
+        for test in payload["tests"]:
+            points += test["score"]
+    return points, most
+
+
+def displayed(payload: dict[str, Any]) -> float:
+    """Points of one runner as the reporter has shown them: passed ÷ number of tests × max_score."""
+    tests = payload["tests"]
+    return sum(test["status"] == "pass" for test in tests) / len(tests) * payload["max_score"]
+
+
+def commands(log: str) -> list[str]:
+    """The lines of a log in which a runner of GitHub Actions could see a command, even if it overlooks what is not ASCII."""
+    plain = [re.sub(r"[^ -~]", "", line) for line in re.split(r"[\n\r]", log)]
+    return [line for line in plain if line.lstrip().startswith("::") or "##[" in line]
+
+
+def outputs(text: str) -> dict[str, str]:
+    """What a runner reads from GITHUB_OUTPUT: name=value, or name<<delimiter up to the delimiter."""
+    read, lines = {}, iter(text.splitlines())
+    for line in lines:
+        if "<<" in line and ("=" not in line or line.index("<<") < line.index("=")):
+            name, delimiter = line.split("<<", 1)
+            value = []
+            for inner in lines:
+                if inner == delimiter:
+                    break
+                value.append(inner)
+            read[name] = "\n".join(value)
+        elif line:
+            name, value = line.split("=", 1)
+            read[name] = value
+    return read

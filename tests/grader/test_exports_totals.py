@@ -1,5 +1,7 @@
 """The one rule by which every format's total is the canonical score."""
 
+import json
+from datetime import UTC, datetime
 from fractions import Fraction
 from math import floor
 
@@ -9,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grader.exports.apportion import apportion
+from grader.exports.classroom50 import official_result
+from grader.exports.classroom50_result import Identity
+from grader.exports.gradescope import gradescope_results
+from grader.exports.reporter import runners
 from grader.exports.totals import total
 from grader.outcome import Status
 from grader.results import ResultsError, rounded
-from tests.grader.exports import outcome, submission, submissions
+from tests.grader.exports import displayed, half_up, outcome, recorded, results, submission, submissions
 
 P, F, S, B = Status.PASSED, Status.FAILED, Status.SKIPPED, Status.BANNED
 
@@ -27,26 +33,56 @@ def restated(points: float, tests) -> Fraction:
     return Fraction(str(points)) * sum(weight for weight, passed in counted if passed) / sum(weight for weight, _ in counted)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(submissions())
-def test_parts_add_up_to_the_canonical_score(submission):
-    """For whatever results, the parts add up to score and maximum; none is a hundredth away from its task's score or above its maximum.
-
-    And the scores of results.json are the exact sums, rounded once.
-    """
-    whole = total(submission)
+def test_every_format_comes_to_the_canonical_score(submission):
+    """For whatever weights, skips, bans, faults and points."""
     tasks = [task for module in submission.modules for task in module.tasks]
     exact = [restated(task.max_score, task.tests) for task in tasks]
+    score = floor(100 * sum(exact) + Fraction(1, 2))
+    most = sum(int(100 * Fraction(str(task.max_score))) for task in tasks)
+
+    # results.json: the exact sums, rounded once; shown half up
     assert submission.score == float(sum(exact))
     assert [task.score for task in tasks] == list(map(float, exact))
-    assert whole.score == int(rounded(submission.score) * 100) == floor(100 * sum(exact) + Fraction(1, 2))
-    assert Fraction(whole.max_score, 100) == sum(Fraction(str(task.max_score)) for task in tasks)
-    assert sum(part.score for part in whole.parts) == whole.score
-    assert sum(part.max_score for part in whole.parts) == whole.max_score
+    assert 100 * rounded(submission.score) == score
+
+    # the parts in hundredths
+    whole = total(submission)
+    assert (whole.score, whole.max_score) == (score, most)
+    assert (sum(part.score for part in whole.parts), sum(part.max_score for part in whole.parts)) == (score, most)
     for part, points in zip(whole.parts, exact, strict=True):
         assert 0 <= part.score <= part.max_score
-        assert part.exact == points
         assert abs(part.score - 100 * points) < 1
+
+    # GitHub Classroom's reporter: what it records, in whatever order, and what it shows
+    payloads = [json.loads(runner.json) for runner in runners(submission)]
+    points, maximum = recorded(payloads)
+    assert (100 * half_up(points), 100 * half_up(maximum)) == (score, most)
+    assert recorded(payloads[::-1])[0] == points
+    assert abs(points - submission.score) < 1e-9
+    assert all(abs(displayed(payload) - recorded([payload])[0]) < 1e-9 for payload in payloads)
+
+    # Classroom 50: whole numbers
+    record = official_result(submission, IDENTITY, datetime(2026, 10, 2, tzinfo=UTC))
+    assert (record["score"], record["max-score"]) == (score, most)
+    assert (sum(test["score"] for test in record["tests"]), sum(test["max-score"] for test in record["tests"])) == (score, most)
+
+    # Gradescope: decimals with two digits
+    plain = gradescope_results(submission, results(submission), "visible")
+    assert hundredths(plain["score"]) == sum(hundredths(test["score"]) for test in plain["tests"]) == score
+    assert sum(hundredths(test["max_score"]) for test in plain["tests"]) == most
+    assert all(0 <= test["score"] <= test["max_score"] for test in plain["tests"])
+
+
+IDENTITY = Identity("c", "a", "individual", "anna", "submit/x", "u", "u", "u", "2026-10-01T12:00:00Z")
+
+
+def hundredths(points: float) -> int:
+    """A number with two decimals, exactly."""
+    exact = 100 * Fraction(repr(points))
+    assert exact.denominator == 1
+    return int(exact)
 
 
 def test_the_largest_remainders_get_what_is_missing():
