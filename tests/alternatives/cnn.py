@@ -285,10 +285,10 @@ class PlainAdam(_Layers):
     def fit(self, images, labels, *, seed):
         torch.manual_seed(seed)
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=18, eta_min=1e-4)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12, eta_min=1e-4)
         data = torch.utils.data.TensorDataset(images, labels)
         self.train()
-        for _ in range(18):
+        for _ in range(12):
             order = torch.randperm(len(data))
             for i in range(0, len(data), 64):
                 x, y = data[order[i : i + 64]]
@@ -304,10 +304,10 @@ class MomentumAndPythonShuffle(_Layers):
     def fit(self, images, labels, *, seed):
         rng, order = random.Random(seed), list(range(len(images)))
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=22)
-        for _ in range(22):
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=14)
+        for _ in range(14):
             rng.shuffle(order)
-            for batch in torch.tensor(order).split(48):
+            for batch in torch.tensor(order).split(64):
                 optimizer.zero_grad()
                 F.cross_entropy(self(images[batch]), labels[batch]).backward()
                 nn.utils.clip_grad_norm_(self.parameters(), 2.0)
