@@ -79,8 +79,8 @@ def _about(module: Module, docstring: str) -> str:
     rows = [f"| `{task.name}` | {task.points:g} | {task.minutes} |" for task in module.tasks]
     table = ["| task | points | minutes |", "| --- | --- | --- |", *rows, f"| all | {module.points:g} | {module.minutes} |"]
     how = (
-        "Fill in the cells that raise `NotImplementedError`, and run the cell below each. Cells of your own are welcome, for helpers and for "
-        "trying things out: when you hand in, all your cells count, in their order, except that magics and shell lines are left out."
+        "Fill in the cells that raise `NotImplementedError`, and run the cell below each. Cells of your own are welcome, for helpers and "
+        "for trying things out: when you hand in, all your cells count, in their order; magics and shell lines are left out."
     )
     return "\n\n".join(part for part in [f"# {module.title}", module.story, docstring, how, "\n".join(table)] if part)
 
@@ -113,14 +113,8 @@ def _code(name: str, text: str, *, grade: bool = False, solution: bool = False, 
     """A cell of nbgrader's."""
     from nbformat import v4
 
-    mark = {
-        "grade": grade,
-        "grade_id": name,
-        "locked": locked or grade,
-        "schema_version": _SCHEMA_VERSION,
-        "solution": solution,
-        "task": False,
-    }
+    mark: dict[str, Any] = {"grade": grade, "grade_id": name, "locked": locked or grade, "solution": solution, "task": False}
+    mark["schema_version"] = _SCHEMA_VERSION
     if points is not None:
         mark["points"] = points
     return v4.new_code_cell(text, id=name[:_LONGEST_ID], metadata={"nbgrader": mark})

@@ -42,9 +42,7 @@ class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
     course = Unicode("", help="The folder with course.toml, solutions/ and tests/hidden/.").tag(config=True)
     data = Unicode("", help="Another folder with the digits, as for `grader grade --data`.").tag(config=True)
     seed = Integer(None, allow_none=True, help="The seed of the inputs; drawn afresh for every notebook where it is None.").tag(config=True)
-    allow_unconfined = Bool(False, help="Run students' code even where it can't be confined. Such scores can't be trusted.").tag(
-        config=True
-    )
+    allow_unconfined = Bool(False, help="Run students' code even where it can't be confined.").tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """Grade the notebook. Raises: GradingFailed, with which nbgrader gives up this submission and goes on with the next."""

@@ -16,47 +16,45 @@ import pytest
 with contextlib.suppress(ImportError):  # a CPU build of torch beside PyPI's torchvision needs a hand: see that module
     importlib.import_module("torchvision_compat").import_torchvision()
 
-__all__ = ["require", "run"]
+__all__ = ["PublicTestsFailed", "require", "run"]
 
 _SUITES = Path(__file__).resolve().parent / "tests" / "public"
-_passed: set[str] = set()
+_verdicts: dict[str, str] = {}
+"""What came of a task's public tests when they last ran: an empty string where all passed."""
 
 
 def run(task: str) -> None:
-    """Run the public tests of a task and print what came of each. Raises: AssertionError where one failed."""
-    __tracebackhide__ = True
-    _passed.discard(task)
+    """Run the public tests of a task and print what came of each. Raises: PublicTestsFailed."""
     (suite,) = _SUITES.glob("test_*.py")
     outcomes = _Outcomes(task, suite)
-    options = [
-        "-c",
-        os.devnull,
-        "--rootdir",
-        str(_SUITES),
-        "--import-mode=importlib",
-        "--noconftest",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-    ]
+    options = ["-c", os.devnull, "--rootdir", str(_SUITES), "--import-mode=importlib", "--noconftest", "--tb=short"]
+    for name in ("cacheprovider", "terminal", "faulthandler", "warnings"):
+        options += ["-p", f"no:{name}"]
     with _importable(suite.stem.removeprefix("test_")), _without_plugins():
-        pytest.main([str(suite), "-p", "no:terminal", "-p", "no:faulthandler", *options], plugins=[outcomes])
+        pytest.main([str(suite), *options], plugins=[outcomes])
     for name, text in outcomes.failed.items():
         print(f"failed: {name}\n{text}\n")
     for name in outcomes.passed:
         print(f"passed: {name}")
-    failed = len(outcomes.failed)
-    if failed or not outcomes.passed:
-        counted = failed + len(outcomes.passed)
-        raise AssertionError(f"{failed} of {counted} public tests of {task} failed" if counted else f"no public test of {task} ran")
-    _passed.add(task)
+    ran = len(outcomes.failed) + len(outcomes.passed)
+    _verdicts[task] = f"{len(outcomes.failed)} of {ran} public tests failed: {', '.join(outcomes.failed)}" if outcomes.failed else ""
+    if not ran:
+        _verdicts[task] = "there is no public test of this name"
+    require(task)
 
 
 def require(task: str) -> None:
-    """Do nothing where the public tests of a task have passed. Raises: AssertionError elsewhere."""
-    __tracebackhide__ = True
-    if task not in _passed:
-        raise AssertionError(f"the public tests of {task} have not passed: mend it and run the cell above again")
+    """Do nothing where the public tests of a task have passed. Raises: PublicTestsFailed elsewhere."""
+    verdict = _verdicts.get(task, "its public tests have not run: run the cell above")
+    if verdict:
+        raise PublicTestsFailed(f"{task}: {verdict}")
+
+
+class PublicTestsFailed(AssertionError):
+    """A task's public tests have not passed. Jupyter shows the sentence alone, since the way to it through this file helps nobody."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
 
 
 class _Outcomes:
@@ -104,10 +102,9 @@ def _importable(name: str):  # type: ignore[no-untyped-def]
         yield
     finally:
         sys.dont_write_bytecode = written
-        for key in [
-            key for key, value in sys.modules.items() if key == name or str(getattr(value, "__file__", "")).startswith(str(_SUITES))
-        ]:
-            del sys.modules[key]  # the next run shall import again
+        suites = [key for key, value in sys.modules.items() if str(getattr(value, "__file__", "")).startswith(str(_SUITES))]
+        for key in [name, *suites]:
+            sys.modules.pop(key, None)  # the next run shall import again
         if name in saved:
             sys.modules[name] = saved[name]
 
