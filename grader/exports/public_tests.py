@@ -27,7 +27,7 @@ def run(task: str) -> None:
     """Run the public tests of a task and print what came of each. Raises: PublicTestsFailed."""
     (suite,) = _SUITES.glob("test_*.py")
     outcomes = _Outcomes(task, suite)
-    options = ["-c", os.devnull, "--rootdir", str(_SUITES), "--import-mode=importlib", "--noconftest", "--tb=short"]
+    options = ["-c", os.devnull, "--rootdir", str(_SUITES), "--import-mode=importlib", "--noconftest"]
     for name in ("cacheprovider", "terminal", "faulthandler", "warnings"):
         options += ["-p", f"no:{name}"]
     with _importable(suite.stem.removeprefix("test_")), _without_plugins():
@@ -64,6 +64,10 @@ class _Outcomes:
         self.passed: list[str] = []
         self.failed: dict[str, str] = {}
         self._task, self._suite = task, suite
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Show the failing line, not the whole test: the option for it belongs to the plugin that prints, which is off."""
+        config.option.tbstyle = "short"
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Keep the tests whose longest matching name is this task's: test_quantize_per_channel_… is not of quantize."""
