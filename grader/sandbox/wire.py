@@ -33,10 +33,11 @@ MAX_STRUCTURE = 1 << 20
 
 
 class Load(Struct, frozen=True, tag="load"):
-    """Compile and run the student's module."""
+    """Compile and run the student's module, in parts where it is a notebook: `cells` are the lines at which they begin."""
 
     module: str
     source: str
+    cells: list[int]
     tasks: list[str]
     bans: list[str]
 

@@ -4,14 +4,18 @@ Everything in this process belongs to the student as soon as the module is loade
 takes the returned bytes as candidate values and never as a verdict. It knows no test, reference, seed or secret.
 """
 
+import __future__
+
 import linecache
 import os
+import re
 import sys
 import traceback
 import types
 from typing import Any
 
 from grader.bans import Watch
+from grader.cells import cells_of, parse_cell
 from grader.probes import thaw
 from grader.sandbox.wire import HEADER, Call, Load, Loaded, Raised, Reply, Returned, pack, parse_request
 from grader.state import reset_state
@@ -42,10 +46,37 @@ def _load(load: Load, module: types.ModuleType) -> Reply:
     linecache.cache[filename] = (len(load.source), None, load.source.splitlines(keepends=True), filename)
     reset_state(0)
     try:
-        exec(compile(load.source, filename, "exec"), module.__dict__)
+        if load.cells:
+            _run_cells(load, module, filename)
+        else:
+            exec(compile(load.source, filename, "exec"), module.__dict__)
     except BaseException as error:
         return _raised("load", error, filename, [])
     return Loaded({task: _kind(module.__dict__.get(task)) for task in load.tasks})
+
+
+def _run_cells(load: Load, module: types.ModuleType, filename: str) -> None:
+    """Run a notebook as Jupyter does where errors are allowed: a cell that fails costs what it would have defined, and no more."""
+    flags = 0
+    for first, text in cells_of(load.source, load.cells):
+        try:
+            code = compile(parse_cell(text, first, filename), filename, "exec", flags, dont_inherit=True)
+            flags |= code.co_flags & __future__.annotations.compiler_flag  # holds for the cells that follow
+            exec(code, module.__dict__)
+        except (Exception, SystemExit) as error:
+            for kind, name in re.findall(r"^(def|class)[ \t]+(\w+)", text, re.MULTILINE):
+                if name in load.tasks and name not in module.__dict__:
+                    module.__dict__[name] = _stand_in(error, kind)
+
+
+def _stand_in(error: BaseException, kind: str) -> object:
+    """In place of a function or class whose cell failed: raises the cell's error whenever it is used."""
+    place = error.__traceback__
+
+    def fail(*_: object, **__: object) -> None:
+        raise error.with_traceback(place)
+
+    return type("Failed", (type,), {"__call__": fail, "__getattr__": fail})("Failed", (), {}) if kind == "class" else fail
 
 
 def _kind(value: object) -> str:

@@ -1,0 +1,159 @@
+"""nbgrader's autograding by our workers: what the generated nbgrader_config.py puts in the place of nbgrader's Execute.
+
+The notebook's code is taken as text and graded in a confined worker; no kernel is started, and torch is not imported here. What
+comes of it is written as the outputs of the graded cells, from which nbgrader's own preprocessors fill the gradebook.
+"""
+
+import atexit
+import threading
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import v4
+from nbgrader.api import Gradebook
+from nbgrader.preprocessors import NbGraderPreprocessor
+from traitlets import Bool, Integer, Unicode
+
+from grader.exports.notebooks import graded_cell, graded_id
+from grader.feedback import explain
+from grader.ingest import notebook_source
+from grader.isolation import NotConfined, choose_layers, draw_seed, isolation
+from grader.manifest import Course, ManifestError
+from grader.outcome import Status
+from grader.results import ModuleResult, TaskResult
+from grader.run import Refused, Unit, WarmJob
+from grader.text import clean
+
+__all__ = ["AskForManualGrades", "GradeInWorkers", "GradingFailed"]
+
+_LONGEST_EXPLANATION = 20_000
+_NOT_COUNTED = "pytorch_exercises_not_counted"
+_RECORD = "pytorch_exercises"
+
+
+class GradingFailed(Exception):
+    """The grader failed, not the student: nbgrader stops this submission with an error and keeps no score of it."""
+
+
+class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
+    """Grade a submitted notebook with its module's hidden suite, and write what came of it into the graded cells."""
+
+    course = Unicode("", help="The folder with course.toml, solutions/ and tests/hidden/.").tag(config=True)
+    data = Unicode("", help="Another folder with the digits, as for `grader grade --data`.").tag(config=True)
+    seed = Integer(None, allow_none=True, help="The seed of the inputs; drawn afresh for every notebook where it is None.").tag(config=True)
+    allow_unconfined = Bool(False, help="Run students' code even where it can't be confined.").tag(config=True)
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """Grade the notebook. Raises: GradingFailed, with which nbgrader gives up this submission and goes on with the next."""
+        name, student = resources["nbgrader"]["notebook"], resources["nbgrader"]["student"]
+        try:
+            course = Course.read(Path(self.course).resolve())
+            course = course.with_data(Path(self.data)) if self.data else course
+            module = course.module(name)
+            layers = choose_layers(allow_unconfined=self.allow_unconfined)
+            seed = draw_seed() if self.seed is None else self.seed
+            source = notebook_source(nbformat.writes(nb).encode(), f"{name}.ipynb")
+            entry = _grade(course, self.allow_unconfined, Unit(student, module, source, seed))
+        except ManifestError as error:
+            raise GradingFailed(f"{error}. c.GradeInWorkers.course in nbgrader_config.py names the course.") from None
+        except (NotConfined, Refused) as error:
+            raise GradingFailed(str(error)) from None
+        fault = _fault(entry.result)
+        if fault:
+            raise GradingFailed(f"The grader itself failed, and gives no score: {fault}")
+        self.log.info("Graded %s of %s with seed %s: %s of %s points", name, student, seed, entry.result.score, entry.result.max_score)
+        nb.metadata[_RECORD] = {"seed": seed, "confined": isolation(layers).confined}
+        _restore(nb, course, name)
+        tasks = {graded_id(task.name): task for task in entry.result.tasks}
+        for cell in nb.cells:
+            mark = cell.metadata.get("nbgrader", {})
+            if mark.get("grade") and mark.get("grade_id") in tasks:
+                cell.execution_count, cell.outputs = None, _outputs(tasks[mark["grade_id"]])
+        resources["nbgrader"][_NOT_COUNTED] = [cell for cell, task in tasks.items() if not task.max_score]
+        return nb, resources
+
+
+class AskForManualGrades(NbGraderPreprocessor):  # type: ignore[misc]
+    """Leave to the instructor what could not be tried on this machine: stands behind SaveAutoGrades.
+
+    In nbgrader a cell's points do not depend on the machine, so a task that is not counted can neither earn them nor lose them.
+    """
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """Take the automatic score from such cells and mark them as in need of a manual one."""
+        ours = resources["nbgrader"]
+        if not ours.get(_NOT_COUNTED):
+            return nb, resources
+        with Gradebook(ours["db_url"]) as gradebook:
+            for cell in ours[_NOT_COUNTED]:
+                grade = gradebook.find_grade(cell, ours["notebook"], ours["assignment"], ours["student"])
+                grade.auto_score, grade.needs_manual_grade = None, True
+            gradebook.db.commit()
+        return nb, resources
+
+
+def _fault(result: ModuleResult) -> str:
+    messages = [test.message for task in result.tasks for test in task.tests if test.status is Status.GRADER_ERROR]
+    return messages[0] if messages else ""
+
+
+def _restore(nb: Any, course: Course, module: str) -> None:
+    """Put back graded cells that were deleted or have lost their marks, so that the points have a place."""
+    for task in course.module(module).tasks:
+        due = graded_cell(task)
+        found = [cell for cell in nb.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == graded_id(task.name)]
+        if not found:
+            due.id = v4.new_code_cell().id  # the student's own cells may have taken its
+            due.source = f"# This cell was missing from the submission. It was put back by the grader.\n{due.source}"
+            nb.cells.append(due)
+
+
+def _outputs(task: TaskResult) -> list[Any]:
+    """What nbgrader reads, a number as the cell's result, behind what a student reads."""
+    said = v4.new_output("stream", name="stdout", text=clean(explain(task), _LONGEST_EXPLANATION) + "\n")
+    score = min(task.score, task.max_score)  # nbgrader takes more than the points for an error, and a sum of weights may be rounded up
+    return [said, v4.new_output("execute_result", data={"text/plain": repr(score)}, metadata={}, execution_count=None)]
+
+
+# ---- the job process
+
+
+_IDLE_SECONDS = 60.0
+"""How long a job process waits for the next notebook: long enough for a batch, short enough not to burden a server for hours."""
+
+
+class _Idle:
+    """The one job process of this program: kept for the next notebook of the same course, ended when none comes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._for: tuple[Course, bool] | None = None
+        self._job: WarmJob | None = None
+        self._timer: threading.Timer | None = None
+
+    def grade(self, course: Course, allow_unconfined: bool, unit: Unit) -> Any:
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+            if self._for != (course, allow_unconfined):
+                self.close()
+                self._for, self._job = (course, allow_unconfined), WarmJob(course, choose_layers(allow_unconfined=allow_unconfined))
+            assert self._job is not None
+            try:
+                return self._job.grade(unit)
+            finally:
+                self._timer = threading.Timer(_IDLE_SECONDS, self.close)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._job:
+                self._job.close()
+            self._for = self._job = None
+
+
+_idle = _Idle()
+_grade = _idle.grade
+atexit.register(_idle.close)
