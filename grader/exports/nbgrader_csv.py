@@ -29,12 +29,14 @@ _COLUMNS = (
 )
 
 
-class SafeCsvExporter(ExportPlugin):
+class SafeCsvExporter(ExportPlugin):  # type: ignore[misc]
     """A row for each assignment and student, for spreadsheets; the options --to, --assignment and --student are nbgrader's."""
 
     def export(self, gradebook: Gradebook) -> None:
         """Write the grades to `--to` (default: grades.csv)."""
         path = Path(self.to or "grades.csv")
+        if not path.parent.is_dir():
+            raise SystemExit(f"{path.parent} is no folder: make it first, or name another file with --to")
         rows = _rows(gradebook, {str(name) for name in self.assignment}, {str(name) for name in self.student})
         write_atomically(path, csv_text([_COLUMNS, *rows]).encode())
         self.log.info("%d grades written to %s", len(rows), path)

@@ -25,7 +25,7 @@ from grader.results import ModuleResult, TaskResult
 from grader.run import Refused, Unit, WarmJob
 from grader.text import clean
 
-__all__ = ["AskForManualGrades", "GradeInWorkers", "GradingFailed"]
+__all__ = ["AskForManualGrades", "GradeInWorkers", "GradingFailed", "score_outputs"]
 
 _LONGEST_EXPLANATION = 20_000
 _NOT_COUNTED = "pytorch_exercises_not_counted"
@@ -69,7 +69,7 @@ class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
         for cell in nb.cells:
             mark = cell.metadata.get("nbgrader", {})
             if mark.get("grade") and mark.get("grade_id") in tasks:
-                cell.execution_count, cell.outputs = None, _outputs(tasks[mark["grade_id"]])
+                cell.execution_count, cell.outputs = None, score_outputs(tasks[mark["grade_id"]])
         resources["nbgrader"][_NOT_COUNTED] = [cell for cell, task in tasks.items() if not task.max_score]
         return nb, resources
 
@@ -109,7 +109,7 @@ def _restore(nb: Any, course: Course, module: str) -> None:
             nb.cells.append(due)
 
 
-def _outputs(task: TaskResult) -> list[Any]:
+def score_outputs(task: TaskResult) -> list[Any]:
     """What nbgrader reads, a number as the cell's result, behind what a student reads."""
     said = v4.new_output("stream", name="stdout", text=clean(explain(task), _LONGEST_EXPLANATION) + "\n")
     score = min(task.score, task.max_score)  # nbgrader takes more than the points for an error, and a sum of weights may be rounded up
