@@ -9,6 +9,7 @@ import datetime
 import logging
 import os
 import re
+import secrets
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -287,13 +288,16 @@ def _write_notebook(app: NbGrader, sheet: Any, student: str, result: ModuleResul
     for task in result.tasks:
         if cell := cells.get(graded_id(task.name)):
             cell.outputs = score_outputs(task)
+    files = {f"{result.name}.ipynb": nbformat.writes(notebook).encode()}
     folder = _folder(app, app.coursedir.autograded_directory, result.name, student)
-    path, data = folder / f"{result.name}.ipynb", nbformat.writes(notebook).encode()
-    if path.is_file() and path.read_bytes() == data:
-        return False
+    # nbgrader's release of feedback, of everybody's, stops where one of these is missing. It takes them from what was handed in.
+    beside = {"timestamp.txt": b"", "submission_secret.txt": secrets.token_hex(32).encode()}
+    files |= {name: data for name, data in beside.items() if not (folder / name).exists()}
+    files = {name: data for name, data in files.items() if not (folder / name).is_file() or (folder / name).read_bytes() != data}
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, data)
-    return True
+    for name, data in files.items():
+        write_atomically(folder / name, data)
+    return bool(files)
 
 
 _HANDED_IN_AS_A_FILE = """\

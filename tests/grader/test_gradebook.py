@@ -376,6 +376,16 @@ def test_feedback_shows_hostile_text_as_it_is(course, folder):
     assert "Score: 0.0 / 2.0" in page
 
 
+def test_feedback_is_released_for_everybody(course, folder):
+    """Files have no time and no secret of their own, without which nbgrader would release nobody's feedback."""
+    (folder / "nbgrader_config.py").write_text("c = get_config()\nc.Exchange.root = 'exchange'\nc.CourseDirectory.course_id = 'mini'\n")
+    (folder / "exchange").mkdir()
+    export(course, folder, dict.fromkeys(("anna", "ben"), graded(course, [GOOD], [GOOD])))
+    nbgrader(folder, "generate_feedback", "mini")
+    nbgrader(folder, "release_feedback", "mini")
+    assert len(list((folder / "exchange" / "mini" / "feedback").glob("*.html"))) == 2
+
+
 # ---- CSV
 
 
