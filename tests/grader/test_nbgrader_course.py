@@ -168,6 +168,7 @@ STUDENTS: dict[str, tuple[Change, ...]] = {
     "unparsable": (RIGHT, solve(double="def double(x)\n    return 2 * x")),
     "outdented": (RIGHT, solve(double="def double(x):\n    y = 2 * x\nreturn y")),
     "raising": (RIGHT, cells("import a_package_that_nobody_has\nx = 1", "print(x)", "import sys\nsys.exit()")),
+    "endless": (RIGHT, cells("import torch\nwhile True:\n    torch.ones(9) + 1", "def Counter(x):\n    pass", "while True:\n    pass")),
     "undefined": (RIGHT, solve(Counter="class Counter(Modul):\n    pass")),
     "scripted": (RIGHT, solve(double="def double(x):\n    raise ValueError('<script>alert(1)</script>\\x1b[31mred')")),
     "future": (RIGHT, solve(double="from __future__ import annotations\n" + DOUBLE.replace("(x)", "(x: Nothing)"))),
@@ -187,6 +188,7 @@ EXPECTED = {
     "unparsable": (0, 3),
     "outdented": (0, 3),
     "raising": (2, 3),
+    "endless": (2, 3),
     "undefined": (2, 0),
     "scripted": (0, 3),
     "future": (2, 3),
@@ -452,8 +454,8 @@ def test_feedback_holds_no_hidden_test_and_no_reference(graded, student):
 def test_feedback_on_broken_cells(graded):
     """A cell that does not parse, or fails, explains the zero of its own task."""
     assert "SyntaxError" in feedback_of(graded, "unparsable")
-    assert "outside function" in feedback_of(graded, "outdented")
-    assert "Modul" in feedback_of(graded, "undefined")
+    assert "SyntaxError: 'return' outside function (line 3 of its cell)" in feedback_of(graded, "outdented")
+    assert "NameError: name 'Modul' is not defined (line 1 of its cell" in feedback_of(graded, "undefined")
 
 
 def test_a_students_text_is_only_text(graded):
