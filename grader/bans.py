@@ -21,7 +21,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grader.cells import cells_of, parse_cell
+from grader.cells import cells_of, parse_cell, place_of
 
 __all__ = ["BannedCall", "Watch", "exists", "in_source", "leaf"]
 
@@ -56,9 +56,9 @@ def in_source(source: str, task: str, bans: Iterable[str], cells: tuple[int, ...
         for part in ast.walk(node):
             name = _dotted(part, aliases)
             if name and name.split(".")[0] == "torch" and leaf(name) in wanted:
-                return f"{wanted[leaf(name)]}, line {part.lineno}"  # type: ignore[attr-defined]
+                return f"{wanted[leaf(name)]}, {place_of(part.lineno, cells)}"  # type: ignore[attr-defined]
             if name and name.startswith(_PRIVATE):
-                return f"{name}, line {part.lineno}"  # type: ignore[attr-defined]
+                return f"{name}, {place_of(part.lineno, cells)}"  # type: ignore[attr-defined]
     return None
 
 

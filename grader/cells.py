@@ -4,9 +4,10 @@ The trusted process and the worker share this module; it knows nothing of either
 """
 
 import ast
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-__all__ = ["cells_of", "parse_cell"]
+__all__ = ["cells_of", "parse_cell", "place_of"]
 
 
 def cells_of(source: str, starts: Sequence[int]) -> Iterator[tuple[int, str]]:
@@ -14,6 +15,11 @@ def cells_of(source: str, starts: Sequence[int]) -> Iterator[tuple[int, str]]:
     lines = source.split("\n")
     for first, following in zip(starts or [1], [*starts[1:], len(lines) + 1], strict=True):
         yield first, "\n".join(lines[first - 1 : following - 1])
+
+
+def place_of(line: int, starts: Sequence[int]) -> str:
+    """A line as a student would look for it: "line 12", or "line 3 of its cell" in a notebook."""
+    return f"line {line - starts[bisect_right(starts, line) - 1] + 1} of its cell" if starts and line else f"line {line}"
 
 
 def parse_cell(text: str, first: int, filename: str) -> ast.Module:

@@ -11,9 +11,9 @@ from typing import Any
 from grader.content import cut_up
 from grader.manifest import Course, Module, Task
 
-__all__ = ["graded_cell", "graded_id", "make_notebook", "solution_id"]
+__all__ = ["SCHEMA_VERSION", "graded_cell", "graded_id", "make_notebook", "solution_id"]
 
-_SCHEMA_VERSION = 3
+SCHEMA_VERSION = 3
 """Of nbgrader's metadata."""
 
 
@@ -114,7 +114,7 @@ def _code(name: str, text: str, *, grade: bool = False, solution: bool = False, 
     from nbformat import v4
 
     mark: dict[str, Any] = {"grade": grade, "grade_id": name, "locked": locked or grade, "solution": solution, "task": False}
-    mark["schema_version"] = _SCHEMA_VERSION
+    mark["schema_version"] = SCHEMA_VERSION
     if points is not None:
         mark["points"] = points
     return v4.new_code_cell(text, id=name[:_LONGEST_ID], metadata={"nbgrader": mark})

@@ -15,7 +15,7 @@ from nbgrader.api import Gradebook
 from nbgrader.preprocessors import NbGraderPreprocessor
 from traitlets import Bool, Integer, Unicode
 
-from grader.exports.notebooks import graded_cell, graded_id
+from grader.exports.notebooks import SCHEMA_VERSION, graded_cell, graded_id
 from grader.feedback import explain
 from grader.ingest import notebook_source
 from grader.isolation import NotConfined, choose_layers, draw_seed, isolation
@@ -25,7 +25,7 @@ from grader.results import ModuleResult, TaskResult
 from grader.run import Refused, Unit, WarmJob
 from grader.text import clean
 
-__all__ = ["AskForManualGrades", "GradeInWorkers", "GradingFailed", "score_outputs"]
+__all__ = ["AskForManualGrades", "GradeInWorkers", "GradingFailed", "MendMarks", "SubmissionFailed", "score_outputs"]
 
 _LONGEST_EXPLANATION = 20_000
 _NOT_COUNTED = "pytorch_exercises_not_counted"
@@ -34,6 +34,31 @@ _RECORD = "pytorch_exercises"
 
 class GradingFailed(Exception):
     """The grader failed, not the student: nbgrader stops this submission with an error and keeps no score of it."""
+
+
+class SubmissionFailed(Exception):
+    """A submission can't be graded by any program; the text says what to do."""
+
+
+class MendMarks(NbGraderPreprocessor):  # type: ignore[misc]
+    """Keep one student's marks on cells from stopping the batch: stands behind DeduplicateIds.
+
+    nbgrader gives up a whole run, not a submission, where a mark has no schema version or another. DeduplicateIds itself leaves such
+    marks, empty ones, on all but the last of a cell's copies.
+    """
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """Take empty marks away. Raises: SubmissionFailed where a mark was changed."""
+        for cell in nb.cells:
+            mark = cell.metadata.get("nbgrader")
+            if mark == {}:
+                del cell.metadata["nbgrader"]
+            elif mark is not None and mark.get("schema_version") != SCHEMA_VERSION:
+                name = clean(str(mark.get("grade_id")), 80)
+                raise SubmissionFailed(
+                    f"nbgrader's mark on the cell {name!r} was changed: put `schema_version` back to {SCHEMA_VERSION} in its metadata"
+                )
+        return nb, resources
 
 
 class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
@@ -128,7 +153,7 @@ class _Idle:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._for: tuple[Course, bool] | None = None
+        self._for: tuple[Any, ...] = ()
         self._job: WarmJob | None = None
         self._timer: threading.Timer | None = None
 
@@ -136,9 +161,10 @@ class _Idle:
         with self._lock:
             if self._timer:
                 self._timer.cancel()
-            if self._for != (course, allow_unconfined):
+            wanted = (course, allow_unconfined, _state(course))
+            if self._for != wanted:
                 self.close()
-                self._for, self._job = (course, allow_unconfined), WarmJob(course, choose_layers(allow_unconfined=allow_unconfined))
+                self._for, self._job = wanted, WarmJob(course, choose_layers(allow_unconfined=allow_unconfined))
             assert self._job is not None
             try:
                 return self._job.grade(unit)
@@ -151,7 +177,14 @@ class _Idle:
         with self._lock:
             if self._job:
                 self._job.close()
-            self._for = self._job = None
+            self._for, self._job = (), None
+
+
+def _state(course: Course) -> list[tuple[str, int, int]]:
+    """When the files that a job reads were last changed: it reads them once."""
+    folders = (course.root / name for name in ("solutions", "tests/hidden", "tests/misconceptions"))
+    paths = sorted(path for folder in folders for path in folder.glob("*.py"))
+    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
 
 
 _idle = _Idle()

@@ -85,7 +85,9 @@ class Worker:
         limits = msgspec.structs.replace(
             self._limits, test_seconds=self._limits.import_seconds, test_cpu_seconds=self._limits.import_seconds
         )
-        reply, _ = self._exchange(Load(module, source, list(cells), tasks, bans), b"", limits, f"the import of {module}.py")
+        reply, _ = self._exchange(
+            Load(module, source, list(cells), tasks, bans, limits.test_seconds), b"", limits, f"the import of {module}.py"
+        )
         match reply:
             case Loaded(kinds):
                 return {task: kinds.get(task, "missing") for task in tasks}
