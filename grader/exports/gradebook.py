@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError, SAWarning
 
 from grader.exports.notebooks import graded_id, make_notebook, solution_id
 from grader.exports.preprocessor import score_outputs
+from grader.exports.verbatim import verbatim
 from grader.feedback import explain
 from grader.ingest import Source
 from grader.manifest import Course, Module
@@ -228,8 +229,9 @@ def _not_handed_in(result: ModuleResult) -> bool:
 def _reason_to_keep(app: NbGrader, known: SubmittedNotebook | None, result: ModuleResult, student: str) -> str:
     """Why a notebook's own score goes before ours; empty where it does not."""
     if known is not None and any(grade.auto_score is not None for grade in known.grades):
+        # Autograding a notebook leaves no comments that begin with the task's name.
         texts = {comment.name: comment.auto_comment or "" for comment in known.comments}
-        ours = any(texts.get(solution_id(task.name), "").startswith(_comment(task.name)) for task in result.tasks)
+        ours = any(texts.get(solution_id(task.name), "").startswith(verbatim(task.name)) for task in result.tasks)
         return "" if ours else "nbgrader autograded a notebook of this student"
     if (_folder(app, app.coursedir.submitted_directory, result.name, student) / f"{result.name}.ipynb").exists():
         return "a notebook of this student waits for `nbgrader autograde`"
@@ -253,7 +255,7 @@ def _write_scores(app: NbGrader, gradebook: Gradebook, student: str, result: Mod
         if grade.auto_score != score:
             grade.auto_score = score
             grade.needs_manual_grade = score is None or grade.manual_score is not None
-        text = _comment(explain(task))
+        text = verbatim(explain(task))
         if comment is not None and comment.auto_comment != text:
             comment.auto_comment = text
     changed = bool(gradebook.db.dirty)
@@ -261,14 +263,6 @@ def _write_scores(app: NbGrader, gradebook: Gradebook, student: str, result: Mod
     if submission.assignment.duedate and (submission.total_seconds_late or notebook.late_submission_penalty is not None):
         AssignLatePenalties(parent=app).preprocess(nbformat.v4.new_notebook(), _resources(app, result.name, student))
     return changed
-
-
-def _comment(text: str) -> str:
-    """Text that nbgrader's feedback, which takes comments for Markdown with HTML in it, shows as it is: an indented block.
-
-    Autograding a notebook leaves no such comment, so it also tells whose a score is.
-    """
-    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _handed_in_at(app: NbGrader, module: str, student: str) -> datetime.datetime | None:

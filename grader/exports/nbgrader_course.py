@@ -111,6 +111,7 @@ c.Autograde.sanitize_preprocessors = [
 # Submissions are graded by hidden tests in confined worker processes, in the place where nbgrader would run a kernel.
 c.Autograde.autograde_preprocessors = [
     "{_PREPROCESSORS}.GradeInWorkers",
+    "grader.exports.verbatim.ShowVerbatim",
     "nbgrader.preprocessors.IgnorePattern",
     "nbconvert.preprocessors.ClearMetadataPreprocessor",
     "nbgrader.preprocessors.LimitOutput",

@@ -100,9 +100,10 @@ def _plain(text: str) -> str:
 
 
 def _markdown(name: str, text: str) -> Any:
+    """Text of ours; locked, so that autograding tells it from a student's."""
     from nbformat import v4
 
-    return v4.new_markdown_cell(text, id=name[:_LONGEST_ID])
+    return v4.new_markdown_cell(text, id=name[:_LONGEST_ID], metadata={"nbgrader": _mark(name, locked=True)})
 
 
 _LONGEST_ID = 64
@@ -113,8 +114,18 @@ def _code(name: str, text: str, *, grade: bool = False, solution: bool = False, 
     """A cell of nbgrader's."""
     from nbformat import v4
 
-    mark: dict[str, Any] = {"grade": grade, "grade_id": name, "locked": locked or grade, "solution": solution, "task": False}
-    mark["schema_version"] = SCHEMA_VERSION
+    mark = _mark(name, grade=grade, solution=solution, locked=locked or grade)
     if points is not None:
         mark["points"] = points
     return v4.new_code_cell(text, id=name[:_LONGEST_ID], metadata={"nbgrader": mark})
+
+
+def _mark(name: str, *, grade: bool = False, solution: bool = False, locked: bool = False) -> dict[str, Any]:
+    return {
+        "grade": grade,
+        "grade_id": name,
+        "locked": locked,
+        "schema_version": SCHEMA_VERSION,
+        "solution": solution,
+        "task": False,
+    }

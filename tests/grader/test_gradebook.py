@@ -386,6 +386,33 @@ def test_feedback_is_released_for_everybody(course, folder):
     assert len(list((folder / "exchange" / "mini" / "feedback").glob("*.html"))) == 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        HOSTILE,
+        '<a title="\n\n<img src=x onerror=alert(1)>\n\n">',
+        "\n\n\n<script>alert(1)</script>",
+        "[x](javascript:alert(1))\n\n[y]: javascript:alert(1)\n\n[y]",
+        "```\n</code></pre><b>x</b>\n```\r<b>x</b>\x0b<b>x</b>\x0c<b>x</b>\u2028<b>x</b>",
+        "\t<b>x</b>\n- <b>x</b>\n  1. <b>x</b>\n> <b>x</b>\n|<b>x</b>|\n|-|\n<div>\n\n<b>x</b>",
+        "\\[<b>x</b>\\] \\begin{x}<b>x</b>\\end{x}\n\n$$\n<b>x</b>\n\n<b>x</b>\n$$",
+    ],
+)
+def test_verbatim_text_means_nothing_in_markdown(text):
+    """What nbgrader makes of it is one block, with every character of the text in its place."""
+    import html
+
+    from nbconvert.filters.markdown import markdown2html
+
+    from grader.exports.verbatim import verbatim
+
+    page = markdown2html(verbatim(text))
+    block = re.fullmatch(r"<pre><code>([^<]*)</code></pre>\n", page)
+    assert block, page
+    shown = [line.strip() for line in html.unescape(block[1]).splitlines()]
+    assert shown == [line.strip() for line in text.strip().splitlines()]
+
+
 # ---- CSV
 
 
@@ -475,8 +502,24 @@ def browser() -> Iterator[object]:
     chrome.quit()
 
 
+def hand_in_scripts(folder: Path, student: str) -> None:
+    """A notebook as it was released, with scripts wherever a student can write text, also where it passes for ours."""
+    import nbformat
+
+    submitted = folder / "submitted" / student / "mini"
+    shutil.copytree(folder / "release" / "mini", submitted)
+    notebook = nbformat.read(submitted / "mini.ipynb", as_version=4)
+    script = "<img src=x onerror='window.scriptsRan = 1'><script>window.scriptsRan = 2</script>"
+    about = notebook.cells[0]
+    about.source += script  # locked: put back
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell(script, metadata=about.metadata))  # a copy: loses its mark
+    notebook.cells.append(nbformat.v4.new_markdown_cell(script))
+    notebook.cells.append(nbformat.v4.new_raw_cell(script, metadata={"raw_mimetype": "text/html"}))
+    nbformat.write(notebook, submitted / "mini.ipynb")
+
+
 def test_the_form_grader_shows_scores_and_explanations(course, folder, tmp_path, request):
-    """From files to the browser: graded by `grader grade`, exported, listed with the same scores, opened with the explanation."""
+    """From files to the browser: the same scores as `grader grade`, with explanations; a notebook beside them, whose scripts don't run."""
     browser = request.getfixturevalue("browser")
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
@@ -486,6 +529,10 @@ def test_the_form_grader_shows_scores_and_explanations(course, folder, tmp_path,
         (tmp_path / "hand-in" / name / "mini.py").write_text(text)
     out = tmp_path / "results"
     assert grader("grade", tmp_path / "hand-in", "--out", out, "--seed", 1, cwd=course.root).returncode == 0
+    assert grader("export", "nbgrader", folder, cwd=course.root).returncode == 0
+    nbgrader(folder, "generate_assignment", "mini")
+    hand_in_scripts(folder, "dora")
+    nbgrader(folder, "autograde", "mini")
     assert grader("export", "gradebook", out / "results.json", "--course", folder, cwd=course.root).returncode == 0
     plain = {s["id"]: s for s in json.loads((out / "results.json").read_text())["submissions"]}
     wanted = {id: f"{submission['score']:g} / {submission['max_score']:g}" for id, submission in plain.items()}
@@ -502,14 +549,21 @@ def test_the_form_grader_shows_scores_and_explanations(course, folder, tmp_path,
     browser.get(f"{address}/tree?token=sesame")
     browser.get(f"{address}/formgrader/manage_submissions/mini")
     listed = wait.until(lambda _: rows((".student-id", ".score", ".status")))
-    assert {id: score for id, score, _ in listed} == wanted
+    assert {id: score for id, score, _ in listed} == {**wanted, "dora": "0 / 5"}
     assert {status for _, _, status in listed} == {"graded"}
 
-    browser.get(f"{address}/formgrader/manage_students/ben/mini")
-    wait.until(lambda _: browser.find_elements(By.LINK_TEXT, "mini"))[-1].click()
-    wait.until(lambda _: len(browser.find_elements(By.CSS_SELECTOR, "input.score")) == 2)
-    wait.until(lambda _: [box.get_attribute("placeholder") for box in browser.find_elements(By.CSS_SELECTOR, "input.score")] == ["0", "3"])
-    page = browser.find_element(By.TAG_NAME, "body").text
+    def open_submission(student: str, scores: list[str]) -> str:
+        browser.get(f"{address}/formgrader/manage_students/{student}/mini")
+        wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "tbody a"))[-1].click()
+        wait.until(lambda _: [box.get_attribute("placeholder") for box in browser.find_elements(By.CSS_SELECTOR, "input.score")] == scores)
+        return browser.find_element(By.TAG_NAME, "body").text
+
+    page = open_submission("dora", ["0", "0"])
+    assert "What is twice a number?" in browser.page_source  # ours may hold HTML
+    assert page.count("<img src=x") == 3
+    assert [browser.execute_script("return window.scriptsRan"), browser.find_elements(By.CSS_SELECTOR, "img[src=x]")] == [None, []]
+
+    page = open_submission("ben", ["0", "3"])
     assert " ".join(mismatch.split()) in " ".join(page.split())
     comments = [box.get_attribute("placeholder") for box in browser.find_elements(By.CSS_SELECTOR, "textarea.comment")]
     assert comments[0].strip().startswith("double: 0.00 of 2 points, failed")
