@@ -1,12 +1,14 @@
 """nbgrader's gradebook as CSV: `nbgrader export --exporter grader.exports.nbgrader_csv.SafeCsvExporter`.
 
 The columns are those of nbgrader's own exporter, which joins them with commas as they are: a comma in a name shifts the rest of the row,
-and a name that begins with `=` is a formula.
+and a name that begins with `=` is a formula. One more says how many graded cells of a submission still wait for a score; where all of
+them do, as after a fault, there is no score, rather than a zero.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
-from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.api import Gradebook, MissingEntry, SubmittedAssignment
 from nbgrader.plugins import ExportPlugin
 
 from grader.reports import csv_cell, csv_text
@@ -26,6 +28,7 @@ _COLUMNS = (
     "late_submission_penalty",
     "score",
     "max_score",
+    "cells_to_grade",
 )
 
 
@@ -51,12 +54,22 @@ def _rows(gradebook: Gradebook, assignments: set[str], students: set[str]) -> li
         for student in gradebook.students:
             if students and student.id not in students:
                 continue
-            try:
+            texts = [assignment.name, assignment.duedate, None, student.id, student.last_name, student.first_name, student.email]
+            numbers: list[float | None] = [0.0, 0.0, 0.0, assignment.max_score]
+            waiting = 0
+            with suppress(MissingEntry):  # raised where nothing was handed in: 0 points
                 submission = gradebook.find_submission(assignment.name, student.id)
-                timestamp, score, penalty = submission.timestamp, submission.score, submission.late_submission_penalty
-            except MissingEntry:  # nothing was handed in
-                timestamp, score, penalty = None, 0.0, 0.0
-            texts = [assignment.name, assignment.duedate, timestamp, student.id, student.last_name, student.first_name, student.email]
-            numbers = [rounded(score), rounded(penalty), rounded(max(0.0, score - penalty)), rounded(assignment.max_score)]
-            rows.append([csv_cell("" if text is None else str(text)) for text in texts] + [str(number) for number in numbers])
+                texts[2] = submission.timestamp
+                waiting, scored = _count(submission)
+                score, penalty = submission.score, submission.late_submission_penalty
+                numbers[:3] = [score, penalty, max(0.0, score - penalty)] if scored else [None] * 3
+            row = [csv_cell("" if text is None else str(text)) for text in texts]
+            rows.append([*row, *("" if number is None else str(rounded(number)) for number in numbers), str(waiting)])
     return rows
+
+
+def _count(submission: SubmittedAssignment) -> tuple[int, int]:
+    """How many graded cells wait for a person or a grader, and how many have a score."""
+    grades = [grade for notebook in submission.notebooks for grade in notebook.grades]
+    scored = [grade for grade in grades if grade.auto_score is not None or grade.manual_score is not None]
+    return sum(grade.needs_manual_grade for grade in grades), len(scored)

@@ -423,16 +423,18 @@ def rows_of(text: str) -> list[dict[str, str]]:
 
 
 def test_csv_keeps_every_cell_to_itself(course, folder):
-    """`nbgrader export --exporter …`: RFC 4180, no formula, rounded scores less the penalty, and a row for who handed in nothing."""
+    """RFC 4180, no formula, rounded scores less the penalty, 0 for who handed in nothing, no score where none was given."""
     export(course, folder, {"anna": graded(course, [GOOD, GOOD, bad()], [GOOD])})
     with opened(folder) as gradebook:
         gradebook.update_or_create_student("anna", last_name='=HYPERLINK("http://evil")', first_name='Anna, "Ann"\nMarie', email="+1")
         gradebook.update_or_create_student("ben", last_name="Müller", first_name="-1+1", email="@x")
         gradebook.find_submission_notebook("mini", "mini", "anna").late_submission_penalty = 0.5
+        gradebook.update_or_create_student("cleo")
+        gradebook.update_or_create_submission("mini", "cleo")  # as autograding leaves it where it fails
         gradebook.db.commit()
     nbgrader(folder, "export", "--exporter", "grader.exports.nbgrader_csv.SafeCsvExporter", "--to", "out.csv")
     text = (folder / "out.csv").read_bytes().decode()
-    anna, ben = rows_of(text)
+    anna, ben, cleo = sorted(rows_of(text), key=lambda row: row["student_id"])
     assert anna == {
         "assignment": "mini",
         "duedate": "",
@@ -445,7 +447,9 @@ def test_csv_keeps_every_cell_to_itself(course, folder):
         "late_submission_penalty": "0.50",
         "score": "3.83",
         "max_score": "5.00",
+        "cells_to_grade": "0",
     }
+    assert (cleo["raw_score"], cleo["score"], cleo["max_score"], cleo["cells_to_grade"]) == ("", "", "5.00", "2")
     assert (ben["last_name"], ben["first_name"], ben["email"], ben["score"]) == ("Müller", "'-1+1", "'@x", "0.00")
 
 
