@@ -76,6 +76,6 @@ def gradebook(
         console.print(Text(sentence, "yellow"), soft_wrap=True)
     for sentence in exported.faults:
         console.print(Text(sentence, "red"), soft_wrap=True)
-    Console().print(f"{exported.written} grades (a student's module each), {exported.changed} of them new or changed, in {course_dir}")
+    Console().print(f"grades in {course_dir}: {exported.written}, of them new or changed: {exported.changed}", soft_wrap=True)
     if exported.faults:
         raise typer.Exit(EXIT_GRADER_FAILED)
