@@ -18,7 +18,7 @@ def verbatim(text: str) -> str:
 
 
 class ShowVerbatim(NbGraderPreprocessor):  # type: ignore[misc]
-    """Turn the Markdown and raw cells that a student wrote into blocks of text, in the autograded copy only.
+    """Turn the Markdown and raw cells that a student wrote into blocks of text, in the autograded copy only; of outputs, keep the text.
 
     Stands in the second chain of autograding: in the first, OverwriteCells has put back what is locked, and taken the name from every mark
     that the gradebook does not know.
@@ -30,6 +30,10 @@ class ShowVerbatim(NbGraderPreprocessor):  # type: ignore[misc]
             cell.source = verbatim(cell.source)
         elif cell.cell_type == "raw":
             cell.source = html.escape(cell.source, quote=False)
+        elif cell.cell_type == "code":  # nbgrader clears a student's outputs, but for `--no-execute`
+            for output in cell.outputs:
+                if "data" in output:
+                    output.data = {kind: data for kind, data in output.data.items() if kind == "text/plain"}
         return cell, resources
 
 

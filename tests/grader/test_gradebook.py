@@ -518,6 +518,8 @@ def hand_in_scripts(folder: Path, student: str) -> None:
     about.source += script  # locked: put back
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell(script, metadata=about.metadata))  # a copy: loses its mark
     notebook.cells.append(nbformat.v4.new_markdown_cell(script))
+    shown = nbformat.v4.new_output("display_data", data={"text/html": script, "image/png": f"'>{script}", "text/plain": script})
+    notebook.cells.append(nbformat.v4.new_code_cell("", outputs=[shown]))
     notebook.cells.append(nbformat.v4.new_raw_cell(script, metadata={"raw_mimetype": "text/html"}))
     nbformat.write(notebook, submitted / "mini.ipynb")
 
@@ -536,7 +538,7 @@ def test_the_form_grader_shows_scores_and_explanations(course, folder, tmp_path,
     assert grader("export", "nbgrader", folder, cwd=course.root).returncode == 0
     nbgrader(folder, "generate_assignment", "mini")
     hand_in_scripts(folder, "dora")
-    nbgrader(folder, "autograde", "mini")
+    nbgrader(folder, "autograde", "mini", "--no-execute")  # so that outputs stay
     assert grader("export", "gradebook", out / "results.json", "--course", folder, cwd=course.root).returncode == 0
     plain = {s["id"]: s for s in json.loads((out / "results.json").read_text())["submissions"]}
     wanted = {id: f"{submission['score']:g} / {submission['max_score']:g}" for id, submission in plain.items()}
@@ -564,7 +566,7 @@ def test_the_form_grader_shows_scores_and_explanations(course, folder, tmp_path,
 
     page = open_submission("dora", ["0", "0"])
     assert "What is twice a number?" in browser.page_source  # ours may hold HTML
-    assert page.count("<img src=x") == 3
+    assert page.count("<img src=x") == 4
     assert [browser.execute_script("return window.scriptsRan"), browser.find_elements(By.CSS_SELECTOR, "img[src=x]")] == [None, []]
 
     page = open_submission("ben", ["0", "3"])
