@@ -70,7 +70,7 @@ def gradebook(
 
     try:
         exported = export_gradebook(read_results(results), load(course), course_dir, replace=replace)
-    except (GradebookError, ResultsError) as error:
+    except (GradebookError, ResultsError, OSError) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     for sentence in exported.skipped:
         console.print(Text(sentence, "yellow"), soft_wrap=True)

@@ -72,7 +72,7 @@ def export_gradebook(results: Results, course: Course, folder: Path, *, replace:
     with _gradebook(app) as gradebook:
         notebooks = {module.name: _released(app, course, module) for module in modules}
         for module in modules:
-            _check_cells(gradebook, module, results)
+            _check_cells(gradebook, module, notebooks[module.name])
         for module in modules:
             _make_cells(app, gradebook, module.name, notebooks[module.name])
         for submission in results.submissions:
@@ -152,33 +152,48 @@ def _resources(app: NbGrader, module: str, student: str = "") -> dict[str, dict[
 
 
 def _released(app: NbGrader, course: Course, module: Module) -> Any:
-    """The module's notebook without solutions, as `nbgrader generate_assignment` would make it from source/ or, without that, from ours."""
+    """The module's notebook without solutions, as `nbgrader generate_assignment` would make it from source/ or, without that, from ours.
+
+    Raises: GradebookError where source/ holds something else.
+    """
     source = Path(app.coursedir.format_path(app.coursedir.source_directory, ".", module.name)) / f"{module.name}.ipynb"
-    notebook = nbformat.read(source, as_version=4) if source.is_file() else make_notebook(course, module)
-    for preprocessor in (LockCells, ClearSolutions, ClearOutput, ComputeChecksums):
-        notebook, _ = preprocessor(parent=app).preprocess(notebook, _resources(app, module.name))
+    try:
+        notebook = nbformat.read(source, as_version=4) if source.is_file() else make_notebook(course, module)
+        for preprocessor in (LockCells, ClearSolutions, ClearOutput, ComputeChecksums):
+            notebook, _ = preprocessor(parent=app).preprocess(notebook, _resources(app, module.name))
+    except (OSError, ValueError, RuntimeError, SyntaxError) as error:
+        where = source if source.is_file() else course.solution(module.name)
+        raise GradebookError(f"{where} can't be used: {one_line(str(error))}: see that `nbgrader generate_assignment` takes it") from None
     return notebook
 
 
-def _check_cells(gradebook: Gradebook, module: Module, results: Results) -> None:
-    """See that what the gradebook has of the module fits. Raises: GradebookError."""
+def _check_cells(gradebook: Gradebook, module: Module, sheet: Any) -> None:
+    """See that the module's cells, in the gradebook or else in the sheet that is to go there, are ours. Raises: GradebookError."""
+    where, points = f"source/{module.name}/{module.name}.ipynb", _graded_cells(sheet)
     try:
         assignment = gradebook.find_assignment(module.name)
+        known = {notebook.name: notebook for notebook in assignment.notebooks}
+        if module.name in known:
+            where, points = "the gradebook", {cell.name: cell.max_score for cell in known[module.name].grade_cells}
+        elif assignment.submissions:
+            raise GradebookError(f"the gradebook's assignment {module.name!r} has submissions, but not our notebook: {_OTHERWISE}")
     except MissingEntry:
-        return
-    again = "put the changed course under another name, or start a new gradebook"
-    known = {notebook.name: notebook for notebook in assignment.notebooks}
-    if module.name not in known:
-        if assignment.submissions:
-            raise GradebookError(f"the gradebook's assignment {module.name!r} has submissions, but not our notebook: {again}")
-        return
-    points = {cell.name: cell.max_score for cell in known[module.name].grade_cells}
+        pass
     for task in module.tasks:
         has = points.get(graded_id(task.name))
         if has is None:
-            raise GradebookError(f"the gradebook's assignment {module.name!r} has no cell {graded_id(task.name)!r}: {again}")
+            raise GradebookError(f"{where} has no cell {graded_id(task.name)!r} for {module.name!r}: {_OTHERWISE}")
         if has != task.points:
-            raise GradebookError(f"in the gradebook, {task.name} is worth {has:g} points, in course.toml {task.points:g}: {again}")
+            raise GradebookError(f"in {where}, {task.name} is worth {has:g} points, in course.toml {task.points:g}: {_OTHERWISE}")
+
+
+_OTHERWISE = "undo the change, or start a new course folder with `grader export nbgrader`"
+
+
+def _graded_cells(sheet: Any) -> dict[str, float]:
+    """The points by the cell's name."""
+    marks = [cell.metadata.get("nbgrader", {}) for cell in sheet.cells]
+    return {mark["grade_id"]: float(mark["points"]) for mark in marks if mark.get("grade")}
 
 
 def _make_cells(app: NbGrader, gradebook: Gradebook, module: str, notebook: Any) -> None:
@@ -228,14 +243,20 @@ def _not_handed_in(result: ModuleResult) -> bool:
 
 def _reason_to_keep(app: NbGrader, known: SubmittedNotebook | None, result: ModuleResult, student: str) -> str:
     """Why a notebook's own score goes before ours; empty where it does not."""
-    if known is not None and any(grade.auto_score is not None for grade in known.grades):
-        # Autograding a notebook leaves no comments that begin with the task's name.
-        texts = {comment.name: comment.auto_comment or "" for comment in known.comments}
-        ours = any(texts.get(solution_id(task.name), "").startswith(verbatim(task.name)) for task in result.tasks)
-        return "" if ours else "nbgrader autograded a notebook of this student"
+    scored = {grade.name for grade in known.grades if grade.auto_score is not None} if known is not None else set()
+    if known is not None and scored:
+        # Where nbgrader autogrades a notebook, it leaves no comment that begins with the task's name.
+        prefix = len(solution_id(""))
+        ours = {comment.name[prefix:] for comment in known.comments if _is_comment(comment.auto_comment, comment.name[prefix:])}
+        return "" if scored <= set(map(graded_id, ours)) else "nbgrader autograded a notebook of this student"
     if (_folder(app, app.coursedir.submitted_directory, result.name, student) / f"{result.name}.ipynb").exists():
         return "a notebook of this student waits for `nbgrader autograde`"
     return ""
+
+
+def _is_comment(text: str | None, task: str) -> bool:
+    """Whether a comment is one that `_write_scores` makes for the task."""
+    return (text or "").startswith(verbatim(f"{task}: "))
 
 
 def _write_scores(app: NbGrader, gradebook: Gradebook, student: str, result: ModuleResult) -> bool:
@@ -260,7 +281,7 @@ def _write_scores(app: NbGrader, gradebook: Gradebook, student: str, result: Mod
             comment.auto_comment = text
     changed = bool(gradebook.db.dirty)
     gradebook.db.commit()
-    if submission.assignment.duedate and (submission.total_seconds_late or notebook.late_submission_penalty is not None):
+    if notebook.late_submission_penalty is not None or (submission.assignment.duedate and submission.total_seconds_late):
         AssignLatePenalties(parent=app).preprocess(nbformat.v4.new_notebook(), _resources(app, result.name, student))
     return changed
 

@@ -175,10 +175,11 @@ def test_a_task_of_which_nothing_counted_is_left_to_a_person(course, folder):
 
 
 def test_some_tasks_leave_the_others_alone(course, folder):
-    """Results of one task write one cell."""
-    export(course, folder, {"anna": graded(course, [GOOD], [GOOD])})
-    module = graded(course, [bad()], [bad()])
+    """Results of one task write one cell, in whatever order they come."""
+    module = graded(course, [bad()], [GOOD])
     export(course, folder, {"anna": msgspec.structs.replace(module, tasks=module.tasks[:1])})
+    assert scores(folder)["anna"] == {"grade-double": (0.0, 0.0, False), "grade-Counter": (None, 0.0, True)}
+    export(course, folder, {"anna": msgspec.structs.replace(module, tasks=module.tasks[1:])})
     assert scores(folder)["anna"] == {"grade-double": (0.0, 0.0, False), "grade-Counter": (3.0, 3.0, False)}
 
 
@@ -220,6 +221,18 @@ def test_what_was_graded_as_a_notebook_stays_unless_told(course, folder):
     assert everything(folder) == before
 
 
+def test_a_notebook_graded_after_the_file_stays(course, folder):
+    """Autograding leaves the file's explanation at a solution cell that the notebook lacks: the score is the notebook's all the same."""
+    ours = {"anna": graded(course, [GOOD], [GOOD])}
+    export(course, folder, ours)
+    with opened(folder) as gradebook:
+        gradebook.find_grade("grade-double", "mini", "mini", "anna").auto_score = 1.0
+        gradebook.find_comment("solve-double", "mini", "mini", "anna").auto_comment = None
+        gradebook.db.commit()
+    assert "nbgrader autograded a notebook of this student" in export(course, folder, ours).stderr
+    assert scores(folder)["anna"]["grade-double"][0] == 1.0
+
+
 def test_a_notebook_that_waits_goes_first(course, folder):
     """A submitted notebook that is not graded yet: nothing is written without --replace, and it stays where it is."""
     submitted = folder / "submitted" / "anna" / "mini" / "mini.ipynb"
@@ -249,6 +262,15 @@ def test_other_names_are_fine(course, folder):
     assert set(scores(folder)) == set(names)
 
 
+def write_source(course: Course, folder: Path) -> Path:
+    """The instructor's notebook, in source/."""
+    from grader.exports.nbgrader_course import write_course
+
+    write_course(course, course.modules, folder)
+    (folder / "nbgrader_config.py").unlink()  # its name of the course would be a new row in the gradebook
+    return folder / "source" / "mini" / "mini.ipynb"
+
+
 def wrong(change: str, course: Course, folder: Path, tmp_path: Path) -> tuple[Course, str]:
     """Make something wrong. Returns the course to export with, and the sentence that is due."""
     root = tmp_path / "changed"
@@ -263,7 +285,7 @@ def wrong(change: str, course: Course, folder: Path, tmp_path: Path) -> tuple[Co
                 gradebook.remove_assignment("mini")
                 gradebook.update_or_create_assignment("mini")
                 gradebook.update_or_create_notebook("mini", "mini")
-            return course, "the gradebook's assignment 'mini' has no cell 'grade-double'"
+            return course, "the gradebook has no cell 'grade-double' for 'mini'"
         case "notebook":
             with opened(folder) as gradebook:
                 gradebook.remove_assignment("mini")
@@ -271,6 +293,15 @@ def wrong(change: str, course: Course, folder: Path, tmp_path: Path) -> tuple[Co
                 gradebook.update_or_create_student("anna")
                 gradebook.update_or_create_submission("mini", "anna")
             return course, "the gradebook's assignment 'mini' has submissions, but not our notebook"
+        case "source":
+            with opened(folder) as gradebook:
+                gradebook.remove_assignment("mini")
+            notebook = write_source(course, folder)
+            notebook.write_text(notebook.read_text().replace("grade-Counter", "grade-Meter"))
+            return course, "source/mini/mini.ipynb has no cell 'grade-Counter' for 'mini'"
+        case "broken source":
+            write_source(course, folder).write_text("no notebook")
+            return course, "mini.ipynb can't be used: Notebook does not appear to be JSON"
         case "database":
             (folder / "gradebook.db").write_bytes(b"no database" * 1000)
             return course, "can't be used (file is not a database)"
@@ -283,7 +314,7 @@ def wrong(change: str, course: Course, folder: Path, tmp_path: Path) -> tuple[Co
             raise AssertionError(change)
 
 
-@pytest.mark.parametrize("change", ["points", "cell", "notebook", "database", "time"])
+@pytest.mark.parametrize("change", ["points", "cell", "notebook", "source", "broken source", "database", "time"])
 def test_what_does_not_fit_is_2_and_a_sentence(course, folder, tmp_path, change):
     """Status 2, what is wrong and what to do, and everything as before."""
     export(course, folder, {"anna": graded(course, [bad()], [bad()])})
