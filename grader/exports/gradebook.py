@@ -27,7 +27,6 @@ from sqlalchemy.exc import DBAPIError, SAWarning
 
 from grader.exports.notebooks import graded_id, make_notebook, solution_id
 from grader.exports.preprocessor import score_outputs
-from grader.exports.verbatim import verbatim
 from grader.feedback import explain
 from grader.ingest import Source
 from grader.manifest import Course, Module
@@ -35,7 +34,7 @@ from grader.outcome import Status
 from grader.results import ModuleResult, Results, write_atomically
 from grader.text import one_line
 
-__all__ = ["Exported", "GradebookError", "export_gradebook"]
+__all__ = ["Exported", "GradebookError", "export_gradebook", "verbatim"]
 
 
 class GradebookError(Exception):
@@ -252,6 +251,11 @@ def _reason_to_keep(app: NbGrader, known: SubmittedNotebook | None, result: Modu
     if (_folder(app, app.coursedir.submitted_directory, result.name, student) / f"{result.name}.ipynb").exists():
         return "a notebook of this student waits for `nbgrader autograde`"
     return ""
+
+
+def verbatim(text: str) -> str:
+    """Markdown that shows a text as it is, which is what nbgrader's feedback takes comments for: an indented block, free of HTML."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _is_comment(text: str | None, task: str) -> bool:

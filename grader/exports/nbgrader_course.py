@@ -99,19 +99,20 @@ c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = {_identify(course.title)!r}
 c.CourseDirectory.root = str(Path(__file__).resolve().parent)
 
-# As nbgrader's own, but for MendMarks: without it, one copied cell stops the whole batch.
+# As nbgrader's own, with two of ours: without MendMarks one copied cell stops the whole batch, and without Disarm a student's Markdown
+# could run scripts in the form grader.
 c.Autograde.sanitize_preprocessors = [
     "nbgrader.preprocessors.ClearOutput",
     "nbgrader.preprocessors.DeduplicateIds",
     "{_PREPROCESSORS}.MendMarks",
     "nbgrader.preprocessors.OverwriteKernelspec",
     "nbgrader.preprocessors.OverwriteCells",
+    "{_PREPROCESSORS}.Disarm",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
 # Submissions are graded by hidden tests in confined worker processes, in the place where nbgrader would run a kernel.
 c.Autograde.autograde_preprocessors = [
     "{_PREPROCESSORS}.GradeInWorkers",
-    "grader.exports.verbatim.ShowVerbatim",
     "nbgrader.preprocessors.IgnorePattern",
     "nbconvert.preprocessors.ClearMetadataPreprocessor",
     "nbgrader.preprocessors.LimitOutput",

@@ -72,7 +72,9 @@ public_tests.require("{task}")"""
 
 def graded_cell(task: Task) -> Any:
     """The locked cell that carries a task's points."""
-    return _code(graded_id(task.name), _GRADED.format(task=task.name, points=_points(task.points)), grade=True, points=task.points)
+    return _code(
+        graded_id(task.name), _GRADED.format(task=task.name, points=_points(task.points)), grade=True, locked=True, points=task.points
+    )
 
 
 def _about(module: Module, docstring: str) -> str:
@@ -100,7 +102,7 @@ def _plain(text: str) -> str:
 
 
 def _markdown(name: str, text: str) -> Any:
-    """Text of ours; locked, so that autograding tells it from a student's."""
+    """A cell that a student reads; locked, since nbgrader vouches for no other cell when the notebook comes back."""
     from nbformat import v4
 
     return v4.new_markdown_cell(text, id=name[:_LONGEST_ID], metadata={"nbgrader": _mark(name, locked=True)})
@@ -110,22 +112,13 @@ _LONGEST_ID = 64
 """What nbformat allows for the id of a cell; nbgrader's own name of a cell has no such limit."""
 
 
-def _code(name: str, text: str, *, grade: bool = False, solution: bool = False, locked: bool = False, points: float | None = None) -> Any:
-    """A cell of nbgrader's."""
+def _code(name: str, text: str, **marks: Any) -> Any:
     from nbformat import v4
 
-    mark = _mark(name, grade=grade, solution=solution, locked=locked or grade)
-    if points is not None:
-        mark["points"] = points
-    return v4.new_code_cell(text, id=name[:_LONGEST_ID], metadata={"nbgrader": mark})
+    return v4.new_code_cell(text, id=name[:_LONGEST_ID], metadata={"nbgrader": _mark(name, **marks)})
 
 
-def _mark(name: str, *, grade: bool = False, solution: bool = False, locked: bool = False) -> dict[str, Any]:
-    return {
-        "grade": grade,
-        "grade_id": name,
-        "locked": locked,
-        "schema_version": SCHEMA_VERSION,
-        "solution": solution,
-        "task": False,
-    }
+def _mark(name: str, **marks: Any) -> dict[str, Any]:
+    """What makes a cell one of nbgrader's: `grade` with its `points`, `solution` or `locked`."""
+    mark = {"grade": False, "grade_id": name, "locked": False, "schema_version": SCHEMA_VERSION, "solution": False, "task": False}
+    return mark | marks

@@ -5,6 +5,7 @@ comes of it is written as the outputs of the graded cells, from which nbgrader's
 """
 
 import atexit
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import nbformat
 from nbformat import v4
 from nbgrader.api import Gradebook
 from nbgrader.preprocessors import NbGraderPreprocessor
+from nbgrader.utils import compute_checksum
 from traitlets import Bool, Integer, Unicode
 
 from grader.exports.notebooks import SCHEMA_VERSION, graded_cell, graded_id
@@ -25,7 +27,7 @@ from grader.results import ModuleResult, TaskResult
 from grader.run import Refused, Unit, WarmJob
 from grader.text import clean
 
-__all__ = ["AskForManualGrades", "GradeInWorkers", "GradingFailed", "MendMarks", "SubmissionFailed", "score_outputs"]
+__all__ = ["AskForManualGrades", "Disarm", "GradeInWorkers", "GradingFailed", "MendMarks", "SubmissionFailed", "score_outputs"]
 
 _LONGEST_EXPLANATION = 20_000
 _NOT_COUNTED = "pytorch_exercises_not_counted"
@@ -59,6 +61,33 @@ class MendMarks(NbGraderPreprocessor):  # type: ignore[misc]
                     f"nbgrader's mark on the cell {name!r} was changed: put `schema_version` back to {SCHEMA_VERSION} in its metadata"
                 )
         return nb, resources
+
+
+class Disarm(NbGraderPreprocessor):  # type: ignore[misc]
+    """Keep students' text from acting in the browser of who reads it: stands behind OverwriteCells.
+
+    The form grader and the feedback show the HTML of Markdown and raw cells as it is, scripts included. Here a blank takes the meaning
+    from tags, entities and links that run code. What was handed out and has not changed stays as it is. Of outputs, which are there only
+    where `--no-execute` keeps them, the text stays.
+    """
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        """Put in the blanks."""
+        if cell.cell_type != "code" and not _as_handed_out(cell):
+            cell.source = _ACTIVE.sub(r"\g<0> ", cell.source)
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                output.data = {kind: data for kind, data in output.data.items() if kind == "text/plain"}
+        return cell, resources
+
+
+_ACTIVE = re.compile(r"<(?=[a-z/!?])|&(?=#?\w+;)|script(?=\\*:)", re.IGNORECASE)
+
+
+def _as_handed_out(cell: Any) -> bool:
+    """True for a cell of nbgrader's whose checksum, which OverwriteCells has put back, is that of its text."""
+    mark = cell.metadata.get("nbgrader", {})
+    return bool(mark.get("grade_id") and mark.get("checksum")) and mark["checksum"] == compute_checksum(cell)
 
 
 class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]

@@ -148,6 +148,17 @@ def unmark(notebook: Notebook) -> None:
     cell_of(notebook, "grade-double").metadata["nbgrader"]["grade"] = False
 
 
+def texts(notebook: Notebook) -> None:
+    """Text of the student's own, with what a browser would run, and a changed statement."""
+    notebook.cells += [nbformat.v4.new_markdown_cell(ACTIVE), nbformat.v4.new_raw_cell(ACTIVE)]
+    cell_of(notebook, "about-double").source = ACTIVE
+
+
+ACTIVE = """\
+<script>alert(1)</script> <img src=x onerror=alert(1)> a<b and a & b &lt; 3
+
+[one](javascript:alert(1)) [two](java&#115;cript:alert(1)) [three](JavaScript\\\\:alert(1)) [four](javascript&colon;alert(1))
+"""
 HALF = "def double(x):\n    return x + x\n"  # never refuses
 FAILS = "def double(x):\n    return 3 * x\n"
 RIGHT = solve(double=DOUBLE, Counter=COUNTER)
@@ -170,7 +181,7 @@ STUDENTS: dict[str, tuple[Change, ...]] = {
     "raising": (RIGHT, cells("import a_package_that_nobody_has\nx = 1", "print(x)", "import sys\nsys.exit()")),
     "endless": (RIGHT, cells("import torch\nwhile True:\n    torch.ones(9) + 1", "def Counter(x):\n    pass", "while True:\n    pass")),
     "undefined": (RIGHT, solve(Counter="class Counter(Modul):\n    pass")),
-    "scripted": (RIGHT, solve(double="def double(x):\n    raise ValueError('<script>alert(1)</script>\\x1b[31mred')")),
+    "scripted": (texts, solve(Counter=COUNTER, double="def double(x):\n    raise ValueError('<script>alert(1)</script>\\x1b[31mred')")),
     "future": (RIGHT, solve(double="from __future__ import annotations\n" + DOUBLE.replace("(x)", "(x: Nothing)"))),
 }
 EXPECTED = {
@@ -463,7 +474,9 @@ def test_a_students_text_is_only_text(graded):
     page = feedback_of(graded, "scripted")
     outputs = "".join(re.findall(r'<div class="output_subarea.*?</div>', page, re.DOTALL))
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in outputs
-    assert "<script>alert(1)" not in page and "\x1b" not in page and "ansi-red" not in outputs
+    assert "<script>alert(1)" not in page and "<img src=x" not in page and not re.search(r'href="\s*javascript:', page, re.IGNORECASE)
+    assert "a< b and a & b" in page.replace("&lt;", "<").replace("&amp;", "&") and "What is twice a number?" in page
+    assert "\x1b" not in page and "ansi-red" not in outputs
 
 
 # ---- what instructors do besides
