@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -125,7 +126,7 @@ class _Job:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(target=_serve, args=(theirs, course, layers, scratch), daemon=True)
-        with _bare():
+        with _STARTING, _bare():
             self._process.start()
         theirs.close()
         self.unit: Unit
@@ -161,6 +162,10 @@ class _Job:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+_STARTING = threading.Lock()
+"""Held while a process is started: what `_bare` changes belongs to all threads."""
 
 
 @contextlib.contextmanager

@@ -4,9 +4,10 @@ The notebook's code is taken as text and graded in a confined worker; no kernel 
 comes of it is written as the outputs of the graded cells, from which nbgrader's own preprocessors fill the gradebook.
 """
 
-import atexit
+import contextlib
+import itertools
+import os
 import re
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from nbgrader.utils import compute_checksum
 from traitlets import Bool, Integer, Unicode
 
+from grader.exports.ahead import Graders, graders_for
 from grader.exports.notebooks import SCHEMA_VERSION, graded_cell, graded_id
 from grader.feedback import explain
-from grader.ingest import notebook_source
+from grader.ingest import MAX_NOTEBOOK_BYTES, Source, notebook_source
 from grader.isolation import NotConfined, choose_layers, draw_seed, isolation
-from grader.manifest import Course, ManifestError
+from grader.manifest import Course, ManifestError, Module
 from grader.outcome import Status
 from grader.results import ModuleResult, TaskResult
-from grader.run import Refused, Unit, WarmJob
+from grader.run import Refused, Unit
 from grader.text import clean
 
 __all__ = ["AskForManualGrades", "Disarm", "GradeInWorkers", "GradingFailed", "MendMarks", "SubmissionFailed", "score_outputs"]
@@ -96,6 +98,9 @@ class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
     course = Unicode("", help="The folder with course.toml, solutions/ and tests/hidden/.").tag(config=True)
     data = Unicode("", help="Another folder with the digits, as for `grader grade --data`.").tag(config=True)
     seed = Integer(None, allow_none=True, help="The seed of the inputs; drawn afresh for every notebook where it is None.").tag(config=True)
+    jobs = Integer(max(1, min(4, (os.cpu_count() or 1) - 1)), min=1, help="Grading processes; nbgrader itself needs a core too.").tag(
+        config=True
+    )
     allow_unconfined = Bool(False, help="Run students' code even where it can't be confined.").tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
@@ -106,9 +111,13 @@ class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
             course = course.with_data(Path(self.data)) if self.data else course
             module = course.module(name)
             layers = choose_layers(allow_unconfined=self.allow_unconfined)
-            seed = draw_seed() if self.seed is None else self.seed
+            graders = graders_for(course, layers, self.jobs)
             source = notebook_source(nbformat.writes(nb).encode(), f"{name}.ipynb")
-            entry = _grade(course, self.allow_unconfined, Unit(student, module, source, seed))
+            unit = self._unit(student, module, source)
+            graders.begin(unit)
+            self._begin(graders, course, resources["nbgrader"])
+            seed, entry = graders.grade(unit)
+            self._begin(graders, course, resources["nbgrader"])
         except ManifestError as error:
             raise GradingFailed(f"{error}. c.GradeInWorkers.course in nbgrader_config.py names the course.") from None
         except (NotConfined, Refused) as error:
@@ -126,6 +135,24 @@ class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
                 cell.execution_count, cell.outputs = None, score_outputs(tasks[mark["grade_id"]])
         resources["nbgrader"][_NOT_COUNTED] = [cell for cell, task in tasks.items() if not task.max_score]
         return nb, resources
+
+    def _unit(self, student: str, module: Module, source: Source) -> Unit:
+        return Unit(student, module, source, draw_seed() if self.seed is None else self.seed)
+
+    def _begin(self, graders: Graders, course: Course, current: Any) -> None:
+        """Begin with the submissions that nbgrader will convert next, while it writes what came of this one.
+
+        Whatever goes wrong here is met again, and said, when it is their turn.
+        """
+        converter: Any = getattr(self.parent, "parent", None)
+        pending = [Path(path) for _, paths in sorted(getattr(converter, "assignments", {}).items()) for path in sorted(paths)]
+        behind = itertools.dropwhile(lambda path: (path.parts[-3], path.stem) != (current["student"], current["notebook"]), pending)
+        for path in itertools.islice(behind, 1, 1 + graders.jobs):
+            done = path.parents[3] / converter.coursedir.autograded_directory / Path(*path.parts[-3:])
+            with contextlib.suppress(OSError, ManifestError):
+                if (converter.force or not done.exists()) and path.stat().st_size <= MAX_NOTEBOOK_BYTES:
+                    source = notebook_source(path.read_bytes(), path.name)
+                    graders.begin(self._unit(path.parts[-3], course.module(path.stem), source))
 
 
 class AskForManualGrades(NbGraderPreprocessor):  # type: ignore[misc]
@@ -168,54 +195,3 @@ def score_outputs(task: TaskResult) -> list[Any]:
     said = v4.new_output("stream", name="stdout", text=clean(explain(task), _LONGEST_EXPLANATION) + "\n")
     score = min(task.score, task.max_score)  # nbgrader takes more than the points for an error, and a sum of weights may be rounded up
     return [said, v4.new_output("execute_result", data={"text/plain": repr(score)}, metadata={}, execution_count=None)]
-
-
-# ---- the job process
-
-
-_IDLE_SECONDS = 60.0
-"""How long a job process waits for the next notebook: long enough for a batch, short enough not to burden a server for hours."""
-
-
-class _Idle:
-    """The one job process of this program: kept for the next notebook of the same course, ended when none comes."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._for: tuple[Any, ...] = ()
-        self._job: WarmJob | None = None
-        self._timer: threading.Timer | None = None
-
-    def grade(self, course: Course, allow_unconfined: bool, unit: Unit) -> Any:
-        with self._lock:
-            if self._timer:
-                self._timer.cancel()
-            wanted = (course, allow_unconfined, _state(course))
-            if self._for != wanted:
-                self.close()
-                self._for, self._job = wanted, WarmJob(course, choose_layers(allow_unconfined=allow_unconfined))
-            assert self._job is not None
-            try:
-                return self._job.grade(unit)
-            finally:
-                self._timer = threading.Timer(_IDLE_SECONDS, self.close)
-                self._timer.daemon = True
-                self._timer.start()
-
-    def close(self) -> None:
-        with self._lock:
-            if self._job:
-                self._job.close()
-            self._for, self._job = (), None
-
-
-def _state(course: Course) -> list[tuple[str, int, int]]:
-    """When the files that a job reads were last changed: it reads them once."""
-    folders = (course.root / name for name in ("solutions", "tests/hidden", "tests/misconceptions"))
-    paths = sorted(path for folder in folders for path in folder.glob("*.py"))
-    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
-
-
-_idle = _Idle()
-_grade = _idle.grade
-atexit.register(_idle.close)

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ class _Outcomes:
 
 
 @contextlib.contextmanager
-def _importable(name: str):  # type: ignore[no-untyped-def]
+def _importable(name: str) -> Iterator[None]:
     """Let tests import what the notebook defines as a module of this name."""
     saved, written = dict(sys.modules), sys.dont_write_bytecode
     module = _Notebook(name)
@@ -127,7 +128,7 @@ class _Notebook(types.ModuleType):
 
 
 @contextlib.contextmanager
-def _without_plugins():  # type: ignore[no-untyped-def]
+def _without_plugins() -> Iterator[None]:
     """Let nothing else that is installed change what pytest does."""
     saved = {name: os.environ.pop(name, None) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")}
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"

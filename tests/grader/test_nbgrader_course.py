@@ -31,6 +31,7 @@ from nbgrader.api import Gradebook
 from nbgrader.nbgraderformat.v3 import MetadataValidatorV3
 from nbgrader.utils import capture_log
 
+from grader.exports.ahead import Graders
 from grader.exports.notebooks import make_notebook
 
 pytestmark = pytest.mark.skipif(machine_layers() is None, reason="submissions are graded in confined workers, which this machine lacks")
@@ -205,7 +206,7 @@ EXPECTED = {
     "future": (2, 3),
 }
 """Points of `double` and of `Counter`."""
-OTHERS = ("broken", "remarked", "unmarked", "unlucky", "gpuless", "mallory", "quitter")
+OTHERS = ("next0", "next1", "next2", "next3", "broken", "remarked", "unmarked", "unlucky", "gpuless", "mallory", "quitter")
 
 
 def hand_in(course: Path, student: str, *changes: Change, assignment: str = "mini", when: str = "2026-01-01 00:00:00 UTC") -> Path:
@@ -543,6 +544,24 @@ def test_release_fetch_submit_collect(written, tmp_path):
     nbgrader("collect", "mini", cwd=written)
     (collected,) = [path for path in written.glob("submitted/*/mini/mini.ipynb") if path.parts[-3] not in (*STUDENTS, *OTHERS)]
     assert (collected.parent / "timestamp.txt").is_file()
+
+
+def test_the_next_submission_is_begun_ahead(written, monkeypatch):
+    """While nbgrader writes one submission, the next is being graded; one that has been autograded is not graded again."""
+    asked: list[tuple[str, str]] = []
+    begin, grade = Graders.begin, Graders.grade
+    monkeypatch.setattr(Graders, "begin", lambda self, unit: asked.append(("begin", unit.submission)) or begin(self, unit))
+    monkeypatch.setattr(Graders, "grade", lambda self, unit: asked.append(("grade", unit.submission)) or grade(self, unit))
+    hand_in(written, "next1", RIGHT)
+    hand_in(written, "next3", RIGHT)
+    nbgrader("autograde", "mini", "--student", "next?", cwd=written)
+    assert asked.index(("begin", "next3")) < asked.index(("grade", "next3"))
+    asked.clear()
+    hand_in(written, "next0", RIGHT)
+    hand_in(written, "next2", RIGHT)
+    nbgrader("autograde", "mini", "--student", "next?", cwd=written)
+    assert {student for _, student in asked} == {"next0", "next2"}
+    assert all(scores(written, f"next{i}")["grade-double"][0] == 2 for i in range(4))
 
 
 # ---- hostile notebooks
