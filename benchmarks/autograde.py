@@ -43,9 +43,9 @@ def main() -> None:
     course = load_course()
     module = course.module(options.module)
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # nbgrader calls alembic
-    print(
-        f"{options.submissions} submissions of {module.name}: {len(module.tasks)} tasks each, {_public_tests(course, module)} public tests"
-    )
+    public, hidden = _public_tests(course, module), _hidden_tests(course, module)
+    print(f"{options.submissions} submissions of {module.name}, which has {len(module.tasks)} tasks; {os.cpu_count()} processors")
+    print(f"stock nbgrader runs {public} public tests on each, our workers {hidden} hidden tests")
     with tempfile.TemporaryDirectory() as scratch:
         measured = []
         for name, prepare in (("stock nbgrader", _stock_course), ("our workers", _our_course)):
