@@ -51,6 +51,17 @@ def require(task: str) -> None:
         raise PublicTestsFailed(f"{task}: {verdict}")
 
 
+def task_of(test: str, names: list[str]) -> str:
+    """The longest of the names that a test's name goes on with; an empty string where there is none."""
+    title = test.removeprefix("test_")
+    found = [
+        name
+        for name in names
+        if title == name or title.startswith((f"{name}_", f"{name}[")) or (name[-1] == "_" and title.startswith(name))
+    ]
+    return max(found, key=len, default="")
+
+
 class PublicTestsFailed(AssertionError):
     """A task's public tests have not passed. Jupyter shows the sentence alone, since the way to it through this file helps nobody."""
 
@@ -71,15 +82,11 @@ class _Outcomes:
         config.option.tbstyle = "short"
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep the tests whose longest matching name is this task's: test_quantize_per_channel_… is not of quantize."""
+        """Keep this task's tests: test_quantize_per_channel_… is not one of quantize."""
         imports = [node for node in ast.parse(self._suite.read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)]
         names = [alias.name for node in imports if f"test_{node.module}" == self._suite.stem for alias in node.names]
 
-        def of(item: pytest.Item) -> str:
-            title = item.name.removeprefix("test_")
-            return max((name for name in names if title == name or title.startswith((f"{name}_", f"{name}["))), key=len, default="")
-
-        items[:] = [item for item in items if of(item) == self._task]
+        items[:] = [item for item in items if task_of(item.name, names) == self._task]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A suite that can't be imported is a failure."""

@@ -1,5 +1,6 @@
 """A course for nbgrader: what is written, and what nbgrader's own commands make of it and of students' notebooks."""
 
+import ast
 import contextlib
 import hashlib
 import io
@@ -32,7 +33,9 @@ from nbgrader.nbgraderformat.v3 import MetadataValidatorV3
 from nbgrader.utils import capture_log
 
 from grader.exports.ahead import Graders
+from grader.exports.nbgrader_course import ExportError, write_course
 from grader.exports.notebooks import make_notebook
+from grader.exports.public_tests import task_of
 
 pytestmark = pytest.mark.skipif(machine_layers() is None, reason="submissions are graded in confined workers, which this machine lacks")
 
@@ -340,6 +343,14 @@ def test_a_foreign_configuration_stays(tmp_path):
     assert list((tmp_path / "school").iterdir()) == [tmp_path / "school/nbgrader_config.py"]
 
 
+def test_without_nbgrader(course, tmp_path, monkeypatch):
+    """The sentence names the extra, and nothing is written."""
+    monkeypatch.setattr("grader.exports.nbgrader_course.find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r"pip install \"pytorch-exercises\[nbgrader\]\""):
+        write_course(course, course.modules, tmp_path / "school")
+    assert not (tmp_path / "school").exists()
+
+
 def test_an_unknown_module(tmp_path):
     """The sentence lists the modules there are."""
     mini_course(tmp_path / "ours")
@@ -363,6 +374,28 @@ def test_the_answers_pass_and_stubs_fail_validation(written, tmp_path):
         "public_tests.py",
         "test_mini.py",
     ]
+
+
+def test_every_public_test_belongs_to_one_task():
+    """By their names, all tests of all modules are found from their tasks' cells, and every task has some."""
+    for module in Course.read(ROOT).modules:
+        suite = ast.parse(Course.read(ROOT).public_suite(module.name).read_text())
+        tests = [node.name for node in suite.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+        names = [task.name for task in module.tasks]
+        assert {task_of(test, names) for test in tests} == set(names), module.name
+        assert all(test.startswith(f"test_{task_of(test, names)}") for test in tests)
+    assert task_of("test_quantize_per_channel_of_zeros", ["quantize", "quantize_per_channel"]) == "quantize_per_channel"
+    assert task_of("test_quantized", ["quantize"]) == ""
+
+
+def test_a_notebook_of_the_course_runs_from_top_to_bottom(tmp_path):
+    """With the answers filled in, no cell of a module that needs torchvision fails in an ordinary kernel."""
+    nbclient = pytest.importorskip("nbclient")
+    assert grader("export", "nbgrader", tmp_path, "--module", "cnn", cwd=ROOT).returncode == 0
+    notebook = nbformat.read(tmp_path / "source/cnn/cnn.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path / "source/cnn")}}).execute()
+    said = "".join(output.text for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+    assert said.count("passed: ") >= len(Course.read(ROOT).module("cnn").tasks) and "failed" not in said
 
 
 def test_cells_are_run_again_after_a_change(written, tmp_path):
