@@ -8,6 +8,7 @@ nn.functional, torch.ops.aten, in place or not.
 """
 
 import ast
+import contextlib
 import functools
 import importlib
 import inspect
@@ -19,6 +20,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from grader.cells import cells_of, parse_cell, place_of
 
 __all__ = ["BannedCall", "Watch", "exists", "in_source", "leaf"]
 
@@ -36,31 +39,35 @@ def leaf(name: str) -> str:
 # ---- in the source
 
 
-def in_source(source: str, task: str, bans: Iterable[str]) -> str | None:
+def in_source(source: str, task: str, bans: Iterable[str], cells: tuple[int, ...] = ()) -> str | None:
     """Find the first use of a banned name in a task or in what it uses of its module.
 
-    Returns: "torch.softmax, line 12", or None. A source that does not parse has no uses: loading it fails anyway.
+    Returns: "torch.softmax, line 12", or None. A source that does not parse has no uses: loading it fails anyway. Of a notebook, whose
+    cells begin at the lines `cells`, this holds for each cell.
     """
     wanted = {leaf(ban): ban for ban in bans}
     if not wanted:
         return None
     try:
-        tree, aliases = _parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree, aliases = _parse(source, cells)
+    except (RecursionError, MemoryError):
         return None
     for node in _used_by(tree, task):
         for part in ast.walk(node):
             name = _dotted(part, aliases)
             if name and name.split(".")[0] == "torch" and leaf(name) in wanted:
-                return f"{wanted[leaf(name)]}, line {part.lineno}"  # type: ignore[attr-defined]
+                return f"{wanted[leaf(name)]}, {place_of(part.lineno, cells)}"  # type: ignore[attr-defined]
             if name and name.startswith(_PRIVATE):
-                return f"{name}, line {part.lineno}"  # type: ignore[attr-defined]
+                return f"{name}, {place_of(part.lineno, cells)}"  # type: ignore[attr-defined]
     return None
 
 
 @functools.lru_cache(maxsize=4)
-def _parse(source: str) -> tuple[ast.Module, dict[str, str]]:
-    tree = ast.parse(source)
+def _parse(source: str, cells: tuple[int, ...]) -> tuple[ast.Module, dict[str, str]]:
+    tree = ast.Module([], [])
+    for first, text in cells_of(source, cells):
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            tree.body += parse_cell(text, first, "student").body
     return tree, _aliases(tree)
 
 

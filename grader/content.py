@@ -7,7 +7,19 @@ import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Bank", "BankEntry", "answer_only", "answer_with", "docstrings", "make_stub", "read_bank", "solution_lines", "trivial_answers"]
+__all__ = [
+    "Bank",
+    "BankEntry",
+    "ModuleParts",
+    "answer_only",
+    "answer_with",
+    "cut_up",
+    "docstrings",
+    "make_stub",
+    "read_bank",
+    "solution_lines",
+    "trivial_answers",
+]
 
 _Definition = ast.FunctionDef | ast.ClassDef
 
@@ -24,7 +36,7 @@ def make_stub(solution: str, tasks: Iterable[str]) -> str:
     wanted = set(tasks)
     text, previous = "", None
     tree = ast.parse(solution)
-    helpers = {node.name: node for node in ast.walk(tree) if isinstance(node, _Definition) and _private(node)}
+    helpers = _helpers(tree)
     for node in tree.body:
         if _private(node):
             continue
@@ -35,6 +47,11 @@ def make_stub(solution: str, tasks: Iterable[str]) -> str:
         text += _gap(previous, node, lines) + part
         previous = node
     return text + "\n"
+
+
+def _helpers(tree: ast.Module) -> dict[str, _Definition]:
+    """The private definitions, of the module and of its classes."""
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, _Definition) and _private(node)}
 
 
 def _gap(previous: ast.stmt | None, node: ast.stmt, lines: list[str]) -> str:
@@ -61,9 +78,12 @@ def _stub_of(node: _Definition, lines: list[str], name: str, helpers: dict[str, 
 
 def _function_stub(node: ast.FunctionDef, lines: list[str], name: str, helpers: dict[str, _Definition]) -> str:
     indent = " " * (node.col_offset + 4)
+    return f'{_head(node, lines)}\n{indent}{_todo(node, lines, helpers)}\n{indent}raise NotImplementedError("{name}")'
+
+
+def _todo(node: ast.FunctionDef, lines: list[str], helpers: dict[str, _Definition]) -> str:
     count, more = len(_body_lines(node, lines)), _lines_of_helpers(node, lines, helpers)
-    todo = f"# TODO: about {count} line{'s' if count != 1 else ''}{f', and {more} in helpers of your own' if more else ''}."
-    return f'{_head(node, lines)}\n{indent}{todo}\n{indent}raise NotImplementedError("{name}")'
+    return f"# TODO: about {count} line{'s' if count != 1 else ''}{f', and {more} in helpers of your own' if more else ''}."
 
 
 def _lines_of_helpers(node: ast.AST, lines: list[str], helpers: dict[str, _Definition]) -> int:
@@ -110,16 +130,8 @@ def _body_lines(node: _Definition, lines: list[str]) -> list[str]:
 
 
 def _private(node: ast.stmt) -> bool:
-    match node:
-        case (
-            ast.FunctionDef(name=name)
-            | ast.ClassDef(name=name)
-            | ast.Assign(targets=[ast.Name(id=name)])
-            | ast.AnnAssign(target=ast.Name(id=name))
-        ):
-            return name.startswith("_") and not name.endswith("__")
-        case _:
-            return False
+    name = _bound(node)
+    return name.startswith("_") and not name.endswith("__")
 
 
 def solution_lines(solution: str, task: str) -> list[str]:
@@ -143,6 +155,105 @@ def docstrings(source: str, tasks: Iterable[str]) -> dict[str, str | None]:
                 if isinstance(node, ast.ClassDef) and isinstance(item, ast.FunctionDef) and not _private(item):
                     found[f"{node.name}.{item.name}"] = ast.get_docstring(item)
     return found
+
+
+# ---- notebooks
+
+
+@dataclass(frozen=True)
+class ModuleParts:
+    """A reference in parts, for a notebook: its docstring, what stands beside the tasks, and each task with its answer between marks."""
+
+    docstring: str
+    preamble: str
+    tasks: dict[str, str]
+
+
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+"""nbgrader's marks: what stands between them, a line that raises takes the place of."""
+
+
+def cut_up(solution: str, tasks: Iterable[str]) -> ModuleParts:
+    """Cut a reference into its parts. Between the marks stands all that the stub lacks: bodies, and the private helpers of each task.
+
+    A helper that several tasks use goes with the first of them. Raises: ValueError where a class can't be marked.
+    """
+    lines = solution.splitlines()
+    tree = ast.parse(solution)
+    wanted = list(tasks)
+    nodes = {node.name: node for node in tree.body if isinstance(node, _Definition) and node.name in wanted}
+    private = [node for node in tree.body if _private(node)]
+    owners = _owners([nodes[name] for name in wanted], private)
+    docstring = ast.get_docstring(tree) or ""
+    preamble, previous = "", None
+    for node in tree.body[1 if docstring else 0 :]:
+        if node not in nodes.values() and node not in private:
+            preamble += _gap(previous, node, lines) + _text(lines, _first_line(node), node.end_lineno or node.lineno)
+            previous = node
+    cells = {}
+    for name in wanted:
+        own = [node for node in private if owners[node] is nodes[name]]
+        answer = _marked(nodes[name], lines, _helpers(tree))
+        helpers = "".join(f"\n\n\n{_text(lines, _first_line(node), node.end_lineno or node.lineno)}" for node in own)
+        if helpers and not answer.endswith(END):
+            raise ValueError(f"{name}: its helpers can't be hidden behind a class that does not end in a method: put its methods last")
+        cells[name] = f"{answer.removesuffix(END).rstrip()}{helpers}\n{END}" if helpers else answer
+    return ModuleParts(docstring, preamble, cells)
+
+
+def _owners(tasks: list[_Definition], private: list[ast.stmt]) -> dict[ast.stmt, _Definition]:
+    """For each private statement of a module, the first task that needs it, itself or through others."""
+    names = {_bound(node): node for node in private}
+    owners: dict[ast.stmt, _Definition] = {}
+    for task in tasks:
+        pending: list[ast.stmt] = [task]
+        while pending:
+            for part in ast.walk(pending.pop()):
+                node = names.get(part.id) if isinstance(part, ast.Name) else None
+                if node is not None and node not in owners:
+                    owners[node] = task
+                    pending.append(node)
+    return {node: owners.get(node, tasks[0]) for node in private}
+
+
+def _marked(node: _Definition, lines: list[str], helpers: dict[str, _Definition]) -> str:
+    """A task with its bodies between marks, and the private parts of a class behind the method that they follow."""
+    if isinstance(node, ast.FunctionDef):
+        return f"{_open(node, lines, helpers)}\n{' ' * (node.col_offset + 4)}{END}"
+    items = node.body[1 if ast.get_docstring(node) else 0 :]
+    parts, hidden, within = [_head(node, lines)], "", False
+    for item in items:
+        text = _text(lines, _first_line(item), item.end_lineno or item.lineno)
+        if _private(item) and not within:
+            hidden += f"\n\n{text}"
+        elif _private(item):
+            parts[-1] += f"\n\n{text}"
+        else:
+            if within:
+                parts[-1] += f"\n{' ' * 8}{END}"
+            within = isinstance(item, ast.FunctionDef)
+            parts.append(f"\n{_open(item, lines, helpers)}{hidden}" if isinstance(item, ast.FunctionDef) else f"\n{text}")
+            hidden = "" if within else hidden
+    if hidden:
+        raise ValueError(f"{node.name}: its private parts can't be hidden behind a method, since it has none: add one")
+    return "\n".join(parts) + (f"\n{' ' * 8}{END}" if within else "")
+
+
+def _open(node: ast.FunctionDef, lines: list[str], helpers: dict[str, _Definition]) -> str:
+    """A function whose body begins with a mark, which is still to be closed."""
+    indent, head = " " * (node.col_offset + 4), _head(node, lines)
+    body = lines[_first_line(node) + head.count("\n") : node.end_lineno]
+    return "\n".join([head, f"{indent}{_todo(node, lines, helpers)}", f"{indent}{BEGIN}", *body])
+
+
+def _bound(node: ast.stmt) -> str:
+    match node:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return name
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name
+        case _:
+            return ""
 
 
 # ---- banks

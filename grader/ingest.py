@@ -17,15 +17,16 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
 from grader.manifest import Course
 from grader.text import one_line
 
-__all__ = ["BadInput", "Source", "Submission", "committed_files", "find_submissions", "read_submission"]
+__all__ = ["BadInput", "Source", "Submission", "committed_files", "find_submissions", "notebook_source", "read_submission"]
 
 MAX_SOURCE_BYTES = 256 << 10
 MAX_NOTEBOOK_BYTES = 32 << 20  # outputs with pictures are large; only the code is kept
@@ -50,6 +51,8 @@ class Source:
     text: str = ""
     problem: str = ""
     missing: bool = False
+    cells: tuple[int, ...] = ()
+    """The lines at which a notebook's cells begin, counted from 1: each runs although another fails. Empty for an ordinary module."""
 
     @classmethod
     def not_handed_in(cls, module: str) -> Self:
@@ -206,12 +209,29 @@ def _source(entry: _Entry) -> Source:
         data = entry.read(limit + 1)
         if len(data) > limit:
             raise _Unreadable(f"it is larger than {limit >> 10} KiB.")
-        text = _notebook_code(data) if notebook else _text(data)
+        if notebook:
+            return notebook_source(data, name)
+        text = _text(data)
         if len(text) > MAX_SOURCE_BYTES:
             raise _Unreadable(_TOO_LONG)
     except _Unreadable as error:
         return Source(problem=f"{name} can't be read: {error}")
     return Source(text)
+
+
+def notebook_source(data: bytes, name: str) -> Source:
+    """The student's code cells of a notebook, in order, as Python; the cells that nbgrader hands out locked are not the student's."""
+    try:
+        cells = _notebook_cells(data)
+        text = "\n\n".join(cells) + "\n"
+        if len(text) > MAX_SOURCE_BYTES:
+            raise _Unreadable(_TOO_LONG)
+        if "\0" in text:
+            raise _Unreadable("its code holds null bytes.")
+    except _Unreadable as error:
+        return Source(problem=f"{name} can't be read: {error}")
+    starts = accumulate((cell.count("\n") + 2 for cell in cells[:-1]), initial=1)
+    return Source(text, cells=tuple(starts))
 
 
 _ENCODINGS = ("utf-8", "ascii", "iso8859", "cp", "koi8", "mac", "big5", "gb", "euc", "shift_jis", "iso2022", "tis")
@@ -238,26 +258,30 @@ _TOO_LONG = f"its code is larger than {MAX_SOURCE_BYTES >> 10} KiB."
 class _Cell(msgspec.Struct):
     cell_type: str = ""
     source: str | list[str] = ""
+    metadata: Any = None
+
+    @property
+    def handed_out(self) -> bool:
+        """True for a cell that nbgrader locks: it holds tests of the course's, or only a place for the points."""
+        mark = self.metadata.get("nbgrader") if isinstance(self.metadata, dict) else None
+        return isinstance(mark, dict) and mark.get("solution") is not True and True in (mark.get("locked"), mark.get("grade"))
 
 
 class _Notebook(msgspec.Struct):
     cells: list[_Cell]
 
 
-def _notebook_code(data: bytes) -> str:
-    """The code cells in order, as Python."""
+def _notebook_cells(data: bytes) -> list[str]:
+    """The student's code cells in order, as Python."""
     try:
         notebook = msgspec.json.decode(data, type=_Notebook)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise _Unreadable("it is not a Jupyter notebook.") from None
-    sources = [cell.source if isinstance(cell.source, str) else "".join(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not cell.handed_out]
+    sources = [source if isinstance(source, str) else "".join(source) for source in code]
     if sum(map(len, sources)) > MAX_SOURCE_BYTES:
         raise _Unreadable(_TOO_LONG)
-    cells = [_without_magics(source) for source in sources]
-    code = "\n\n".join(cells) + "\n"
-    if "\0" in code:
-        raise _Unreadable("its code holds null bytes.")
-    return code
+    return [_without_magics(source.replace("\r\n", "\n").replace("\r", "\n")) for source in sources]
 
 
 _CELL_MAGIC = re.compile(r"\s*%%(\w*)[^\n]*")

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
 from rich.console import Group, RenderableType
@@ -15,7 +16,7 @@ from grader.outcome import Status
 from grader.results import ModuleResult, Results, SubmissionResult, TaskResult, rounded
 from grader.text import without_commands
 
-__all__ = ["csv_report", "junit_report", "scoreboard"]
+__all__ = ["csv_cell", "csv_report", "csv_text", "junit_report", "scoreboard"]
 
 _STYLES = {Status.PASSED: "green", Status.SKIPPED: "dim", Status.NOT_IMPLEMENTED: "dim", Status.GRADER_ERROR: "bold magenta"}
 
@@ -69,22 +70,28 @@ def _details(name: str, tasks: list[TaskResult]) -> Table:
 
 
 def csv_report(results: Results) -> str:
-    """One row a submission and task: RFC 4180 with a byte order mark, so that spreadsheets read it; no cell can be a formula."""
-    out = io.StringIO()
-    out.write("\ufeff")
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(["submission", "module", "task", "score", "max_score", "status", "tests_passed", "tests", "message"])
+    """One row a submission and task, with the first message."""
+    rows = [["submission", "module", "task", "score", "max_score", "status", "tests_passed", "tests", "message"]]
     for submission in results.submissions:
         for module in submission.modules:
             for task in module.tasks:
                 message = next((test.message for test in task.tests if test.message), "").replace("\n", " ")
                 passed = sum(test.status is Status.PASSED for test in task.tests)
                 row = [submission.id, module.name, task.name, str(rounded(task.score)), f"{task.max_score:g}"]
-                writer.writerow([_cell(value) for value in [*row, task.status, str(passed), str(len(task.tests)), message]])
+                rows.append([csv_cell(value) for value in [*row, task.status, str(passed), str(len(task.tests)), message]])
+    return csv_text(rows)
+
+
+def csv_text(rows: Iterable[Sequence[str]]) -> str:
+    """RFC 4180 with a byte order mark, so that spreadsheets read it. Cells that hold a string of a user's go through `csv_cell` first."""
+    out = io.StringIO()
+    out.write("\ufeff")
+    csv.writer(out, lineterminator="\r\n").writerows(rows)
     return out.getvalue()
 
 
-def _cell(value: str) -> str:
+def csv_cell(value: str) -> str:
+    """A string that no spreadsheet takes for a formula."""
     value = re.sub(r"([;\t]\s*)(?=[=+\-@])", r"\1'", value)  # where a spreadsheet splits at other separators
     return f"'{value}" if value.lstrip().startswith(("=", "+", "-", "@")) else value
 

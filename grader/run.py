@@ -8,11 +8,15 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from types import ModuleType
+from typing import Self
 
 from grader.ingest import Source, Submission
 from grader.manifest import Course, Module
@@ -22,7 +26,7 @@ from grader.sandbox.confine import Layers
 from grader.sandbox.launcher import Zygote
 from grader.store import Entry
 
-__all__ = ["Refused", "Unit", "grade_units", "grading_fault", "units_of"]
+__all__ = ["Refused", "Unit", "WarmJob", "grade_units", "grading_fault", "units_of"]
 
 
 class Refused(Exception):
@@ -77,6 +81,44 @@ def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers 
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+class WarmJob:
+    """A job process for units that come one at a time: started for the first, replaced after a fault. Use as a context manager."""
+
+    def __init__(self, course: Course, layers: Layers | None) -> None:
+        self._course, self._layers = course, layers
+        self._scratch = ""
+        self._job: _Job | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def grade(self, unit: Unit) -> Entry:
+        """The unit's result; a fault where the process died of it. Raises: Refused."""
+        if self._job is None or not self._job.alive:
+            self.close()
+            self._scratch = tempfile.mkdtemp(prefix="grader-run-")
+            self._job = _Job(self._course, self._layers, self._scratch)
+        try:
+            self._job.send(unit)
+            entry = self._job.receive()
+        except BaseException:  # an interrupt too: the answer would be taken for the next unit's
+            self.close()
+            raise
+        if self._job.ended:
+            self.close()
+        return entry
+
+    def close(self) -> None:
+        """End the process, if there is one. It is started again for a further unit."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.stop()
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
 class _Job:
     """The calling process's handle on one job process."""
 
@@ -84,11 +126,16 @@ class _Job:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(target=_serve, args=(theirs, course, layers, scratch), daemon=True)
-        os.environ["PYTHONSAFEPATH"] = "1"  # or the new interpreter would look for modules in the folder that the command is run in
-        self._process.start()
+        with _STARTING, _bare():
+            self._process.start()
         theirs.close()
         self.unit: Unit
         self.ended = False
+
+    @property
+    def alive(self) -> bool:
+        """False once the process has ended."""
+        return self._process.is_alive()
 
     def send(self, unit: Unit) -> None:
         self.unit = unit
@@ -115,6 +162,26 @@ class _Job:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+_STARTING = threading.Lock()
+"""Held while a process is started: what `_bare` changes belongs to all threads."""
+
+
+@contextlib.contextmanager
+def _bare() -> Iterator[None]:
+    """Let a new interpreter neither look for modules in the current folder nor run the program that this process was started with."""
+    saved, main = os.environ.get("PYTHONSAFEPATH"), sys.modules["__main__"]
+    os.environ["PYTHONSAFEPATH"] = "1"
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        if saved is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = saved
 
 
 def grading_fault(module: Module, reason: str) -> Entry:

@@ -133,7 +133,7 @@ class StudentSide:
         """The worker for tasks with these limits on import, memory and files, which hold for a worker as a whole."""
         key = limits.import_seconds, limits.memory_mib, limits.scratch_mib
         if key not in self._places:
-            self._places[key] = _Workplace(self._zygote, limits, self._module, self._source.text)
+            self._places[key] = _Workplace(self._zygote, limits, self._module, self._source)
         return self._places[key]
 
     def _check_open(self, task: str) -> None:
@@ -141,7 +141,7 @@ class StudentSide:
             raise Ended(Outcome(Status.NOT_IMPLEMENTED if self._source.missing else Status.ERROR, self._source.problem))
         if task not in self._task_seconds:  # its first test: read its source
             self._task_seconds[task] = 0.0
-            if use := in_source(self._source.text, task, self._module.task(task).bans):
+            if use := in_source(self._source.text, task, self._module.task(task).bans, self._source.cells):
                 self._closed_tasks[task] = Outcome(Status.BANNED, f"uses {use}, which is not allowed in this task.")
         if task in self._closed_tasks:
             raise Ended(self._closed_tasks[task])
@@ -162,8 +162,8 @@ class StudentSide:
 class _Workplace:
     """A worker with the student's module loaded, and the next one after it has died."""
 
-    def __init__(self, zygote: Zygote, limits: Limits, module: Module, text: str) -> None:
-        self._zygote, self._limits, self._module, self._text = zygote, limits, module, text
+    def __init__(self, zygote: Zygote, limits: Limits, module: Module, source: Source) -> None:
+        self._zygote, self._limits, self._module, self._source = zygote, limits, module, source
         self._worker: Worker | None = None
         self._import_seconds = 0.0
         self._fatal: Outcome | None = None  # nothing can be tried here (again)
@@ -179,7 +179,8 @@ class _Workplace:
             self._worker = Worker(self._zygote, self._limits)
             start = time.monotonic()
             try:
-                self.kinds = self._worker.load(self._module.name, self._text, [task.name for task in self._module.tasks], bans)
+                tasks = [task.name for task in self._module.tasks]
+                self.kinds = self._worker.load(self._module.name, self._source.text, tasks, bans, self._source.cells)
             except Ended as end:
                 self.close()
                 self._fatal = end.outcome

@@ -41,7 +41,7 @@ class Store:
             *self._common,
             *(path.read_bytes() if path.exists() else b"" for path in files),
             msgspec.json.encode(module),
-            msgspec.json.encode((source.text, source.problem, source.missing)),
+            msgspec.json.encode((source.text, source.problem, source.missing, source.cells)),
         ]
         for part in parts:
             digest.update(len(part).to_bytes(8, "little") + part)

@@ -16,6 +16,7 @@ import stat
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,12 +80,14 @@ class Worker:
         finally:
             _remove(self._scratch)
 
-    def load(self, module: str, source: str, tasks: list[str], bans: list[str]) -> dict[str, str]:
+    def load(self, module: str, source: str, tasks: list[str], bans: list[str], cells: Sequence[int] = ()) -> dict[str, str]:
         """Run the student's module; returns what each task's name is bound to. Raises: Ended, ZygoteError."""
         limits = msgspec.structs.replace(
             self._limits, test_seconds=self._limits.import_seconds, test_cpu_seconds=self._limits.import_seconds
         )
-        reply, _ = self._exchange(Load(module, source, tasks, bans), b"", limits, f"the import of {module}.py")
+        reply, _ = self._exchange(
+            Load(module, source, list(cells), tasks, bans, limits.test_seconds), b"", limits, f"the import of {module}.py"
+        )
         match reply:
             case Loaded(kinds):
                 return {task: kinds.get(task, "missing") for task in tasks}

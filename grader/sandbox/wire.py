@@ -33,12 +33,14 @@ MAX_STRUCTURE = 1 << 20
 
 
 class Load(Struct, frozen=True, tag="load"):
-    """Compile and run the student's module."""
+    """Compile and run the student's module within so many seconds, cell by cell where it is a notebook: they begin at the lines `cells`."""
 
     module: str
     source: str
+    cells: list[int]
     tasks: list[str]
     bans: list[str]
+    seconds: float
 
 
 class Call(Struct, frozen=True, tag="call"):

@@ -4,14 +4,22 @@ Everything in this process belongs to the student as soon as the module is loade
 takes the returned bytes as candidate values and never as a verdict. It knows no test, reference, seed or secret.
 """
 
+import __future__
+
+import _thread
 import linecache
 import os
+import re
+import signal
 import sys
+import threading
+import time
 import traceback
 import types
 from typing import Any
 
 from grader.bans import Watch
+from grader.cells import cells_of, parse_cell, place_of
 from grader.probes import thaw
 from grader.sandbox.wire import HEADER, Call, Load, Loaded, Raised, Reply, Returned, pack, parse_request
 from grader.state import reset_state
@@ -32,7 +40,7 @@ def serve() -> None:
     while True:
         call, probe = _receive()
         assert isinstance(call, Call)
-        _send(_call(call, probe, module, watch))
+        _send(_call(call, probe, module, watch, load.cells))
 
 
 def _load(load: Load, module: types.ModuleType) -> Reply:
@@ -42,10 +50,75 @@ def _load(load: Load, module: types.ModuleType) -> Reply:
     linecache.cache[filename] = (len(load.source), None, load.source.splitlines(keepends=True), filename)
     reset_state(0)
     try:
-        exec(compile(load.source, filename, "exec"), module.__dict__)
+        if load.cells:
+            _run_cells(load, module, filename)
+        else:
+            exec(compile(load.source, filename, "exec"), module.__dict__)
     except BaseException as error:
-        return _raised("load", error, filename, [])
+        return _raised("load", error, filename, [], load.cells)
     return Loaded({task: _kind(module.__dict__.get(task)) for task in load.tasks})
+
+
+def _run_cells(load: Load, module: types.ModuleType, filename: str) -> None:
+    """Run a notebook as Jupyter does where errors are allowed: a cell that fails costs what it would have defined, and no more."""
+    flags, patience = 0, _Patience(load.seconds)
+    for first, text in cells_of(load.source, load.cells):
+        try:
+            code = compile(parse_cell(text, first, filename), filename, "exec", flags, dont_inherit=True)
+            flags |= code.co_flags & __future__.annotations.compiler_flag  # holds for the cells that follow
+            with patience:
+                exec(code, module.__dict__)
+        except (Exception, SystemExit) as error:
+            for kind, name in re.findall(r"^(def|class)[ \t]+(\w+)", text, re.MULTILINE):
+                if name in load.tasks and name not in module.__dict__:
+                    module.__dict__[name] = _stand_in(error, kind)
+
+
+class _Patience:
+    """A block that takes more than half of the time that is left is interrupted, so that the blocks behind it still have some.
+
+    This is for students who try things out in a notebook, and no defence: the limits that count are kept outside.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self._running = False
+        signal.signal(signal.SIGALRM, self._interrupt)
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic(), time.process_time()
+        self._running, self._done = True, threading.Event()
+        self._watch = threading.Thread(target=self._wait, daemon=True)
+        self._watch.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._running = False
+        self._done.set()
+        self._watch.join()
+        self._left -= self._used()
+
+    def _used(self) -> float:
+        return max(time.monotonic() - self._start[0], time.process_time() - self._start[1])
+
+    def _wait(self) -> None:
+        while not self._done.wait(0.05):
+            if self._used() > self._left / 2:
+                _thread.interrupt_main(signal.SIGALRM)
+                return
+
+    def _interrupt(self, *_: object) -> None:
+        if self._running:
+            raise TimeoutError("this cell computes for too long: take out of what you hand in what no task needs")
+
+
+def _stand_in(error: BaseException, kind: str) -> object:
+    """In place of a function or class whose cell failed: raises the cell's error whenever it is used."""
+    place = error.__traceback__
+
+    def fail(*_: object, **__: object) -> None:
+        raise error.with_traceback(place)
+
+    return type("Failed", (type,), {"__call__": fail, "__getattr__": fail})("Failed", (), {}) if kind == "class" else fail
 
 
 def _kind(value: object) -> str:
@@ -56,7 +129,7 @@ def _kind(value: object) -> str:
     return "function" if callable(value) else type(value).__name__
 
 
-def _call(call: Call, probe: bytes, module: types.ModuleType, watch: Watch) -> bytes:
+def _call(call: Call, probe: bytes, module: types.ModuleType, watch: Watch, cells: list[int]) -> bytes:
     reset_state(call.seed)
     try:
         with watch.over(call.bans):
@@ -64,19 +137,19 @@ def _call(call: Call, probe: bytes, module: types.ModuleType, watch: Watch) -> b
         node, block = encode(value)
         return pack(Returned(call.nonce, node, watch.hits), block)
     except BaseException as error:
-        return pack(_raised(call.nonce, error, f"{module.__name__}.py", watch.hits))
+        return pack(_raised(call.nonce, error, f"{module.__name__}.py", watch.hits, cells))
 
 
-def _raised(nonce: str, error: BaseException, filename: str, banned: list[str]) -> Raised:
+def _raised(nonce: str, error: BaseException, filename: str, banned: list[str], cells: list[int]) -> Raised:
     try:
-        message = str(error)[:2000]
+        message = str(error.msg if isinstance(error, SyntaxError) and error.filename == filename else error)[:2000]
     except BaseException:
         message = ""
     line, function = _place(error, filename)
     name = type(error).__name__
     if name == "NotImplementedError" and name not in linecache.getline(filename, line):
         name += " in torch"  # which has some of its own, for copies of meta tensors and the like: no stub
-    place = f"line {line}" + (f", in {function}" if function else "") if line else ""
+    place = place_of(line, cells) + (f", in {function}" if function else "") if line else ""
     return Raised(nonce, _encodable(name), _encodable(message), _encodable(place), banned)
 
 

@@ -95,3 +95,10 @@ def test_a_ban_has_to_exist():
     assert exists("torch.ops.aten._softmax")
     assert not exists("torch.nn.functional.sofmax")
     assert not exists("torch.nonsense.softmax")
+
+
+def test_a_cell_that_does_not_parse_hides_no_other():
+    """A ban is found in a notebook in which another cell is broken, at the line of its own cell."""
+    source = "x = = 1\n\nimport torch\n\ndef double(x):\n    return torch.softmax(x, 0)\n"
+    assert in_source(source, "double", BANS, (1, 3, 5)) == "torch.softmax, line 2 of its cell"
+    assert in_source(source, "double", BANS) is None

@@ -1,10 +1,13 @@
 """Stubs, banks and trivial answers, as texts."""
 
 import ast
+import re
+from pathlib import Path
 
 import pytest
 
-from grader.content import answer_only, answer_with, docstrings, make_stub, read_bank, solution_lines, trivial_answers
+from grader.content import answer_only, answer_with, cut_up, docstrings, make_stub, read_bank, solution_lines, trivial_answers
+from grader.manifest import Course
 
 SOLUTION = '''\
 """A module."""
@@ -247,3 +250,90 @@ def test_trivial_answers_run_and_are_trivial():
                     call()
             else:
                 assert call() == {"returns None": None, "returns its first argument": 3, "returns zeros": 0}[name]
+
+
+# ---- parts for a notebook
+
+
+def cleared(cell: str) -> str:
+    """What nbgrader makes of a cell for students, with the words that make_stub uses."""
+    return re.sub(r"( *)### BEGIN SOLUTION.*?### END SOLUTION", r"\1raise NotImplementedError()", cell, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("module", Course.read(Path(__file__).resolve().parents[2]).modules, ids=lambda module: module.name)
+def test_parts_are_the_reference_and_without_their_answers_the_stub(module):
+    """Every module's parts hold each line of the reference once, and what nbgrader leaves of a task is what exercises/ has."""
+    text = Course.read(Path(__file__).resolve().parents[2]).solution(module.name).read_text()
+    names = [task.name for task in module.tasks]
+    parts = cut_up(text, names)
+    stub = re.sub(r"raise NotImplementedError\(.*\)", "raise NotImplementedError()", make_stub(text, names))
+    for name, cell in parts.tasks.items():
+        assert f"\n{cleared(cell)}\n" in stub, name
+    together = "\n".join([parts.preamble, *parts.tasks.values()])
+    code = [line for line in together.splitlines() if line.strip() and line.strip()[0] != "#"]
+    body = text.partition('"""')[2].partition('"""')[2]
+    assert sorted(code) == sorted(line for line in body.splitlines() if line.strip() and line.strip()[0] != "#")
+
+
+HELPERS = '''\
+"""About it."""
+
+import math
+
+_SHARED = 2
+LIMIT = 7
+
+
+def first(x: int) -> int:
+    """Double."""
+    return _also(x)
+
+
+def _also(x):
+    return _SHARED * x
+
+
+class Second:
+    """Remembers."""
+
+    _hidden = 1
+    shown = 2
+
+    def __init__(self):
+        """Begin."""
+        self.n = _SHARED
+
+    def _step(self):
+        return self._hidden
+
+    def go(self) -> int:
+        """Go on."""
+        return self._step()
+'''
+
+
+def test_private_parts_stand_behind_the_marks():
+    """Helpers go with the first task that needs them, a class's own behind one of its methods; the cells together run."""
+    parts = cut_up(HELPERS, ["first", "Second"])
+    assert parts.docstring == "About it."
+    assert parts.preamble == "import math\n\nLIMIT = 7"
+    assert "_SHARED = 2" in parts.tasks["first"] and "def _also" in parts.tasks["first"]
+    left = cleared("\n".join(parts.tasks.values()))
+    assert not any(name in left for name in ("_SHARED", "_also", "_hidden", "_step"))
+    assert left.count("raise NotImplementedError()") == 3 and "shown = 2" in left
+    values: dict[str, object] = {}
+    exec("\n".join([parts.preamble, *parts.tasks.values()]), values)
+    assert values["first"](3) == 6 and values["Second"]().go() == 1 and values["Second"]().n == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("class T:\n    _secret = 1\n", "add one"),
+        ("class T:\n    def go(self):\n        return _two\n\n    shown = 2\n\n\n_two = 2\n", "put its methods last"),
+    ],
+)
+def test_what_can_not_be_hidden(text, sentence):
+    """The sentence says what to change in the reference."""
+    with pytest.raises(ValueError, match=sentence):
+        cut_up(text, ["T"])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from grader.ingest import BadInput, find_submissions, read_submission
+from grader.cells import cells_of
+from grader.ingest import BadInput, find_submissions, notebook_source, read_submission
 
 TEXT = "def double(x):\n    return x + x\n"
 
@@ -204,6 +205,45 @@ def test_a_notebook_that_is_none(tmp_path, course, data):
     path = tmp_path / "mini.ipynb"
     path.write_bytes(data)
     assert problem_of(path, course) == "mini.ipynb can't be read: it is not a Jupyter notebook."
+
+
+MARKS = {
+    "a locked cell": ({"nbgrader": {"locked": True, "grade": False, "solution": False}}, False),
+    "a graded cell": ({"nbgrader": {"locked": True, "grade": True, "solution": False}}, False),
+    "a solution cell": ({"nbgrader": {"locked": False, "grade": False, "solution": True}}, True),
+    "a cell that is both": ({"nbgrader": {"locked": False, "grade": True, "solution": True}}, True),
+    "a cell of their own": ({}, True),
+    "a copy": ({"nbgrader": {}}, True),
+    "no mark": ({"nbgrader": 3}, True),
+    "no metadata": ([], True),
+}
+
+
+@pytest.mark.parametrize("what", MARKS)
+def test_cells_that_nbgrader_locks_are_not_the_students(what):
+    """What was handed out locked is left out, whatever stands in it; everything else stays."""
+    metadata, stays = MARKS[what]
+    cell = {"cell_type": "code", "metadata": metadata, "source": "import public_tests"}
+    source = notebook_source(json.dumps({"cells": [cell]}).encode(), "mini.ipynb")
+    assert source.problem == ""
+    assert (source.text.strip() == "import public_tests") is stays
+
+
+def test_the_lines_at_which_cells_begin():
+    """Every cell is found again at its lines, however its lines end; a notebook without code has none."""
+    sources = ["a = 1", "", "b = 2\nc = 3\n", "%%bash\nls", "d = 4\r\ne = 5\rf = 6", "g = 7"]
+    source = notebook_source(notebook(*sources).encode(), "mini.ipynb")
+    assert [text.strip() for _, text in cells_of(source.text, source.cells)] == [
+        "a = 1",
+        "",
+        "b = 2\nc = 3",
+        "",
+        "d = 4\ne = 5\nf = 6",
+        "g = 7",
+    ]
+    lines = source.text.split("\n")
+    assert [lines[first - 1] for first, _ in cells_of(source.text, source.cells)] == ["a = 1", "", "b = 2", "", "d = 4", "g = 7"]
+    assert notebook_source(notebook().encode(), "mini.ipynb").cells == (1,)
 
 
 def test_a_module_and_a_notebook_of_it(tmp_path, course):

@@ -1,8 +1,10 @@
 """Every kind of bad submission has its status and one clear sentence, and the other task keeps its points."""
 
+import json
+
 import pytest
 
-from grader.ingest import Source
+from grader.ingest import Source, notebook_source
 from grader.outcome import Status
 from tests.grader.conftest import COUNTER, DOUBLE, RIGHT, SOLUTION, mini_course, tasks_of
 
@@ -139,6 +141,52 @@ def test_a_file_that_was_not_handed_in_or_can_not_be_read(grade_source):
     assert {(task.status, task.tests[0].message) for task in missing.tasks} == {("not_implemented", "mini.py was not handed in.")}
     damaged = grade_source("", source=Source(problem="mini.py can't be read."))
     assert {(task.status, task.score, task.max_score) for task in damaged.tasks} == {("error", 0.0, 2.0), ("error", 0.0, 3.0)}
+
+
+CELLS = {
+    "does not parse": ("def double(x)\n    return 2 * x", "error", "SyntaxError: expected ':' (line 1 of its cell)"),
+    "does not compile": ("def double(x):\n    pass\nreturn 1", "error", "SyntaxError: 'return' outside function (line 3 of its cell)"),
+    "raises": (
+        "def double(x: Tensor):\n    return 2 * x",
+        "error",
+        "NameError: name 'Tensor' is not defined (line 1 of its cell, in <module>)",
+    ),
+    "exits": (
+        "import sys\nsys.exit()\ndef double(x):\n    return 2 * x",
+        "error",
+        "called exit (line 2 of its cell, in <module>): take it out.",
+    ),
+    "raises when it is called": ("\ndef double(x):\n    return x.two", "error", "no attribute 'two' (line 3 of its cell, in double)"),
+    "defines before it raises": (f"import torch\n{DOUBLE}\nraise ValueError", "passed", ""),
+    "is a stub": ("def double(x):\n    raise NotImplementedError", "not_implemented", ""),
+}
+
+
+@pytest.mark.parametrize("what", CELLS)
+def test_a_notebooks_cell_costs_only_what_it_defines(grade_source, what):
+    """As in Jupyter where errors are allowed: the other cells run, and what a failed cell should have defined says why it is not there."""
+    cell, status, sentence = CELLS[what]
+    document = {"cells": [{"cell_type": "code", "source": source} for source in ("import nothing_like_it", cell, COUNTER)]}
+    double, counter = grade_source("", source=notebook_source(json.dumps(document).encode(), "mini.ipynb")).tasks
+    assert (double.status, counter.status) == (status, "passed"), double.tests[0].message
+    assert sentence in double.tests[0].message
+
+
+def test_a_class_whose_cell_failed(grade_source):
+    """It says so whether it is called or one of its attributes is used."""
+    cells = [DOUBLE, "class Counter(Missing):\n    pass"]
+    document = {"cells": [{"cell_type": "code", "source": source} for source in cells]}
+    _, counter = grade_source("", source=notebook_source(json.dumps(document).encode(), "mini.ipynb")).tasks
+    assert {test.message for test in counter.tests} == {"NameError: name 'Missing' is not defined (line 1 of its cell, in <module>)"}
+
+
+def test_a_cell_that_computes_for_too_long(grade_source):
+    """It is interrupted, and the cells behind it still run."""
+    endless = "def double(x):\n    return x + x\n\nwhile True:\n    pass"
+    document = {"cells": [{"cell_type": "code", "source": source} for source in (endless, "while True:\n    pass", COUNTER)]}
+    double, counter = grade_source("", source=notebook_source(json.dumps(document).encode(), "mini.ipynb")).tasks
+    assert counter.status == "passed", counter.tests[0].message
+    assert double.tests[0].status == "passed", double.tests[0].message
 
 
 def test_after_a_time_out_the_tasks_other_tests_are_not_tried(grade_source):

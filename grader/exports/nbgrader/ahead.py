@@ -1,0 +1,128 @@
+"""Job processes for a program that asks for one unit after another and knows which come next, as nbgrader does.
+
+They are kept for further units of the same course, graded ahead while the program does its own work, and ended when none comes.
+"""
+
+import atexit
+import queue
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+from grader.manifest import Course
+from grader.run import Unit, WarmJob
+from grader.sandbox.confine import Layers
+from grader.store import Entry
+
+__all__ = ["Graders", "graders_for"]
+
+_IDLE_SECONDS = 60.0
+"""How long processes wait for the next unit: long enough for a batch, short enough not to burden a server for hours."""
+
+
+class Graders:
+    """Some job processes, each started when it is first needed."""
+
+    def __init__(self, course: Course, layers: Layers | None, jobs: int) -> None:
+        self.jobs = jobs
+        self._free: queue.LifoQueue[WarmJob] = queue.LifoQueue()  # the last one used is warm
+        self._all = [WarmJob(course, layers) for _ in range(jobs)]
+        for job in self._all:
+            self._free.put(job)
+        self._ahead: dict[Unit, Future[Entry]] = {}
+
+    def begin(self, unit: Unit) -> None:
+        """Grade a unit that will probably be asked for, as soon as a process is free."""
+        if len(self._ahead) < self.jobs and not any(_same(unit, other) for other in self._ahead):
+            self._ahead[unit] = self._start(unit)
+
+    def grade(self, unit: Unit) -> tuple[int, Entry]:
+        """The seed and the result of a unit: those of an equal one that was begun, else its own. Raises: Refused."""
+        begun = next((other for other in self._ahead if _same(unit, other)), None)
+        for other in [other for other in self._ahead if other is not begun and other.submission == unit.submission]:
+            del self._ahead[other]  # what was begun for this submission is not what is asked for now
+        if begun is None:
+            return unit.seed, self._start(unit).result()
+        return begun.seed, self._ahead.pop(begun).result()
+
+    def close(self) -> None:
+        """End the processes; what was begun is given up."""
+        self._ahead.clear()
+        for job in self._all:
+            job.close()
+
+    @property
+    def busy(self) -> bool:
+        """True while a unit is being graded."""
+        return self._free.qsize() < self.jobs
+
+    def _start(self, unit: Unit) -> Future[Entry]:
+        future: Future[Entry] = Future()
+        threading.Thread(target=self._run, args=(unit, future), daemon=True).start()  # an interrupted program does not wait for it
+        return future
+
+    def _run(self, unit: Unit, future: Future[Entry]) -> None:
+        job = self._free.get()
+        try:
+            future.set_result(job.grade(unit))
+        except BaseException as error:
+            future.set_exception(error)
+        finally:
+            self._free.put(job)
+
+
+def _same(one: Unit, other: Unit) -> bool:
+    """True where only the seeds differ."""
+    return (one.submission, one.module, one.source) == (other.submission, other.module, other.source)
+
+
+class _Kept:
+    """The graders that this program used last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: tuple[Any, ...] = ()
+        self._graders: Graders | None = None
+        self._timer: threading.Timer | None = None
+
+    def get(self, course: Course, layers: Layers | None, jobs: int) -> Graders:
+        with self._lock:
+            self._wait()
+            wanted = (course, layers, jobs, _state(course))
+            if self._graders is None or self._wanted != wanted:
+                if self._graders:
+                    self._graders.close()
+                self._wanted, self._graders = wanted, Graders(course, layers, jobs)
+            return self._graders
+
+    def close(self) -> None:
+        with self._lock:
+            if self._graders:
+                self._graders.close()
+            self._wanted, self._graders = (), None
+
+    def _wait(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = threading.Timer(_IDLE_SECONDS, self._close_if_idle)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _close_if_idle(self) -> None:
+        if self._graders and self._graders.busy:
+            self._wait()
+        else:
+            self.close()
+
+
+def _state(course: Course) -> list[tuple[str, int, int]]:
+    """When the files that a job process reads were last changed: it reads them once."""
+    folders = (course.root / name for name in ("solutions", "tests/hidden", "tests/misconceptions"))
+    paths = sorted(path for folder in folders for path in folder.glob("*.py"))
+    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+
+
+_kept = _Kept()
+graders_for = _kept.get
+"""The graders for a course, those of the last call where nothing has changed since."""
+atexit.register(_kept.close)

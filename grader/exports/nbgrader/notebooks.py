@@ -1,0 +1,124 @@
+"""Notebooks for nbgrader, one a module, made from solutions/ and course.toml.
+
+A task has four cells: its heading, a solution cell, a locked cell that runs its public tests, and a locked graded cell with its points.
+The graded cell is never executed when a submission is graded: `grader.exports.nbgrader.preprocessor` writes its output.
+"""
+
+import html
+import re
+from typing import Any
+
+from grader.content import cut_up
+from grader.manifest import Course, Module, Task
+
+__all__ = ["SCHEMA_VERSION", "graded_cell", "graded_id", "make_notebook", "solution_id"]
+
+SCHEMA_VERSION = 3
+"""Of nbgrader's metadata."""
+
+
+def graded_id(task: str) -> str:
+    """The name, in nbgrader's gradebook, of the cell that carries a task's points."""
+    return f"grade-{task}"
+
+
+def solution_id(task: str) -> str:
+    """The name of the cell that a student fills in."""
+    return f"solve-{task}"
+
+
+def make_notebook(course: Course, module: Module) -> Any:
+    """The instructor's notebook of a module: nbgrader makes the students' from it, by taking out what stands between the marks.
+
+    Raises: ImportError without nbformat; ValueError or OSError where the reference can't be used.
+    """
+    from nbformat import v4
+
+    parts = cut_up(course.solution(module.name).read_text(), [task.name for task in module.tasks])
+    cells = [
+        _markdown("about", _about(module, parts.docstring)),
+        _code("setup", _SETUP, locked=True),
+        v4.new_code_cell(parts.preamble, id="imports"),
+    ]
+    for task in module.tasks:
+        cells += [
+            _markdown(f"about-{task.name}", _heading(task)),
+            _code(solution_id(task.name), parts.tasks[task.name], solution=True),
+            _code(f"tests-{task.name}", _TESTS.format(task=task.name, module=module.name), locked=True),
+            graded_cell(task),
+        ]
+    return v4.new_notebook(
+        cells=cells,
+        metadata={
+            "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        },
+    )
+
+
+_SETUP = """\
+# Run this cell first: it finds the public tests, which are in tests/public/ beside this notebook.
+import public_tests"""
+
+_TESTS = """\
+# The public tests of {task}, from tests/public/test_{module}.py. Run this cell as often as you like.
+public_tests.run("{task}")"""
+
+_GRADED = """\
+# {task} is graded when you hand in: {points}, by hidden tests of what its docstring says. They do not run here.
+# This cell only reminds you of the public tests: it fails until the cell above has passed.
+public_tests.require("{task}")"""
+
+
+def graded_cell(task: Task) -> Any:
+    """The locked cell that carries a task's points."""
+    return _code(
+        graded_id(task.name), _GRADED.format(task=task.name, points=_points(task.points)), grade=True, locked=True, points=task.points
+    )
+
+
+def _about(module: Module, docstring: str) -> str:
+    rows = [f"| `{task.name}` | {task.points:g} | {task.minutes} |" for task in module.tasks]
+    table = ["| task | points | minutes |", "| --- | --- | --- |", *rows, f"| all | {module.points:g} | {module.minutes} |"]
+    how = (
+        "Fill in the cells that raise `NotImplementedError`, and run the cell below each. Cells of your own are welcome, for helpers and "
+        "for trying things out: when you hand in, all your cells count, in their order; magics and shell lines are left out."
+    )
+    return "\n\n".join(part for part in [f"# {module.title}", module.story, docstring, how, "\n".join(table)] if part)
+
+
+def _heading(task: Task) -> str:
+    hint = f"<details><summary>A hint</summary>\n\n{_plain(task.hints[0])}\n\n</details>"
+    return f"## {task.name}\n\n{_points(task.points)}, about {task.minutes} minute{'s' * (task.minutes != 1)}.\n\n{hint}"
+
+
+def _points(points: float) -> str:
+    return f"{points:g} point{'s' * (points != 1)}"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]#|$~])", r"\\\1", html.escape(text, quote=False))
+
+
+def _markdown(name: str, text: str) -> Any:
+    """A cell that a student reads; locked, since nbgrader vouches for no other cell when the notebook comes back."""
+    from nbformat import v4
+
+    return v4.new_markdown_cell(text, id=name[:_LONGEST_ID], metadata={"nbgrader": _mark(name, locked=True)})
+
+
+_LONGEST_ID = 64
+"""What nbformat allows for the id of a cell; nbgrader's own name of a cell has no such limit."""
+
+
+def _code(name: str, text: str, **marks: Any) -> Any:
+    from nbformat import v4
+
+    return v4.new_code_cell(text, id=name[:_LONGEST_ID], metadata={"nbgrader": _mark(name, **marks)})
+
+
+def _mark(name: str, **marks: Any) -> dict[str, Any]:
+    """What makes a cell one of nbgrader's: `grade` with its `points`, `solution` or `locked`."""
+    mark = {"grade": False, "grade_id": name, "locked": False, "schema_version": SCHEMA_VERSION, "solution": False, "task": False}
+    return mark | marks

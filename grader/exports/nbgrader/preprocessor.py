@@ -1,0 +1,197 @@
+"""nbgrader's autograding by our workers: what the generated nbgrader_config.py puts in the place of nbgrader's Execute.
+
+The notebook's code is taken as text and graded in a confined worker; no kernel is started, and torch is not imported here. What
+comes of it is written as the outputs of the graded cells, from which nbgrader's own preprocessors fill the gradebook.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import v4
+from nbgrader.api import Gradebook
+from nbgrader.preprocessors import NbGraderPreprocessor
+from nbgrader.utils import compute_checksum
+from traitlets import Bool, Integer, Unicode
+
+from grader.exports.nbgrader.ahead import Graders, graders_for
+from grader.exports.nbgrader.notebooks import SCHEMA_VERSION, graded_cell, graded_id
+from grader.feedback import explain
+from grader.ingest import MAX_NOTEBOOK_BYTES, Source, notebook_source
+from grader.isolation import NotConfined, choose_layers, draw_seed, isolation
+from grader.manifest import Course, ManifestError, Module
+from grader.outcome import Status
+from grader.results import ModuleResult, TaskResult
+from grader.run import Refused, Unit
+from grader.text import clean
+
+__all__ = ["AskForManualGrades", "Disarm", "GradeInWorkers", "GradingFailed", "MendMarks", "SubmissionFailed", "score_outputs"]
+
+_LONGEST_EXPLANATION = 20_000
+_NOT_COUNTED = "pytorch_exercises_not_counted"
+_RECORD = "pytorch_exercises"
+
+
+class GradingFailed(Exception):
+    """The grader failed, not the student: nbgrader stops this submission with an error and keeps no score of it."""
+
+
+class SubmissionFailed(Exception):
+    """A submission can't be graded by any program; the text says what to do."""
+
+
+class MendMarks(NbGraderPreprocessor):  # type: ignore[misc]
+    """Keep one student's marks on cells from stopping the batch: stands behind DeduplicateIds.
+
+    nbgrader gives up a whole run, not a submission, where a mark has no schema version or another. DeduplicateIds itself leaves such
+    marks, empty ones, on all but the last of a cell's copies.
+    """
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """Take empty marks away. Raises: SubmissionFailed where a mark was changed."""
+        for cell in nb.cells:
+            mark = cell.metadata.get("nbgrader")
+            if mark == {}:
+                del cell.metadata["nbgrader"]
+            elif mark is not None and mark.get("schema_version") != SCHEMA_VERSION:
+                name = clean(str(mark.get("grade_id")), 80)
+                raise SubmissionFailed(
+                    f"nbgrader's mark on the cell {name!r} was changed: put `schema_version` back to {SCHEMA_VERSION} in its metadata"
+                )
+        return nb, resources
+
+
+class Disarm(NbGraderPreprocessor):  # type: ignore[misc]
+    """Keep students' text from acting in the browser of who reads it: stands behind OverwriteCells.
+
+    The form grader and the feedback show the HTML of Markdown and raw cells as it is, scripts included. Here a blank takes the meaning
+    from tags, entities and links that run code. What was handed out and has not changed stays as it is. Of outputs, which are there only
+    where `--no-execute` keeps them, the text stays.
+    """
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        """Put in the blanks."""
+        if cell.cell_type != "code" and not _as_handed_out(cell):
+            cell.source = _ACTIVE.sub(r"\g<0> ", cell.source)
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                output.data = {kind: data for kind, data in output.data.items() if kind == "text/plain"}
+        return cell, resources
+
+
+_ACTIVE = re.compile(r"<(?=[a-z/!?])|&(?=#?\w+;)|script(?=\\*:)", re.IGNORECASE)
+
+
+def _as_handed_out(cell: Any) -> bool:
+    """True for a cell of nbgrader's whose checksum, which OverwriteCells has put back, is that of its text."""
+    mark = cell.metadata.get("nbgrader", {})
+    return bool(mark.get("grade_id") and mark.get("checksum")) and mark["checksum"] == compute_checksum(cell)
+
+
+class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
+    """Grade a submitted notebook with its module's hidden suite, and write what came of it into the graded cells."""
+
+    course = Unicode("", help="The folder with course.toml, solutions/ and tests/hidden/.").tag(config=True)
+    data = Unicode("", help="Another folder with the digits, as for `grader grade --data`.").tag(config=True)
+    seed = Integer(None, allow_none=True, help="The seed of the inputs; drawn afresh for every notebook where it is None.").tag(config=True)
+    jobs = Integer(max(1, min(4, (os.cpu_count() or 1) - 1)), min=1, help="Grading processes; nbgrader itself needs a core too.").tag(
+        config=True
+    )
+    allow_unconfined = Bool(False, help="Run students' code even where it can't be confined.").tag(config=True)
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """Grade the notebook. Raises: GradingFailed, with which nbgrader gives up this submission and goes on with the next."""
+        name, student = resources["nbgrader"]["notebook"], resources["nbgrader"]["student"]
+        try:
+            course = Course.read(Path(self.course).resolve())
+            course = course.with_data(Path(self.data)) if self.data else course
+            module = course.module(name)
+            layers = choose_layers(allow_unconfined=self.allow_unconfined)
+            graders = graders_for(course, layers, self.jobs)
+            source = notebook_source(nbformat.writes(nb).encode(), f"{name}.ipynb")
+            unit = self._unit(student, module, source)
+            graders.begin(unit)
+            self._begin(graders, course, resources["nbgrader"])
+            seed, entry = graders.grade(unit)
+            self._begin(graders, course, resources["nbgrader"])
+        except ManifestError as error:
+            raise GradingFailed(f"{error}. c.GradeInWorkers.course in nbgrader_config.py names the course.") from None
+        except (NotConfined, Refused) as error:
+            raise GradingFailed(str(error)) from None
+        fault = _fault(entry.result)
+        if fault:
+            raise GradingFailed(f"The grader itself failed, and gives no score: {fault}")
+        self.log.info("Graded %s of %s with seed %s: %s of %s points", name, student, seed, entry.result.score, entry.result.max_score)
+        nb.metadata[_RECORD] = {"seed": seed, "confined": isolation(layers).confined}
+        _restore(nb, course, name)
+        tasks = {graded_id(task.name): task for task in entry.result.tasks}
+        for cell in nb.cells:
+            mark = cell.metadata.get("nbgrader", {})
+            if mark.get("grade") and mark.get("grade_id") in tasks:
+                cell.execution_count, cell.outputs = None, score_outputs(tasks[mark["grade_id"]])
+        resources["nbgrader"][_NOT_COUNTED] = [cell for cell, task in tasks.items() if not task.max_score]
+        return nb, resources
+
+    def _unit(self, student: str, module: Module, source: Source) -> Unit:
+        return Unit(student, module, source, draw_seed() if self.seed is None else self.seed)
+
+    def _begin(self, graders: Graders, course: Course, current: Any) -> None:
+        """Begin with the submissions that nbgrader will convert next, while it writes what came of this one.
+
+        Whatever goes wrong here is met again, and said, when it is their turn.
+        """
+        converter: Any = getattr(self.parent, "parent", None)
+        pending = [Path(path) for _, paths in sorted(getattr(converter, "assignments", {}).items()) for path in sorted(paths)]
+        behind = itertools.dropwhile(lambda path: (path.parts[-3], path.stem) != (current["student"], current["notebook"]), pending)
+        for path in itertools.islice(behind, 1, 1 + graders.jobs):
+            done = path.parents[3] / converter.coursedir.autograded_directory / Path(*path.parts[-3:])
+            with contextlib.suppress(OSError, ManifestError):
+                if (converter.force or not done.exists()) and path.stat().st_size <= MAX_NOTEBOOK_BYTES:
+                    source = notebook_source(path.read_bytes(), path.name)
+                    graders.begin(self._unit(path.parts[-3], course.module(path.stem), source))
+
+
+class AskForManualGrades(NbGraderPreprocessor):  # type: ignore[misc]
+    """Leave to the instructor what could not be tried on this machine: stands behind SaveAutoGrades.
+
+    In nbgrader a cell's points do not depend on the machine, so a task that is not counted can neither earn them nor lose them.
+    """
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """Take the automatic score from such cells and mark them as in need of a manual one."""
+        ours = resources["nbgrader"]
+        if not ours.get(_NOT_COUNTED):
+            return nb, resources
+        with Gradebook(ours["db_url"]) as gradebook:
+            for cell in ours[_NOT_COUNTED]:
+                grade = gradebook.find_grade(cell, ours["notebook"], ours["assignment"], ours["student"])
+                grade.auto_score, grade.needs_manual_grade = None, True
+            gradebook.db.commit()
+        return nb, resources
+
+
+def _fault(result: ModuleResult) -> str:
+    messages = [test.message for task in result.tasks for test in task.tests if test.status is Status.GRADER_ERROR]
+    return messages[0] if messages else ""
+
+
+def _restore(nb: Any, course: Course, module: str) -> None:
+    """Put back graded cells that were deleted or have lost their marks, so that the points have a place."""
+    for task in course.module(module).tasks:
+        due = graded_cell(task)
+        found = [cell for cell in nb.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == graded_id(task.name)]
+        if not found:
+            due.id = v4.new_code_cell().id  # the student's own cells may have taken its
+            due.source = f"# This cell was missing from the submission. It was put back by the grader.\n{due.source}"
+            nb.cells.append(due)
+
+
+def score_outputs(task: TaskResult) -> list[Any]:
+    """What nbgrader reads, a number as the cell's result, behind what a student reads."""
+    said = v4.new_output("stream", name="stdout", text=clean(explain(task), _LONGEST_EXPLANATION) + "\n")
+    score = min(task.score, task.max_score)  # nbgrader takes more than the points for an error, and a sum of weights may be rounded up
+    return [said, v4.new_output("execute_result", data={"text/plain": repr(score)}, metadata={}, execution_count=None)]
