@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--module", default="tensor_ops")
     parser.add_argument("--submissions", type=int, default=40)
-    parser.add_argument("--seed", type=int, help="one seed for all submissions (default: a fresh one for each)")
+    parser.add_argument("--seed", type=int, help="the seed of the inputs (default: a fresh one)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # nbgrader's use of its database
     course = load_course()

@@ -123,7 +123,7 @@ c.Autograde.autograde_preprocessors = [
 ]
 # The folder with course.toml, solutions/ and the hidden tests; a relative path starts from this file's folder.
 c.GradeInWorkers.course = str(Path(__file__).resolve().parent / {located!r})
-# Inputs are drawn afresh for every submission, and the seed is kept in the autograded notebook. A number here repeats them.
+# Inputs are drawn afresh for every run of autograde, and the seed is kept in the autograded notebook. A number here repeats them.
 c.GradeInWorkers.seed = None
 
 # What students find in place of a solution.

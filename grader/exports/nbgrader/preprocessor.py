@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import nbformat
 from nbformat import v4
@@ -34,6 +35,10 @@ __all__ = ["AskForManualGrades", "Disarm", "GradeInWorkers", "GradingFailed", "M
 _LONGEST_EXPLANATION = 20_000
 _NOT_COUNTED = "pytorch_exercises_not_counted"
 _RECORD = "pytorch_exercises"
+
+
+_SEEDS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""The seed of each run of `nbgrader autograde` in this process."""
 
 
 class GradingFailed(Exception):
@@ -97,7 +102,7 @@ class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
 
     course = Unicode("", help="The folder with course.toml, solutions/ and tests/hidden/.").tag(config=True)
     data = Unicode("", help="Another folder with the digits, as for `grader grade --data`.").tag(config=True)
-    seed = Integer(None, allow_none=True, help="The seed of the inputs; drawn afresh for every notebook where it is None.").tag(config=True)
+    seed = Integer(None, allow_none=True, help="The seed of the inputs; drawn afresh for every run where it is None.").tag(config=True)
     jobs = Integer(max(1, min(4, (os.cpu_count() or 1) - 1)), min=1, help="Grading processes; nbgrader itself needs a core too.").tag(
         config=True
     )
@@ -137,14 +142,25 @@ class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
         return nb, resources
 
     def _unit(self, student: str, module: Module, source: Source) -> Unit:
-        return Unit(student, module, source, draw_seed() if self.seed is None else self.seed)
+        return Unit(student, module, source, self._seed())
+
+    def _seed(self) -> int:
+        """All notebooks of a run get the same inputs, as with `grader grade`: fair, and the reference's answers are worked out once."""
+        if self.seed is not None:
+            return int(self.seed)
+        return _SEEDS.setdefault(self._converter, draw_seed()) if self._converter else draw_seed()
+
+    @property
+    def _converter(self) -> Any:
+        """What runs over the submissions; None where the preprocessor is used by itself."""
+        return getattr(self.parent, "parent", None)
 
     def _begin(self, graders: Graders, course: Course, current: Any) -> None:
         """Begin with the submissions that nbgrader will convert next, while it writes what came of this one.
 
         Whatever goes wrong here is met again, and said, when it is their turn.
         """
-        converter: Any = getattr(self.parent, "parent", None)
+        converter = self._converter
         pending = [Path(path) for _, paths in sorted(getattr(converter, "assignments", {}).items()) for path in sorted(paths)]
         behind = itertools.dropwhile(lambda path: (path.parts[-3], path.stem) != (current["student"], current["notebook"]), pending)
         for path in itertools.islice(behind, 1, 1 + graders.jobs):
