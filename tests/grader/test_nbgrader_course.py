@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from grader.content import solution_lines
+from grader.content import cut_up, solution_lines
 from grader.isolation import machine_layers
 from grader.manifest import Course, Module, Task
 from grader.results import read_results
@@ -127,6 +127,15 @@ def cells(*sources: str) -> Change:
     def change(notebook: Notebook) -> None:
         at = notebook.cells.index(cell_of(notebook, "solve-double"))
         notebook.cells[at:at] = [nbformat.v4.new_code_cell(source) for source in sources]
+
+    return change
+
+
+def first_cells(*sources: str) -> Change:
+    """Put code cells of the student's own in front of everything."""
+
+    def change(notebook: Notebook) -> None:
+        notebook.cells[:0] = [nbformat.v4.new_code_cell(source) for source in sources]
 
     return change
 
@@ -647,21 +656,60 @@ def half(module: Module) -> tuple[Task, ...]:
     return module.tasks[: len(module.tasks) // 2]
 
 
+def answers_of(module: Module, source: str) -> dict[str, str]:
+    """The solution cells of a module's text."""
+    return dict(cut_up(source, [task.name for task in module.tasks]).tasks)
+
+
 def test_the_course_of_all_modules(tmp_path):
-    """References earn all points of every module; half of the answers earn theirs, and the stubs beside them nothing."""
-    course = Course.read(ROOT)
-    done = grader("export", "nbgrader", tmp_path / "school", cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    school = tmp_path / "school"
+    """Six students on all modules: the gradebook holds what `grader grade` gives for the same notebooks, to the last bit."""
+    course, school, again = Course.read(ROOT), tmp_path / "school", tmp_path / "again"
+    assert grader("export", "nbgrader", school, cwd=ROOT).returncode == 0
+    with (school / "nbgrader_config.py").open("a") as config:
+        config.write("c.GradeInWorkers.seed = 7\n")
+    attack = (
+        f"import sqlite3\nsqlite3.connect({str(school / 'gradebook.db')!r}).execute('update grade set auto_score = 99')",
+        "class Equal:\n    def __eq__(self, other): return True\n    def __float__(self): return 99.0",
+    )
     for module in course.modules:
         nbgrader("generate_assignment", module.name, cwd=school)
-        answers = make_notebook(course, module)
-        every = {task.name: cell_of(answers, f"solve-{task.name}").source for task in module.tasks}
-        hand_in(school, "perfect", solve(**every), assignment=module.name)
-        hand_in(school, "partial", solve(**{task.name: every[task.name] for task in half(module)}), assignment=module.name)
-        nbgrader("autograde", module.name, cwd=school)
+        right = answers_of(module, course.solution(module.name).read_text())
+        some = {task.name: right[task.name] for task in half(module)}
+        example = ROOT / "examples" / "partial" / f"{module.name}.py"
+        if module.name == "tensor_ops":
+            some = answers_of(module, example.read_text())
+        forged = {module.tasks[0].name: f"{module.tasks[0].name} = lambda *_, **__: Equal()"}
+        hand_in(school, "perfect", solve(**right), assignment=module.name)
+        hand_in(school, "partial", solve(**some), assignment=module.name)
+        hand_in(school, "untouched", assignment=module.name)
+        hand_in(school, "hostile", solve(**forged), first_cells(*attack), assignment=module.name)
+    first = course.modules[0].name
+    right = answers_of(course.modules[0], course.solution(first).read_text())
+    hand_in(school, "late", solve(**right), assignment=first, when="2026-02-01 00:00:00 UTC")
+    hand_in(school, "broken", assignment=first).write_text("no notebook")
     with Gradebook(f"sqlite:///{school}/gradebook.db") as gradebook:
-        for module in course.modules:
-            perfect, partial = (gradebook.find_submission(module.name, student).score for student in ("perfect", "partial"))
-            assert perfect == module.points, module.name
-            assert partial == sum(task.points for task in half(module)), module.name
+        gradebook.update_or_create_assignment(first, duedate="2026-01-15 00:00:00 UTC")
+    for module in course.modules:
+        nbgrader("autograde", module.name, cwd=school, succeeds=module.name != first)
+
+    for path in school.glob("submitted/*/*/*.ipynb"):
+        (again / path.parts[-3]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, again / path.parts[-3])
+    grader("grade", again, "--seed", 7, "--out", tmp_path / "out", cwd=ROOT)
+    graded = {submission.id: submission for submission in read_results(tmp_path / "out/results.json").submissions}
+    with Gradebook(f"sqlite:///{school}/gradebook.db") as gradebook:
+        for student in ("perfect", "partial", "untouched", "hostile", "late"):
+            for module in graded[student].modules:
+                if student == "late" and module.name != first:
+                    continue
+                (notebook,) = gradebook.find_submission(module.name, student).notebooks
+                points = {grade.name: grade.auto_score for grade in notebook.grades}
+                assert points == {f"grade-{task.name}": task.score for task in module.tasks}, (student, module.name)
+        assert gradebook.find_submission(first, "late").total_seconds_late > 0
+        (broken,) = gradebook.find_submission(first, "broken").notebooks
+        assert all(grade.auto_score is None for grade in broken.grades)
+    assert graded["perfect"].score == graded["perfect"].max_score == sum(module.points for module in course.modules)
+    assert graded["hostile"].score == graded["untouched"].score == 0
+    assert graded["late"].score == course.modules[0].points
+    fractions = [task.score for module in graded["partial"].modules for task in module.tasks if task.score != round(task.score, 2)]
+    assert fractions, "partial credit that is no whole hundredth is what may get lost on the way"
