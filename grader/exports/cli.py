@@ -304,10 +304,10 @@ def _read(path: Path) -> Results:
     return results
 
 
-def _write(out: Path, files: Mapping[str, bytes], force: bool, executable: tuple[str, ...] = ()) -> None:
+def _write(out: Path, files: Mapping[str, bytes], force: bool) -> None:
     """Write the files and say so. Raises: typer.Exit."""
     try:
-        write_files(out, files, replace=force, executable=executable)
+        write_files(out, files, replace=force)
     except (WouldOverwrite, OSError) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     console.print(Text(f"Written to {out}: {len(files)} file{'s' * (len(files) != 1)}."), soft_wrap=True)

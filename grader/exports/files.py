@@ -24,7 +24,7 @@ def chosen(results: Results, ids: Iterable[str] = ()) -> list[SubmissionResult]:
     return [known[name] for name in names]
 
 
-def write_files(folder: Path, files: Mapping[str, bytes], *, replace: bool = False, executable: Iterable[str] = ()) -> None:
+def write_files(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
     """Write files by relative path, each whole or not at all. A file that is there and differs is kept, and then nothing is written.
 
     Raises: WouldOverwrite, unless `replace`; OSError.
@@ -40,5 +40,3 @@ def write_files(folder: Path, files: Mapping[str, bytes], *, replace: bool = Fal
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
-        if name in executable:
-            path.chmod(0o755)

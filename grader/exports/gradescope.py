@@ -17,10 +17,9 @@ from grader.manifest import MANIFEST, Course, ManifestError, Module
 from grader.results import Results, SubmissionResult, rounded
 from grader.text import clean, one_line
 
-__all__ = ["EXECUTABLE", "VISIBILITIES", "Settings", "Visibility", "autograder_files", "gradescope_results", "refusal", "zipped"]
+__all__ = ["EXECUTABLE", "Settings", "Visibility", "autograder_files", "gradescope_results", "refusal", "zipped"]
 
 Visibility = Literal["visible", "hidden", "after_due_date", "after_published"]
-VISIBILITIES: tuple[Visibility, ...] = ("visible", "hidden", "after_due_date", "after_published")
 EXECUTABLE = ("setup.sh", "run_autograder")
 
 _PRACTICE = "Practice mode: student code was not confined here, so this score can't be trusted."

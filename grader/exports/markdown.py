@@ -1,7 +1,7 @@
 """Feedback for students in GitHub's Markdown, made from results.json: one page a submission."""
 
 from grader.exports.escape import file_name, markdown_block, markdown_text
-from grader.feedback import explain, words
+from grader.feedback import first_messages, tally, words
 from grader.outcome import Status
 from grader.results import ModuleResult, Results, SubmissionResult, TaskResult, rounded
 
@@ -48,9 +48,7 @@ def score_table(submission: SubmissionResult) -> str:
 
 
 def _section(module: ModuleResult, task: TaskResult) -> list[str]:
-    _, _, messages = explain(task).partition("\n\n")
-    counted = [test for test in task.tests if test.status is not Status.SKIPPED]
-    passed = sum(test.status is Status.PASSED for test in counted)
     head = f"## {markdown_text(module.name)}: {markdown_text(task.name)}"
-    tally = f"{words(task.status).capitalize()}; {passed} of {len(counted)} tests passed."
-    return [head, tally, markdown_block(messages)] if messages else [head, tally]
+    said = tally(task)
+    messages = "\n\n".join(first_messages(task))
+    return [head, said[0].upper() + said[1:], *([markdown_block(messages)] if messages else [])]

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
+from grader.exports.files import write_files
 from grader.exports.leaks import find_leaks
 from grader.exports.templating import fill_in
 from grader.manifest import Course, Module
-from grader.results import write_atomically
 from grader.text import one_line
 
 __all__ = ["CannotExport", "export_student", "pins", "student_files"]
@@ -59,10 +59,7 @@ def export_student(
 
 def _write(files: dict[str, bytes], folder: Path) -> None:
     try:
-        for name, data in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
+        write_files(folder, files, replace=True)
     except OSError as error:
         raise CannotExport(f"{error.filename or folder} can't be written: {error.strerror}") from None
 

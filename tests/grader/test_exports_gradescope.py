@@ -8,11 +8,12 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
-from grader.exports.gradescope import VISIBILITIES, Settings, autograder_files, gradescope_results, zipped
+from grader.exports.gradescope import Settings, Visibility, autograder_files, gradescope_results, zipped
 from grader.manifest import Course, ManifestError
 from grader.outcome import Status
 from grader.sandbox.confine import supported
@@ -22,7 +23,7 @@ from tests.grader.exports import HOSTILE, hostile_submission, outcome, results, 
 KEYS = {"number", "name", "name_format", "score", "max_score", "status", "output", "output_format", "tags", "visibility"}
 
 
-@pytest.mark.parametrize("visibility", VISIBILITIES)
+@pytest.mark.parametrize("visibility", get_args(Visibility))
 def test_visibilities(visibility):
     """Of the whole and of each test as chosen; what a student's code printed, hidden."""
     plain = gradescope_results(hostile_submission(), results(hostile_submission()), visibility)
