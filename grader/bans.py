@@ -254,6 +254,10 @@ class _Operators(TorchDispatchMode):
         super().__init__()
         self._watch = watch
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to see to that for every operator took a fifth of the watching
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._watch.note(func._schema.name)
         return func(*args, **(kwargs or {}))

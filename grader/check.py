@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
 from xml.etree import ElementTree
@@ -64,10 +65,12 @@ def check(
     if modules == course.modules:
         report.problems += _stray_files(course)
     trials: list[_Trial] = []
+    readable: list[Module] = []
     for module in modules:
         problems = _unreadable_files(course, module)
         report.problems += problems
         if not problems:
+            readable.append(module)
             report.problems += _static_problems(course, module)
             trials += _trials(course, module, report, seed, seeds)
     verdicts = {(trial.unit.submission, trial.unit.module.name): trial.judge for trial in trials}
@@ -79,7 +82,10 @@ def check(
         verdicts[unit.submission, unit.module.name](entry.result)
         on_progress(done, len(trials))
 
-    grade_units([trial.unit for trial in trials], course, jobs=jobs, layers=layers, on_done=on_done)
+    with ThreadPoolExecutor(1) as beside:  # the public tests run in a process of their own, and need no job
+        public = [beside.submit(_public_problems, course, module) for module in readable]
+        grade_units([trial.unit for trial in trials], course, jobs=jobs, layers=layers, on_done=on_done)
+        report.problems += [problem for problems in public for problem in problems.result()]
     for name in (report.survived, report.rejected, report.problems):
         name.sort()
     return report
@@ -91,8 +97,10 @@ _Judge = Callable[[ModuleResult], None]
 class _Trial:
     """One source to grade, and what is expected of its result."""
 
-    def __init__(self, module: Module, name: str, text: str, seed: int, judge: _Judge, *, shuffled: bool = False) -> None:
-        self.unit = Unit(name, module, Source(text), seed, shuffled)
+    def __init__(
+        self, module: Module, name: str, text: str, seed: int, judge: _Judge, *, shuffled: bool = False, until_failure: bool = False
+    ) -> None:
+        self.unit = Unit(name, module, Source(text), seed, shuffled, until_failure)
         self.judge = judge
 
 
@@ -130,7 +138,7 @@ def _trials(course: Course, module: Module, report: Report, seed: int, seeds: in
         yield _Trial(only, name, text, seed, _expect_full(module, name, report))
         for entry in (entry for entry in wrong.entries if entry.task == task.name):
             text = answer_with(solution, wrong, [entry])
-            yield _Trial(only, f"misconception {entry.name}", text, seed, _expect_rejection(module, entry, report))
+            yield _Trial(only, f"misconception {entry.name}", text, seed, _expect_rejection(module, entry, report), until_failure=True)
     for name, text in trivial_answers(solution, [task.name for task in module.tasks]).items():
         yield _Trial(module, f"trivial: {name}", text, seed, _expect_nothing(module, name, report))
 
@@ -250,7 +258,7 @@ def _static_problems(course: Course, module: Module) -> list[str]:
         for line in solution_lines(solution, task.name):
             if len(_squeeze(line)) >= 10 and any(_squeeze(line) in hint for hint in squeezed):
                 problems.append(f"{module.name}: a hint of {task.name} holds a line of the solution: {line}")
-    return problems + _public_problems(course, module)
+    return problems
 
 
 def _squeeze(text: str) -> str:

@@ -58,6 +58,8 @@ def grade(unit: Unit, course: Course, zygote: Zygote, references: dict[str, Refe
     options += ["--disable-plugin-autoload", "-p", "pytest_timeout", f"--timeout={_TRUSTED_SECONDS}"]  # nothing else that is installed
     for name in _UNUSED_PLUGINS:
         options += ["-p", f"no:{name}"]
+    if unit.until_failure:
+        options.append("--exitfirst")
     try:
         code = pytest.main([str(course.hidden_suite(module.name)), *options], plugins=[GradingPlugin(grading)])
     finally:
@@ -65,10 +67,11 @@ def grade(unit: Unit, course: Course, zygote: Zygote, references: dict[str, Refe
     if grading.problems or code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         reason = "; ".join(grading.problems) or f"pytest ended with status {int(code)}"
         return grading_fault(module, reason)
+    records = [record for record in grading.records.values() if record.has_run or not unit.until_failure]
     tests: dict[str, list[TestResult]] = {}
-    for record in grading.records.values():
+    for record in records:
         tests.setdefault(record.task, []).append(TestResult(record.id, record.outcome.status, record.weight, record.outcome.message))
     usage = grading.student(module).usage
-    seconds = {record.id: round(record.seconds, 6) for record in grading.records.values()}
+    seconds = {record.id: round(record.seconds, 6) for record in records}
     timing = ModuleTiming(round(time.monotonic() - start, 6), round(usage.cpu_seconds, 6), usage.peak_kib, seconds)
     return Entry(score_module(module, tests), timing)

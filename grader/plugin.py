@@ -51,6 +51,11 @@ class Record:
     outcome: Outcome
     seconds: float = 0.0
 
+    @property
+    def has_run(self) -> bool:
+        """False for as long as the test has come to no outcome."""
+        return self.outcome is not _UNSETTLED
+
 
 @dataclass
 class Grading:

@@ -2,7 +2,9 @@
 
 import ctypes
 import io
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
+from types import CodeType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -23,6 +25,22 @@ def thaw(frozen: bytes) -> Callable[[Any], Any]:
     """The probe again, with copies of what it captured. For bytes of this process's or the trusted process's own making only."""
     probe: Callable[[Any], Any] = cloudpickle.loads(frozen)
     return probe
+
+
+def _imported_submodules(code: CodeType, used: Iterable[object]) -> list[ModuleType]:
+    """The submodules that code can reach from the modules it uses by names in it, such as torch.nn.utils."""
+    found: list[str] = []
+    pending = [module.__name__ for module in used if isinstance(module, ModuleType) and getattr(module, "__package__", None)]
+    while pending:
+        parent = pending.pop()
+        new = [name for name in (f"{parent}.{part}" for part in code.co_names) if name in sys.modules]
+        found += new
+        pending += new
+    return [sys.modules[name] for name in found]
+
+
+cloudpickle.cloudpickle._find_imported_submodules = _imported_submodules
+"""cloudpickle's own finds the same, but goes through all of sys.modules (2,000 with torch) for every function in a probe."""
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -42,6 +42,8 @@ class Unit:
     source: Source
     seed: int
     shuffled: bool = False
+    until_failure: bool = False
+    """End with the first test that does not pass: one is enough to reject."""
 
 
 def units_of(submissions: Iterable[Submission], modules: Iterable[Module], seed: int) -> list[Unit]:
@@ -65,7 +67,7 @@ def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers 
             while pending and len(running) < jobs:
                 job = _Job(course, layers, scratch)
                 running[job.connection] = job
-                job.send(pending.pop())
+                job.send(_take(pending, None))
             for connection in wait(list(running)):
                 assert isinstance(connection, Connection)
                 job = running[connection]
@@ -74,11 +76,16 @@ def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers 
                 if job.ended or not pending:
                     running.pop(connection).stop()
                 else:
-                    job.send(pending.pop())
+                    job.send(_take(pending, job.unit.seed))
     finally:
         for job in running.values():
             job.stop()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _take(pending: list[Unit], seed: int | None) -> Unit:
+    """The next unit, rather one with this seed: a job keeps the reference's answers, and the questions come of the seed."""
+    return pending.pop(next((index for index in reversed(range(len(pending))) if pending[index].seed == seed), -1))
 
 
 class WarmJob:

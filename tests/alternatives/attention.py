@@ -560,7 +560,7 @@ class PlainAdam(nn.Module):
 
     def fit(self, text):
         self.train()
-        optimizer = torch.optim.Adam(self.parameters(), lr=5e-3)
+        optimizer = torch.optim.Adam(self.parameters(), lr=5e-3, fused=True)
         for _ in range(150):
             start = torch.randint(len(text) - self.context, (12, 1))
             batch = text[start + torch.arange(self.context + 1)]
@@ -600,10 +600,10 @@ class BlocksByHand(nn.Module):
 
     def fit(self, text):
         T, updates = self.positions.num_embeddings, 150
-        optimizer = torch.optim.AdamW(self.parameters(), lr=5e-3, betas=(0.9, 0.95), weight_decay=0.1)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
         for i in range(updates):
             for group in optimizer.param_groups:
-                group["lr"] = 5e-3 * min(1.0, (i + 1) / 20, (updates - i) / 75)
+                group["lr"] = 1e-2 * min(1.0, (i + 1) / 20, (updates - i) / 75)
             starts = torch.randperm(len(text) - T)[:12].tolist()
             batch = torch.stack([text[s : s + T + 1] for s in starts])
             optimizer.zero_grad(set_to_none=False)

@@ -528,10 +528,10 @@ def _network(images):
 def plain_adam(images, labels, *, seed):
     torch.manual_seed(seed)
     model = _network(images)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.05, total_iters=12)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, fused=True)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.05, total_iters=8)
     data = torch.utils.data.TensorDataset(images, labels)
-    for _ in range(12):
+    for _ in range(8):
         order = torch.randperm(len(data))
         for i in range(0, len(data), 64):
             x, y = data[order[i : i + 64]]
@@ -549,9 +549,9 @@ def momentum_and_own_generator(images, labels, *, seed):
         torch.manual_seed(seed)
         model = _network(images)
     generator = torch.Generator().manual_seed(seed + 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
-    for _ in range(12):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9, nesterov=True, fused=True)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8)
+    for _ in range(8):
         for batch in torch.randperm(len(images), generator=generator).split(64):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])

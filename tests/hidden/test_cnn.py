@@ -2,6 +2,7 @@
 
 import math
 import random
+from unittest import mock
 
 import pytest
 import torch
@@ -604,9 +605,9 @@ class TestLeNet:
         assert share >= 0.93, f"With the fitted weights, {share:.1%} of 600 held-out images are classified correctly; 93 % are needed."
 
     def test_fit_starts_from_the_weights_and_the_seed(self, student, draw, digits):
-        """Same weights and seed, same result; other weights or another seed, another one. (On 128 images.)"""
+        """Same weights and seed, same result; other weights or another seed, another one. (On 80 images.)"""
         images, labels, *_ = digits.split(draw)
-        images, labels, seed, start = images[:128], labels[:128], draw.seed(), draw.seed()
+        images, labels, seed, start = images[:80], labels[:80], draw.seed(), draw.seed()
 
         def probe(m):
             states = []
@@ -630,9 +631,9 @@ class TestLeNet:
         assert largest_difference(other_start) > 1e-4, "fit must start from the weights that the network has, and not draw new ones."
 
     def test_fit_trains_in_place(self, student, draw, digits):
-        """All parameters have new values afterwards, and are the same tensors as before. (On 128 images.)"""
+        """All parameters have new values afterwards, and are the same tensors as before. (On 64 images.)"""
         images, labels, *_ = digits.split(draw)
-        images, labels, seed = images[:128], labels[:128], draw.seed()
+        images, labels, seed = images[:64], labels[:64], draw.seed()
 
         def probe(m):
             model = m.LeNet((8, 8))
@@ -1200,7 +1201,9 @@ class TestReplaceHead:
         def probe(m):
             from torchvision.models import resnet18
 
-            model = m.replace_head(resnet18(weights=None), 3)
+            with mock.patch.object(nn.init, "kaiming_normal_"):  # torchvision draws 11 million start values a second time
+                model = resnet18(weights=None)
+            model = m.replace_head(model, 3)
             model.fc.load_state_dict(head)
             model.train()
             scores = model(x)
