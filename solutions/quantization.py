@@ -383,7 +383,7 @@ class QATLinear(nn.Module):
     else. Their initial values are free: tests load their own.
 
     What it is good for: a digits classifier, two layers 64–32–10 with a ReLU, that is rounded to 2 bits after its training loses more
-    than 20 percentage points of its accuracy on held-out images. Trained for 8 more epochs with this layer, it must lose at most 8.
+    than 20 percentage points of its accuracy on held-out images. Trained for 5 more epochs with this layer, it must lose at most 8.
     (The test has the loop: Adam, batches of 64. It judges the codes, scales and biases that come out, by quantized() and `bias`.)
 
     Args of the constructor:
