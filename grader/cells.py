@@ -29,5 +29,6 @@ def parse_cell(text: str, first: int, filename: str) -> ast.Module:
     except SyntaxError as error:
         error.lineno = (error.lineno or 1) + first - 1
         raise
-    ast.increment_lineno(tree, first - 1)
+    if first > 1:  # a whole file's lines are right as they are
+        ast.increment_lineno(tree, first - 1)
     return tree
