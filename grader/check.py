@@ -82,10 +82,13 @@ def check(
         verdicts[unit.submission, unit.module.name](entry.result)
         on_progress(done, len(trials))
 
-    with ThreadPoolExecutor(1) as beside:  # the public tests run in a process of their own, and need no job
+    beside = ThreadPoolExecutor(1)  # the public tests run in a process of their own, and need no job
+    try:
         public = [beside.submit(_public_problems, course, module) for module in readable]
         grade_units([trial.unit for trial in trials], course, jobs=jobs, layers=layers, on_done=on_done)
         report.problems += [problem for problems in public for problem in problems.result()]
+    finally:
+        beside.shutdown(cancel_futures=True)  # a refusal or an interrupt does not wait for those that are left
     for name in (report.survived, report.rejected, report.problems):
         name.sort()
     return report
