@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grader.cells import cells_of, parse_cell, place_of
+from grader.definitions import needed_for
 
 __all__ = ["BannedCall", "Watch", "exists", "in_source", "leaf"]
 
@@ -52,7 +53,7 @@ def in_source(source: str, task: str, bans: Iterable[str], cells: tuple[int, ...
         tree, aliases = _parse(source, cells)
     except (RecursionError, MemoryError):
         return None
-    for node in _used_by(tree, task):
+    for node in needed_for([task], tree.body):
         for part in ast.walk(node):
             name = _dotted(part, aliases)
             if name and name.split(".")[0] == "torch" and leaf(name) in wanted:
@@ -106,34 +107,6 @@ def _from_getattr(node: ast.AST, aliases: dict[str, str]) -> str | None:
         if base and isinstance(name, ast.Constant) and isinstance(name.value, str):
             return f"{base}.{name.value}"
     return None
-
-
-def _used_by(tree: ast.Module, task: str) -> list[ast.stmt]:
-    """The top-level statements that define the task, and those that define what these use, and so on."""
-    definitions: dict[str, list[ast.stmt]] = {}
-    for node in tree.body:
-        for name in _defines(node):
-            definitions.setdefault(name, []).append(node)
-    pending, seen, used = [task], {task}, []
-    walked: set[ast.stmt] = set()  # one statement can bind thousands of names
-    while pending:
-        for node in definitions.get(pending.pop(), []):
-            if node in walked:
-                continue
-            walked.add(node)
-            used.append(node)
-            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-            pending.extend(names - seen)
-            seen |= names
-    return used
-
-
-def _defines(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [node.name]
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return []
-    return [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
 
 
 # ---- while a probe runs

@@ -7,6 +7,8 @@ import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from grader.definitions import defined_by, needed_for
+
 __all__ = [
     "Bank",
     "BankEntry",
@@ -203,16 +205,10 @@ def cut_up(solution: str, tasks: Iterable[str]) -> ModuleParts:
 
 def _owners(tasks: list[_Definition], private: list[ast.stmt]) -> dict[ast.stmt, _Definition]:
     """For each private statement of a module, the first task that needs it, itself or through others."""
-    names = {_bound(node): node for node in private}
     owners: dict[ast.stmt, _Definition] = {}
     for task in tasks:
-        pending: list[ast.stmt] = [task]
-        while pending:
-            for part in ast.walk(pending.pop()):
-                node = names.get(part.id) if isinstance(part, ast.Name) else None
-                if node is not None and node not in owners:
-                    owners[node] = task
-                    pending.append(node)
+        for node in needed_for([task.name], [task, *private]):
+            owners.setdefault(node, task)
     return {node: owners.get(node, tasks[0]) for node in private}
 
 
@@ -270,10 +266,10 @@ class BankEntry:
 
 @dataclass(frozen=True)
 class Bank:
-    """A file of named answers: its entries, and its text without what only the bank needs."""
+    """A file of named answers: its entries, and its statements without what only the bank needs."""
 
     entries: tuple[BankEntry, ...]
-    text: str
+    statements: tuple[ast.stmt, ...]
 
 
 def read_bank(source: str, decorator: str) -> Bank:
@@ -281,18 +277,19 @@ def read_bank(source: str, decorator: str) -> Bank:
 
     Imports from grader are dropped; `from solutions.m import f as g` becomes `g = f`, since the text is put behind the reference.
     """
-    entries, kept = [], []
+    entries: list[BankEntry] = []
+    kept: list[ast.stmt] = []
     for node in ast.parse(source).body:
         if isinstance(node, _Definition) and (mark := _mark(node, decorator)):
             task, *why = [argument.value for argument in mark.args if isinstance(argument, ast.Constant)]
             entries.append(BankEntry(node.name, str(task), str(why[0]) if why else ""))
             node.decorator_list.remove(mark)
-            kept.append(ast.unparse(node))
+            kept.append(node)
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "solutions":
-            kept += [f"{alias.asname} = {alias.name}" for alias in node.names if alias.asname]
+            kept += ast.parse("\n".join(f"{alias.asname} = {alias.name}" for alias in node.names if alias.asname)).body
         elif not (isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("grader", "__future__")):
-            kept.append(ast.unparse(node))
-    return Bank(tuple(entries), "\n\n".join(kept))
+            kept.append(node)
+    return Bank(tuple(entries), tuple(kept))
 
 
 def _mark(node: _Definition, name: str) -> ast.Call | None:
@@ -304,9 +301,12 @@ def _mark(node: _Definition, name: str) -> ast.Call | None:
 
 
 def answer_with(solution: str, bank: Bank, entries: Iterable[BankEntry]) -> str:
-    """The reference module with these entries in their tasks' places."""
+    """The reference module with these entries in their tasks' places, and of the bank only what they need."""
+    entries = list(entries)
+    needed = needed_for([entry.name for entry in entries], bank.statements)
+    text = "\n\n".join(ast.unparse(node) for node in bank.statements if node in needed or not defined_by(node))
     bindings = "\n".join(f"{entry.task} = {entry.name}" for entry in entries)
-    return f"{solution}\n\n{bank.text}\n\n{bindings}\n"
+    return f"{solution}\n\n{text}\n\n{bindings}\n"
 
 
 def answer_only(solution: str, task: str, others: Iterable[str]) -> str:

@@ -6,7 +6,9 @@ import warnings
 from multiprocessing.connection import Connection
 
 import pytest
+import pytest_timeout
 
+import grader.plugin
 from grader.isolation import NotConfined
 from grader.manifest import Course
 from grader.plugin import Grading, GradingPlugin
@@ -22,6 +24,8 @@ __all__ = ["grade", "serve"]
 
 _TRUSTED_SECONDS = 300
 """A backstop for a hidden test that hangs on the trusted side; the worker's limits are kept elsewhere."""
+_PLUGINS = (pytest_timeout, grader.plugin)
+"""By name, pytest would look through all that is installed for them, for each unit."""
 _UNUSED_PLUGINS = ("terminal", "cacheprovider", "logging", "capture", "junitxml", "unraisableexception", "threadexception", "warnings")
 
 
@@ -55,13 +59,13 @@ def grade(unit: Unit, course: Course, zygote: Zygote, references: dict[str, Refe
     module = unit.module
     grading = Grading(course, (module,), {module.name: unit.source}, unit.seed, zygote, references, unit.shuffled)
     options = ["-c", os.devnull, "--rootdir", str(course.root), "--import-mode=importlib", "--assert=plain"]
-    options += ["--disable-plugin-autoload", "-p", "pytest_timeout", f"--timeout={_TRUSTED_SECONDS}"]  # nothing else that is installed
+    options += ["--disable-plugin-autoload", f"--timeout={_TRUSTED_SECONDS}"]
     for name in _UNUSED_PLUGINS:
         options += ["-p", f"no:{name}"]
     if unit.until_failure:
         options.append("--exitfirst")
     try:
-        code = pytest.main([str(course.hidden_suite(module.name)), *options], plugins=[GradingPlugin(grading)])
+        code = pytest.main([str(course.hidden_suite(module.name)), *options], plugins=[GradingPlugin(grading), *_PLUGINS])
     finally:
         grading.close()
     if grading.problems or code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):

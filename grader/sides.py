@@ -74,7 +74,7 @@ class ReferenceSide(TrustedModule):
     def explain(self, task: str, probe: bytes, seed: int, matches: Callable[[Any], bool]) -> str:
         """Why the student's value is wrong, where exactly one known mistake gives a value that matches it; else an empty string."""
         if self._mistakes is None:
-            bank = read_bank(self._bank_path.read_text(), "misconception") if self._bank_path.exists() else Bank((), "")
+            bank = read_bank(self._bank_path.read_text(), "misconception") if self._bank_path.exists() else Bank((), ())
             self._mistakes = {
                 entry: TrustedModule(f"misconceptions.{entry.name}", answer_with(self._text, bank, [entry])) for entry in bank.entries
             }

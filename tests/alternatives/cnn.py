@@ -285,10 +285,10 @@ class PlainAdam(_Layers):
     def fit(self, images, labels, *, seed):
         torch.manual_seed(seed)
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-2, fused=True)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=9, eta_min=1e-4)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5, eta_min=1e-4)
         data = torch.utils.data.TensorDataset(images, labels)
         self.train()
-        for _ in range(9):
+        for _ in range(5):
             order = torch.randperm(len(data))
             for i in range(0, len(data), 64):
                 x, y = data[order[i : i + 64]]
@@ -304,8 +304,8 @@ class MomentumAndPythonShuffle(_Layers):
     def fit(self, images, labels, *, seed):
         rng, order = random.Random(seed), list(range(len(images)))
         optimizer = torch.optim.SGD(self.parameters(), lr=0.2, momentum=0.9, nesterov=True, fused=True)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=9)
-        for _ in range(9):
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5)
+        for _ in range(5):
             rng.shuffle(order)
             for batch in torch.tensor(order).split(64):
                 optimizer.zero_grad()

@@ -173,6 +173,8 @@ import math
 from grader.testing import misconception
 from solutions.m import first as right
 
+math.floor(1.5)
+
 
 def helper(x):
     return math.floor(x)
@@ -195,15 +197,12 @@ def misconception_free(x):
 
 
 def test_a_bank_is_read_without_being_run():
-    """Entries by name, task and reason; the text keeps helpers and other decorators, and drops what only the bank needs."""
+    """Entries by name, task and reason."""
     bank = read_bank(BANK, "misconception")
     assert [(entry.name, entry.task, entry.why) for entry in bank.entries] == [
         ("wrong", "first", "Because."),
         ("Wrong", "Thing", "Why not."),
     ]
-    assert "grader" not in bank.text
-    assert "@misconception" not in bank.text
-    assert "@staticmethod" in bank.text
     assert read_bank(BANK, "alternative").entries == ()
 
 
@@ -217,6 +216,14 @@ def test_an_answer_from_a_bank_takes_the_tasks_place():
     exec(compile(answer_with(SOLUTION, bank, bank.entries[:1]), "m.py", "exec"), values)
     assert values["first"] is values["wrong"]
     assert values["right"](1) == 45
+
+
+def test_an_answer_brings_what_it_needs_of_the_bank():
+    """Helpers, other decorators, imports and what binds no name stay; what only the bank needs, and other entries, do not."""
+    bank = read_bank(BANK, "misconception")
+    text = answer_with(SOLUTION, bank, bank.entries[:1]).removeprefix(SOLUTION)
+    assert all(part in text for part in ("import math", "right = first", "def helper", "@staticmethod", "math.floor(1.5)"))
+    assert not any(part in text for part in ("grader", "@misconception", "class Wrong", "misconception_free"))
 
 
 def test_the_others_fail_where_one_task_is_alone():

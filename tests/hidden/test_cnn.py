@@ -509,8 +509,8 @@ def lenet_shapes(size, in_channels=1, num_classes=10):
 
 
 def digit_scores(state, images):
-    """The scores of the statement's network for images of 8×8, computed here."""
-    want = lenet_shapes((8, 8))
+    """The scores of the statement's network, computed here."""
+    want = lenet_shapes(images.shape[2:])
     right_type = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
     assert right_type and state.keys() == want.keys(), f"The keys of state_dict() must be {', '.join(want)}."
     for name, value in state.items():
@@ -590,30 +590,31 @@ class TestLeNet:
         agree(probe, rtol=0, atol=0)
 
     def test_fit_recognises_held_out_digits(self, student, draw, digits):
-        """A fitted network is right for at least 93 % of 600 held-out images, by the random names that it was taught."""
+        """A fitted network is right for at least 90 % of 600 held-out images, by the random names that it was taught."""
         images, labels, new_images, new_labels = digits.split(draw)
         names, seed, start = draw.permutation(10), draw.seed(), draw.seed()
-        renamed = names[labels]
+        renamed, size = names[labels], tuple(images.shape[2:])
 
         def probe(m):
             torch.manual_seed(start)
-            model = m.LeNet()
+            model = m.LeNet(size)
             model.fit(images, renamed, seed=seed)
             return state_of(model)
 
         share = (digit_scores(student(probe), new_images).argmax(1) == names[new_labels]).double().mean().item()
-        assert share >= 0.93, f"With the fitted weights, {share:.1%} of 600 held-out images are classified correctly; 93 % are needed."
+        assert share >= 0.9, f"With the fitted weights, {share:.1%} of 600 held-out images are classified correctly; 90 % are needed."
 
     def test_fit_starts_from_the_weights_and_the_seed(self, student, draw, digits):
-        """Same weights and seed, same result; other weights or another seed, another one. (On 80 images.)"""
+        """Same weights and seed, same result; other weights or another seed, another one. (On 66 images.)"""
         images, labels, *_ = digits.split(draw)
-        images, labels, seed, start = images[:80], labels[:80], draw.seed(), draw.seed()
+        images, labels, seed, start = images[:66], labels[:66], draw.seed(), draw.seed()
+        size = tuple(images.shape[2:])
 
         def probe(m):
             states = []
             for before, shuffle, noise in [(start, seed, 1), (start, seed, 2), (start, seed + 1, 1), (start + 1, seed, 1)]:
                 torch.manual_seed(before)
-                model = m.LeNet((8, 8))
+                model = m.LeNet(size)
                 torch.manual_seed(noise)
                 model.fit(images, labels, seed=shuffle)
                 states.append(state_of(model))
@@ -633,10 +634,10 @@ class TestLeNet:
     def test_fit_trains_in_place(self, student, draw, digits):
         """All parameters have new values afterwards, and are the same tensors as before. (On 64 images.)"""
         images, labels, *_ = digits.split(draw)
-        images, labels, seed = images[:64], labels[:64], draw.seed()
+        images, labels, seed, size = images[:64], labels[:64], draw.seed(), tuple(images.shape[2:])
 
         def probe(m):
-            model = m.LeNet((8, 8))
+            model = m.LeNet(size)
             parameters = dict(model.named_parameters())
             before = state_of(model)
             model.fit(images, labels, seed=seed)
@@ -1193,15 +1194,18 @@ class TestReplaceHead:
 
     def test_resnet18(self, agree, draw):
         """A resnet18 of torchvision: 512 inputs, twenty batch norms that stay as they are, features for images of 32×32."""
-        x, head = (
-            draw.normal(2, 3, 32, 32),
-            {name: value.float() for name, value in drawn_state(draw, {"weight": (3, 512), "bias": (3,)}).items()},
-        )
+        x, start = draw.normal(2, 3, 32, 32), draw.normal(4999)
+        head = {name: value.float() for name, value in drawn_state(draw, {"weight": (3, 512), "bias": (3,)}).items()}
+
+        def repeated(weight, **_):
+            """Start values of a convolution: drawing all 11 million anew would take longer than the rest of the test."""
+            values = start.repeat(weight.numel() // len(start) + 1)[: weight.numel()]
+            weight.data.copy_(values.view_as(weight) * (2 / weight[:, 0].numel()) ** 0.5)
 
         def probe(m):
             from torchvision.models import resnet18
 
-            with mock.patch.object(nn.init, "kaiming_normal_"):  # torchvision draws 11 million start values a second time
+            with mock.patch.multiple(nn.init, kaiming_uniform_=mock.DEFAULT, kaiming_normal_=repeated):
                 model = resnet18(weights=None)
             model = m.replace_head(model, 3)
             model.fc.load_state_dict(head)
@@ -1283,20 +1287,21 @@ class TestAugment:
         check_augmented(student(lambda m: m.augment(images, labels, padding=0, seed=seed)), images, labels, 0)
 
     def test_every_variation_has_the_same_chance(self, student, draw):
-        """Among 900 images, each of the 18 variations of padding 1 occurs about equally often."""
-        (images, labels), seed = drawn_images(draw, 900, 1, 4, 5), draw.seed()
+        """Among 450 images, each of the 18 variations of padding 1 occurs about equally often."""
+        (images, labels), seed = drawn_images(draw, 450, 1, 4, 5), draw.seed()
         result = student(lambda m: m.augment(images, labels, padding=1, seed=seed))
         mirrored, row, column = check_augmented(result, images, labels, 1)
-        # Binomial(900, 1/18): 50 ± 6.9; six sigma are 41. Binomial(900, 1/2): 450 ± 15. Binomial(900, 1/3): 300 ± 14.1.
+        # Binomial(450, 1/18): 25 ± 4.9; 2 or fewer, or 57 or more, come once in 10⁸. Binomial(450, 1/2): 225 ± 10.6.
+        # Binomial(450, 1/3): 150 ± 10.
         counts = ((mirrored * 3 + row) * 3 + column).bincount(minlength=18)
-        assert 450 - 95 <= int(mirrored.sum()) <= 450 + 95, f"{int(mirrored.sum())} of 900 images are mirrored; about half must be."
+        assert 225 - 65 <= int(mirrored.sum()) <= 225 + 65, f"{int(mirrored.sum())} of 450 images are mirrored; about half must be."
         for name, index in (("rows", row), ("columns", column)):
             shifts = index.bincount(minlength=3)
-            fair = shifts.min() >= 300 - 90 and shifts.max() <= 300 + 90
-            assert fair, f"Of 900 images with padding 1, {shifts.tolist()} are shifted by -1, 0, 1 {name}; about 300 each must be."
-        fair = counts.min() >= 5 and counts.max() <= 100
+            fair = shifts.min() >= 150 - 62 and shifts.max() <= 150 + 62
+            assert fair, f"Of 450 images with padding 1, {shifts.tolist()} are shifted by -1, 0, 1 {name}; about 150 each must be."
+        fair = counts.min() >= 2 and counts.max() <= 60
         assert fair, (
-            "Mirroring, rows and columns must be independent: of 18 variations, each must occur about 50 times among 900 images; "
+            "Mirroring, rows and columns must be independent: of 18 variations, each must occur about 25 times among 450 images; "
             f"here one occurs {int(counts.min())} times, another {int(counts.max())} times."
         )
 

@@ -1237,10 +1237,10 @@ class TestLogisticRegression:
     def test_learns_digits(self, student, draw, digits):
         """Trained on its loss by torch.optim.SGD, it tells the digits 0 to 4 from 5 to 9 on held-out images."""
         images, labels, new_images, new_labels = digits.split(draw)
-        x, y = images.flatten(1), labels > 4
+        x, y, pixels = images.flatten(1), labels > 4, images[0].numel()
 
         def probe(m):
-            model = m.LogisticRegression(64)
+            model = m.LogisticRegression(pixels)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
             for _ in range(80):
                 optimizer.zero_grad()
@@ -1250,7 +1250,7 @@ class TestLogisticRegression:
 
         state = student(probe)
         assert isinstance(state, dict) and state.keys() == {"weight", "bias"}, "state_dict() must hold weight and bias."
-        weight, bias = entries(state["weight"], (64,), "weight"), entries(state["bias"], (), "bias")
+        weight, bias = entries(state["weight"], (pixels,), "weight"), entries(state["bias"], (), "bias")
         share = ((new_images.flatten(1).double() @ weight + bias > 0) == (new_labels > 4)).double().mean().item()
         assert share >= 0.8, f"After training on its loss, the model is right for {share:.1%} of held-out images; 80 % are needed."
 

@@ -1,0 +1,36 @@
+"""Which statements of a module a name depends on, as far as the source tells."""
+
+import ast
+from collections.abc import Iterable
+
+__all__ = ["defined_by", "needed_for"]
+
+
+def defined_by(node: ast.stmt) -> list[str]:
+    """The names that a statement of a module binds, imports apart."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return []
+    return [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+
+
+def needed_for(names: Iterable[str], statements: Iterable[ast.stmt]) -> list[ast.stmt]:
+    """Those of the statements that define the names, and those that define what these use, and so on; imports apart."""
+    definitions: dict[str, list[ast.stmt]] = {}
+    for node in statements:
+        for name in defined_by(node):
+            definitions.setdefault(name, []).append(node)
+    pending, needed = list(names), []
+    seen = set(pending)
+    walked: set[ast.stmt] = set()  # one statement can bind thousands of names
+    while pending:
+        for node in definitions.get(pending.pop(), []):
+            if node in walked:
+                continue
+            walked.add(node)
+            needed.append(node)
+            used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            pending.extend(used - seen)
+            seen |= used
+    return needed
