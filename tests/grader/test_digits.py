@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from grader.digits import Digits, DigitsNotFoundError
 from grader.draw import Draw
 from grader.ingest import Source
-from grader.isolation import isolation
+from grader.isolation import isolation, machine_layers
 from grader.manifest import Course, ManifestError
+from grader.outcome import Status
 from grader.results import environment
-from grader.store import Store
+from grader.run import Unit, grade_units
+from grader.store import Entry, Store
 from tests.grader.conftest import grader
 
 ROOT = Path(__file__).parents[2]
@@ -21,14 +24,18 @@ ROOT = Path(__file__).parents[2]
 
 def write_mnist(folder: Path, size: int, train: int = 4700, test: int = 300) -> Path:
     """Files as MNIST's: image number n holds n % 256 everywhere, and its label is n % 10. Returns the folder."""
+    numbers = torch.arange(train + test)
+    return write_digits(folder, (numbers % 256)[:, None, None].expand(-1, size, size), numbers % 10, train)
+
+
+def write_digits(folder: Path, images: torch.Tensor, labels: torch.Tensor, train: int) -> Path:
+    """Files as MNIST's of images (N, H, W) in 0 … 255, of which the first `train` are the training part. Returns the folder."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for name, start, count in ("train", 0, train), ("t10k", train, test):
-        numbers = range(start, start + count)
-        images = b"".join(bytes([number % 256]) * size * size for number in numbers)
-        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">BBBB3I", 0, 0, 8, 3, count, size, size) + images)
-        labels = bytes(number % 10 for number in numbers)
-        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">BBBB1I", 0, 0, 8, 1, count) + labels)
+    for name, part in ("train", slice(train)), ("t10k", slice(train, None)):
+        pixels, names = images[part].to(torch.uint8), labels[part].to(torch.uint8)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">BBBB3I", 0, 0, 8, 3, *pixels.shape) + pixels.numpy().tobytes())
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">BBBB1I", 0, 0, 8, 1, len(names)) + names.numpy().tobytes())
     return folder
 
 
@@ -80,3 +87,22 @@ def test_other_digits_are_another_key(tmp_path: Path) -> None:
         return Store(tmp_path, course, environment(), isolation(None), 1).key(course.modules[0], Source("x = 1"))
 
     assert key(course) == key(course.with_data(tmp_path / "same")) != key(course.with_data(other))
+
+
+def test_every_suite_takes_images_of_mnists_size(tmp_path: Path) -> None:
+    """The references pass on 14×14 as on 8×8."""
+    digits = Digits.read(ROOT / "data")
+    enlarged = pad((digits.images[:, 0] * 255).round().repeat_interleave(3, 1).repeat_interleave(3, 2), (2, 2, 2, 2))
+    folder = write_digits(tmp_path / "enlarged", enlarged, digits.labels, 1500)
+    course = Course.read(ROOT).with_data(folder)
+    modules = [module for module in course.modules if ", digits)" in course.hidden_suite(module.name).read_text()]
+    units = [Unit("solutions", module, Source(course.solution(module.name).read_text()), seed=3) for module in modules]
+    failures: list[str] = []
+
+    def on_done(unit: Unit, entry: Entry) -> None:
+        tests = [test for task in entry.result.tasks for test in task.tests]
+        failures.extend(f"{test.id}: {test.message}" for test in tests if test.status not in (Status.PASSED, Status.SKIPPED))
+
+    grade_units(units, course, jobs=1, layers=machine_layers(), on_done=on_done)
+    assert {module.name for module in modules} >= {"modules", "training", "cnn", "quantization"}
+    assert not failures

@@ -1332,19 +1332,19 @@ def check_weights(state, height, width):
 def accuracy(model, images, labels):
     """Share of the images that the model gets right."""
     with torch.no_grad():
-        return (model(images).argmax(1) == labels).float().mean().item()
+        return (model(images).argmax(1) == labels).double().mean().item()
 
 
 @task("fit_digits", weight=1)
 class TestFitDigits:
     def test_recognises_held_out_digits(self, student, draw, digits):
-        """The returned weights classify at least 95 % of 600 held-out images correctly, by the random names that the digits were given."""
+        """The returned weights classify at least 93 % of 600 held-out images correctly, by the random names that the digits were given."""
         images, labels, new_images, new_labels = digits.split(draw)
         names, seed = draw.permutation(10), draw.seed()
         renamed = names[labels]
         model = check_weights(student(lambda m: m.fit_digits(images, renamed, seed=seed)), *images.shape[2:])
         share = accuracy(model, new_images, names[new_labels])
-        assert share >= 0.95, f"On 600 held-out images the weights are right for {share:.1%}; 95 % are needed."
+        assert share >= 0.93, f"On 600 held-out images the weights are right for {share:.1%}; 93 % are needed."
 
     def test_seed_decides(self, student, draw, digits):
         """The same seed gives the same weights whatever the global state is, another seed gives others. (On 64 images.)"""
