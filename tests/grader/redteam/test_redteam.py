@@ -258,14 +258,28 @@ def _task(result: ModuleResult, name: str) -> TaskResult:
     return next(task for task in result.tasks if task.name == name)
 
 
-# With the least, those programs run a second time that the confinement stops.
-TRIALS = [(name, path) for name in LAYERS for path in PROGRAMS if name == "all layers" or "D5" in table.Program.read(path).defences]
+# An arena's parameter comes in a mark of its own: beside another argument in one mark, each test would get a new arena.
 with_all_layers = pytest.mark.parametrize("arena", ["all layers"], indirect=True)
+with_the_least = pytest.mark.parametrize("arena", ["the least"], indirect=True)
+STOPPED_BY_CONFINEMENT = [path for path in PROGRAMS if "D5" in table.Program.read(path).defences]
 
 
-@pytest.mark.parametrize(("arena", "path"), TRIALS, indirect=["arena"], ids=[f"{path.stem}, {name}" for name, path in TRIALS])
+@with_all_layers
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_hostile_program_gains_nothing(arena: Arena, path: Path) -> None:
     """It earns what its honest part does, reads and touches no canary, and the next submission's result is that of one graded alone."""
+    attack(arena, path)
+
+
+@with_the_least
+@pytest.mark.parametrize("path", STOPPED_BY_CONFINEMENT, ids=lambda path: path.stem)
+def test_hostile_program_gains_nothing_with_the_least(arena: Arena, path: Path) -> None:
+    """The same where there is only what every machine must have."""
+    attack(arena, path)
+
+
+def attack(arena: Arena, path: Path) -> None:
+    """Grade the program, look at everything, and grade the next submission."""
     text = path.read_text()
     claims = Claims.of(text)
     before = arena.leftovers()
