@@ -1199,8 +1199,8 @@ class TestReplaceHead:
 
         def repeated(weight, **_):
             """Start values of a convolution: drawing all 11 million anew would take longer than the rest of the test."""
-            values = start.repeat(weight.numel() // len(start) + 1)[: weight.numel()]
-            weight.data.copy_(values.view_as(weight) * (2 / weight[:, 0].numel()) ** 0.5)
+            scaled = start * (2 / weight[:, 0].numel()) ** 0.5
+            weight.data = scaled.repeat(weight.numel() // len(start) + 1)[: weight.numel()].view_as(weight)
 
         def probe(m):
             from torchvision.models import resnet18
