@@ -4,6 +4,7 @@ Both take the same pickled probe, so what one side does to its inputs the other 
 """
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from grader.bans import in_source
-from grader.content import Bank, BankEntry, answer_with, read_bank
+from grader.content import Bank, answer_with, read_bank
 from grader.ingest import Source
 from grader.manifest import Course, Limits, Module
 from grader.outcome import Outcome, Status
@@ -65,7 +66,7 @@ class ReferenceSide(TrustedModule):
     def __init__(self, course: Course, module: str) -> None:
         super().__init__(f"solutions.{module}", course.solution(module).read_text())
         self._bank_path = course.misconceptions(module)
-        self._mistakes: dict[BankEntry, TrustedModule] | None = None
+        self._mistakes: dict[str, list[tuple[str, TrustedModule]]] = {}
 
     def kind(self, task: str) -> str:
         """What the task is: a "class" or a "function"."""
@@ -73,17 +74,22 @@ class ReferenceSide(TrustedModule):
 
     def explain(self, task: str, probe: bytes, seed: int, matches: Callable[[Any], bool]) -> str:
         """Why the student's value is wrong, where exactly one known mistake gives a value that matches it; else an empty string."""
-        if self._mistakes is None:
-            bank = read_bank(self._bank_path.read_text(), "misconception") if self._bank_path.exists() else Bank((), ())
-            self._mistakes = {
-                entry: TrustedModule(f"misconceptions.{entry.name}", answer_with(self._text, bank, [entry])) for entry in bank.entries
-            }
+        if task not in self._mistakes:
+            self._mistakes[task] = [
+                (entry.why, TrustedModule(f"misconceptions.{entry.name}", answer_with(self._text, self._bank, [entry])))
+                for entry in self._bank.entries
+                if entry.task == task
+            ]
         found = []
-        for entry, mistake in self._mistakes.items():
+        for why, mistake in self._mistakes[task]:
             with contextlib.suppress(Exception):  # some mistakes raise where the student's did not
-                if entry.task == task and matches(mistake.call(probe, seed)):
-                    found.append(entry.why)
+                if matches(mistake.call(probe, seed)):
+                    found.append(why)
         return found[0] if len(found) == 1 else ""
+
+    @functools.cached_property
+    def _bank(self) -> Bank:
+        return read_bank(self._bank_path.read_text(), "misconception") if self._bank_path.exists() else Bank((), ())
 
 
 class StudentSide:
