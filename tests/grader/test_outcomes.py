@@ -100,6 +100,25 @@ def test_a_bad_function(grade_source, name):
     assert "\n" not in first.removesuffix("\nChecked: Every element is doubled.")
 
 
+@pytest.mark.parametrize(("text", "said"), [("return x / 2", True), ("return x * 3", False), ("return x.relu() / 2", False)])
+def test_a_known_mistake_is_named(grade_source, text, said):
+    """Where the value is that of a misconception, its sentence is told, and nowhere else."""
+    tasks = tasks_of(grade_source(f"def double(x):\n    {text}\n\n\n{COUNTER}"))
+    messages = [test.message for test in tasks["double"].tests if test.id == "test_doubles"]
+    assert len(messages) == 1
+    assert ("It looks like this: Halves." in messages[0]) is said
+    assert ("looks like" in messages[0]) is said
+
+
+def test_a_mistake_that_could_be_two_is_not_named(tmp_path, grade_source):
+    """Two misconceptions give this value: neither is told."""
+    root = mini_course(tmp_path)
+    bank = root / "tests/misconceptions/mini.py"
+    bank.write_text(f'{bank.read_text()}\n\n@misconception("double", "Divides.")\ndef divides(x):\n    return x * 0.5\n')
+    tasks = tasks_of(grade_source(f"def double(x):\n    return x / 2\n\n\n{COUNTER}", root=root))
+    assert not any("looks like" in test.message for test in tasks["double"].tests)
+
+
 def test_a_class_that_is_a_function(grade_source):
     """A function where a class is due is an error of that task alone."""
     tasks = tasks_of(grade_source(f"{DOUBLE}\n\ndef Counter(start=10):\n    return 1\n"))
