@@ -205,10 +205,16 @@ def cut_up(solution: str, tasks: Iterable[str]) -> ModuleParts:
 
 def _owners(tasks: list[_Definition], private: list[ast.stmt]) -> dict[ast.stmt, _Definition]:
     """For each private statement of a module, the first task that needs it, itself or through others."""
+    names = {_bound(node): node for node in private}
     owners: dict[ast.stmt, _Definition] = {}
     for task in tasks:
-        for node in needed_for([task.name], [task, *private]):
-            owners.setdefault(node, task)
+        pending: list[ast.stmt] = [task]
+        while pending:
+            for part in ast.walk(pending.pop()):
+                node = names.get(part.id) if isinstance(part, ast.Name) else None
+                if node is not None and node not in owners:
+                    owners[node] = task
+                    pending.append(node)
     return {node: owners.get(node, tasks[0]) for node in private}
 
 

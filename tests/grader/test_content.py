@@ -288,12 +288,14 @@ HELPERS = '''\
 import math
 
 _SHARED = 2
+_SQUARES = [i * i for i in range(3)]
 LIMIT = 7
 
 
 def first(x: int) -> int:
     """Double."""
-    return _also(x)
+    i = x
+    return _also(i)
 
 
 def _also(x):
@@ -308,7 +310,7 @@ class Second:
 
     def __init__(self):
         """Begin."""
-        self.n = _SHARED
+        self.n = _SHARED + _SQUARES[0]
 
     def _step(self):
         return self._hidden
@@ -324,6 +326,7 @@ def test_private_parts_stand_behind_the_marks():
     parts = cut_up(HELPERS, ["first", "Second"])
     assert parts.docstring == "About it."
     assert parts.preamble == "import math\n\nLIMIT = 7"
+    assert "_SQUARES = " in parts.tasks["Second"]
     assert "_SHARED = 2" in parts.tasks["first"] and "def _also" in parts.tasks["first"]
     left = cleared("\n".join(parts.tasks.values()))
     assert not any(name in left for name in ("_SHARED", "_also", "_hidden", "_step"))

@@ -389,3 +389,23 @@ def test_the_reference_is_worth_everything_under_any_seed(grade_source):
     """The reference, and a right answer in another style, earn every point."""
     for seed in range(3):
         assert grade_source(SOLUTION, seed=seed).score == grade_source(RIGHT, seed=seed).score == 5
+
+
+def test_a_banned_call_while_a_probe_is_unpickled_is_seen(grade_source):
+    """The watch begins before the student's arguments are made: what makes them, a module may have replaced."""
+    spy = """import torch
+
+KEPT, REAL = [], torch.frombuffer
+
+
+def spy(data, dtype):
+    entries = REAL(data, dtype=dtype)
+    KEPT.append(torch.softmax(entries, 0))
+    return entries
+
+
+torch.frombuffer = spy
+"""
+    tasks = tasks_of(grade_source(f"{spy}\n\n{DOUBLE}\n\n{COUNTER}"))
+    assert tasks["double"].status is Status.BANNED
+    assert tasks["double"].score == 0

@@ -1291,8 +1291,8 @@ class TestAugment:
         (images, labels), seed = drawn_images(draw, 450, 1, 4, 5), draw.seed()
         result = student(lambda m: m.augment(images, labels, padding=1, seed=seed))
         mirrored, row, column = check_augmented(result, images, labels, 1)
-        # Binomial(450, 1/18): 25 ± 4.9; 2 or fewer, or 57 or more, come once in 10⁸. Binomial(450, 1/2): 225 ± 10.6.
-        # Binomial(450, 1/3): 150 ± 10.
+        # Binomial(450, 1/18): 25 ± 4.9. Binomial(450, 1/2): 225 ± 10.6. Binomial(450, 1/3): 150 ± 10. All limits together fail a
+        # right answer about once in 10⁸ times.
         counts = ((mirrored * 3 + row) * 3 + column).bincount(minlength=18)
         assert 225 - 65 <= int(mirrored.sum()) <= 225 + 65, f"{int(mirrored.sum())} of 450 images are mirrored; about half must be."
         for name, index in (("rows", row), ("columns", column)):
