@@ -28,8 +28,8 @@ from nbgrader.api import Gradebook
 from nbgrader.apps import AutogradeApp, GenerateAssignmentApp
 from nbgrader.converters.autograde import Autograde
 
+from grader.course.manifest import Course, Module, load_course
 from grader.exports.nbgrader.notebooks import graded_id, make_notebook, solution_id
-from grader.manifest import Course, Module, load_course
 
 
 def main() -> None:

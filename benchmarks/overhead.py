@@ -13,17 +13,17 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import grader.plugin
-from grader.ingest import Source
-from grader.isolation import machine_layers
-from grader.job import grade
-from grader.manifest import load_course
-from grader.probes import thaw
-from grader.run import Unit
-from grader.sandbox.client import Worker
-from grader.sandbox.launcher import Zygote
-from grader.sides import ReferenceSide, StudentSide
-from grader.state import reset_state
+import grader.grading.plugin
+from grader.course.manifest import load_course
+from grader.grading.sides import ReferenceSide, StudentSide
+from grader.protocol.probes import thaw
+from grader.protocol.state import reset_state
+from grader.runner.job import grade
+from grader.runner.jobs import Unit
+from grader.sandbox.supervisor.isolation import machine_layers
+from grader.sandbox.supervisor.worker_handle import Worker
+from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.submissions.ingest import Source
 
 
 def main() -> None:
@@ -95,8 +95,8 @@ class _Stopwatch:
         ("load the module", Worker, "load"),
         ("ask the worker", Worker, "call"),
         ("kill and clean up", Worker, "__exit__"),
-        ("pickle probes", grader.plugin, "freeze"),
-        ("compare", grader.plugin, "difference"),
+        ("pickle probes", grader.grading.plugin, "freeze"),
+        ("compare", grader.grading.plugin, "difference"),
     )
 
     def __enter__(self) -> "_Stopwatch":

@@ -28,12 +28,12 @@ from pathlib import Path
 
 import msgspec
 
-from grader.ingest import Source
-from grader.isolation import machine_layers
-from grader.manifest import Course, Module, load_course
-from grader.outcome import Status
-from grader.run import Unit, grade_units
-from grader.store import Entry
+from grader.base.outcome import Status
+from grader.course.manifest import Course, Module, load_course
+from grader.runner.jobs import Unit, grade_units
+from grader.runner.store import Entry
+from grader.sandbox.supervisor.isolation import machine_layers
+from grader.submissions.ingest import Source
 
 PROGRAMS = Path("tests", "grader", "redteam", "programs")
 ATTACKED, HONEST = "batched_gather", "one_hot"
@@ -124,7 +124,7 @@ def look() -> dict[int, Sample]:
     for job in _children(os.getpid()):
         if "multiprocessing.spawn" in _command(job):
             found[job] = "job"
-            found |= {child: "zygote" for child in _children(job) if "grader.sandbox.zygote" in _command(child)}
+            found |= {child: "zygote" for child in _children(job) if "grader.sandbox.worker.zygote" in _command(child)}
     samples = {}
     for pid, role in found.items():
         with contextlib.suppress(OSError, TypeError):

@@ -1,5 +1,5 @@
 """`python -m grader` is the command `grader`."""
 
-from grader.cli import app
+from grader.cli.app import app
 
 app()

@@ -25,7 +25,7 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from grader.exports.escape import github_output, log_line
-from grader.exports.runners import Check, encode, runner_json
+from grader.exports.runner_json import Check, encode, runner_json
 
 __all__ = ["add_up", "main", "report", "results_name"]
 

@@ -29,7 +29,7 @@ from typing import Any
 from grader.exports.apportion import apportion
 from grader.exports.classroom50_result import BadIdentity, Identity, TestRow, result
 from grader.exports.escape import log_line, markdown_text
-from grader.sandbox.confine import supported
+from grader.sandbox.worker.confine import supported
 
 __all__ = ["main"]
 

@@ -8,20 +8,22 @@ from typing import Any
 
 import msgspec
 
+from grader.base.text import one_line
+from grader.course.manifest import Course, ManifestError, Module
 from grader.exports.classroom50_result import Identity, TestRow, result
 from grader.exports.totals import total
-from grader.manifest import Course, ManifestError, Module
-from grader.results import SubmissionResult, decimal_fraction
-from grader.text import one_line
+from grader.runner.results import SubmissionResult, decimal_fraction
 
 __all__ = ["autograder_files", "official_result", "public_tests_of"]
 
 _SUPPORT = (
     "__init__.py",
-    "text.py",
-    "torchvision_compat.py",
+    "base/__init__.py",
+    "base/text.py",
+    "base/torchvision_compat.py",
     "sandbox/__init__.py",
-    "sandbox/confine.py",
+    "sandbox/worker/__init__.py",
+    "sandbox/worker/confine.py",
     "exports/__init__.py",
     "exports/apportion.py",
     "exports/classroom50_result.py",

@@ -1,6 +1,6 @@
 """Strings that may come from students, one function for each medium that they are put into.
 
-Needs Python's own library and `grader.text` only, so that it can be shipped into a student repository as it is.
+Needs Python's own library and `grader.base.text` only, so that it can be shipped into a student repository as it is.
 """
 
 import hashlib
@@ -8,7 +8,7 @@ import html
 import re
 import secrets
 
-from grader.text import clean, one_line, without_commands
+from grader.base.text import clean, one_line, without_commands
 
 __all__ = ["file_name", "github_output", "html_text", "log_line", "markdown_block", "markdown_text"]
 

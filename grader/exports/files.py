@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from grader.results import Results, ResultsError, SubmissionResult, write_atomically
-from grader.text import one_line
+from grader.base.text import one_line
+from grader.runner.results import Results, ResultsError, SubmissionResult, write_atomically
 
 __all__ = ["WouldOverwrite", "chosen", "write_files"]
 

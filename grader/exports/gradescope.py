@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from grader.base.text import clean, one_line
+from grader.course.manifest import MANIFEST, Course, ManifestError, Module
 from grader.exports.totals import Part, total
-from grader.feedback import explain
-from grader.manifest import MANIFEST, Course, ManifestError, Module
-from grader.results import Results, SubmissionResult, rounded
-from grader.text import clean, one_line
+from grader.reports.feedback import explain
+from grader.runner.results import Results, SubmissionResult, rounded
 
 __all__ = ["EXECUTABLE", "Settings", "Visibility", "autograder_files", "gradescope_results", "refusal", "zipped"]
 
@@ -138,7 +138,7 @@ requires-python = {python}
 dependencies = {needs}
 
 [project.scripts]
-grader = "grader.cli:app"
+grader = "grader.cli.app:app"
 
 [tool.hatch.build.targets.wheel]
 packages = ["grader"]

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
+from grader.cli.terminal import EXIT_GRADER_FAILED
+from grader.course.manifest import Course
 from grader.exports.gradescope import Settings, gradescope_results, refusal
-from grader.ingest import BadInput, find_submissions
-from grader.manifest import Course
-from grader.results import read_results, write_atomically
-from grader.terminal import EXIT_GRADER_FAILED
+from grader.runner.results import read_results, write_atomically
+from grader.submissions.ingest import BadInput, find_submissions
 
 __all__ = ["main"]
 

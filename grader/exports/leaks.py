@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grader
-from grader.content import make_stub
-from grader.manifest import Course, Module
+from grader.course.content import make_stub
+from grader.course.manifest import Course, Module
 
 __all__ = ["MINIMUM", "Leak", "find_leaks", "secrets_of"]
 

@@ -1,9 +1,9 @@
 """Feedback for students in GitHub's Markdown, made from results.json: one page a submission."""
 
+from grader.base.outcome import Status
 from grader.exports.escape import file_name, markdown_block, markdown_text
-from grader.feedback import first_messages, tally, words
-from grader.outcome import Status
-from grader.results import ModuleResult, Results, SubmissionResult, TaskResult, rounded
+from grader.reports.feedback import first_messages, tally, words
+from grader.runner.results import ModuleResult, Results, SubmissionResult, TaskResult, rounded
 
 __all__ = ["feedback_files", "feedback_page", "score_line", "score_table"]
 

@@ -1,8 +1,8 @@
 """The workflow with which a course's own, private repository grades students' repositories."""
 
+from grader.course.manifest import Course
 from grader.exports.student import pins
 from grader.exports.templating import fill_in
-from grader.manifest import Course
 
 __all__ = ["WORKFLOW", "official_workflow"]
 

@@ -1,6 +1,6 @@
 """Runs the public tests of one module on a student's file, confined where the machine can, in a process of its own.
 
-Shipped with the autograder of Classroom 50 and run as a program: needs Python's own library, pytest and `grader.sandbox.confine` only.
+Shipped with the autograder of Classroom 50 and run as a program: needs pytest, `grader.sandbox.worker.confine` and Python's own library.
 
     python -P -E public_tests.py BUNDLE SUITE SCRATCH DESCRIPTOR
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     bundle, suite, scratch, descriptor = arguments
     sys.path.insert(0, bundle)
     os.chdir(scratch)
-    from grader.sandbox.confine import Layers, Permissions, confine, landlock_abi, readable_paths, supported
+    from grader.sandbox.worker.confine import Layers, Permissions, confine, landlock_abi, readable_paths, supported
 
     if supported() is None:
         readable = (*readable_paths(), *_packages(), bundle)

@@ -8,15 +8,15 @@
    parts add up to the total, no part is a whole hundredth away from its exact score, and none exceeds its maximum.
 3. Points must be whole hundredths, so that every maximum is one as it stands.
 
-`docs/exports.md` says this to instructors; `tests/grader/test_exports_totals.py` holds it over random results.
+`docs/exports.md` says this to instructors; `tests/grader/exports/test_totals.py` holds it over random results.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
 
+from grader.base.text import one_line
 from grader.exports.apportion import apportion
-from grader.results import ResultsError, SubmissionResult, TaskResult, decimal_fraction, exact_score, rounded
-from grader.text import one_line
+from grader.runner.results import ResultsError, SubmissionResult, TaskResult, decimal_fraction, exact_score, rounded
 
 __all__ = ["Part", "Total", "total"]
 

@@ -1,1 +1,1 @@
-"""The confined side of grading: the zygote, its workers, what they may do, and the trusted process's handle on them."""
+"""Where students' code runs: `worker/` is confined, `supervisor/` is the trusted process's hold on it."""

@@ -20,10 +20,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grader.manifest import Limits
-from grader.sandbox.wire import HEADER, MAX_STRUCTURE, Loaded, Raised, Reply, Returned, pack, parse_reply
-from grader.text import one_line
-from grader.trees import Malformed, Opaque, decode, encode
+from grader.base.text import one_line
+from grader.course.manifest import Limits
+from grader.protocol.messages import HEADER, MAX_STRUCTURE, Loaded, Raised, Reply, Returned, pack, parse_reply
+from grader.protocol.values import Malformed, Opaque, decode, encode
 from tests.fuzz.engines import Target, Violation, command
 
 __all__ = ["TARGET", "check", "receive"]
@@ -36,7 +36,7 @@ class Refused(Exception):
 
 
 def receive(frame: bytes) -> tuple[Reply, Any]:
-    """What `grader.sandbox.client` does with a frame: the reply, and its value where it returned one. Raises: Refused, Malformed."""
+    """The reply in a frame, and its value where it returned one, as the worker's handle reads them. Raises: Refused, Malformed."""
     if len(frame) < HEADER.size:
         raise Refused("length")
     sizes = HEADER.unpack_from(frame)
@@ -473,7 +473,7 @@ TARGET = Target(
     corpus=corpus,
     mutate=mutate,
     strategy=strategy,
-    instrumented=("grader.trees", "grader.sandbox.wire", "safetensors.torch"),
+    instrumented=("grader.protocol.values", "grader.protocol.messages", "safetensors.torch"),
     cpu_seconds=1.0,
     memory_mib=512,
 )

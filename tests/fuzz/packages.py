@@ -33,9 +33,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from grader import ingest
-from grader.ingest import BadInput, Submission, find_submissions, read_submission
-from grader.manifest import Course, Limits, Module, Task
+from grader.course.manifest import Course, Limits, Module, Task
+from grader.submissions import ingest
+from grader.submissions.ingest import BadInput, Submission, find_submissions, read_submission
 from tests.fuzz.engines import Target, Violation, command
 
 __all__ = ["TARGET", "check"]
@@ -552,7 +552,7 @@ TARGET = Target(
     corpus=corpus,
     mutate=mutate,
     strategy=strategy,
-    instrumented=("grader.ingest", "grader.text", "tarfile", "zipfile"),
+    instrumented=("grader.submissions.ingest", "grader.base.text", "tarfile", "zipfile"),
     cpu_seconds=15.0,
     memory_mib=1024,
 )

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from grader.ingest import Source
-from grader.isolation import machine_layers
-from grader.job import grade
-from grader.manifest import Course
-from grader.results import ModuleResult, TaskResult
-from grader.run import Unit
-from grader.sandbox.launcher import Zygote
+from grader.course.manifest import Course
+from grader.runner.job import grade
+from grader.runner.jobs import Unit
+from grader.runner.results import ModuleResult, TaskResult
+from grader.sandbox.supervisor.isolation import machine_layers
+from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.submissions.ingest import Source
 
 MANIFEST = """\
 title = "A course in miniature"
@@ -266,7 +266,7 @@ class Subtracts:
 
 def mini_course(folder: Path) -> Path:
     """Write the course in miniature; `grader check` is content with it. Returns its folder."""
-    from grader.content import make_stub
+    from grader.course.content import make_stub
 
     files = {
         "course.toml": MANIFEST,
@@ -275,7 +275,7 @@ def mini_course(folder: Path) -> Path:
         "exercises/mini.py": make_stub(SOLUTION, ["double", "Counter"]),
         "tests/public/conftest.py": PUBLIC_CONFTEST,
         "tests/public/test_mini.py": PUBLIC,
-        "tests/hidden/conftest.py": 'pytest_plugins = ["grader.plugin"]\n',
+        "tests/hidden/conftest.py": 'pytest_plugins = ["grader.grading.plugin"]\n',
         "tests/hidden/test_mini.py": HIDDEN,
         "tests/misconceptions/mini.py": MISCONCEPTIONS,
         "tests/alternatives/mini.py": ALTERNATIVES,

@@ -53,7 +53,7 @@ def test_a_careless_ingest_is_seen(tmp_path: Path, what: str) -> None:
     program = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from grader import ingest
+from grader.submissions import ingest
 from tests.fuzz import packages
 from tests.fuzz.engines import command
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from grader.digits import load_digits
-from grader.manifest import Course
+from grader.course.digits import load_digits
+from grader.course.manifest import Course
 
 ROOT = Path(__file__).resolve().parents[2]
 

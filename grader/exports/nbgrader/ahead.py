@@ -9,10 +9,10 @@ import threading
 from concurrent.futures import Future
 from typing import Any
 
-from grader.manifest import Course
-from grader.run import Unit, WarmJob
-from grader.sandbox.confine import Layers
-from grader.store import Entry
+from grader.course.manifest import Course
+from grader.runner.jobs import Unit, WarmJob
+from grader.runner.store import Entry
+from grader.sandbox.worker.confine import Layers
 
 __all__ = ["Graders", "graders_for"]
 

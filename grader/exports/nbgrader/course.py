@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import grader
+from grader.course.manifest import Course, Module
 from grader.exports.nbgrader.notebooks import make_notebook
-from grader.manifest import Course, Module
-from grader.results import write_atomically
+from grader.runner.results import write_atomically
 
 __all__ = ["ExportError", "Written", "needs_nbgrader", "write_course"]
 
@@ -82,7 +82,7 @@ def _assignment(course: Course, module: Module) -> dict[str, bytes]:
         f"tests/public/test_{module.name}.py": suite,
     }
     if b"torchvision" in suite + course.solution(module.name).read_bytes():
-        files["torchvision_compat.py"] = Path(grader.__file__).with_name("torchvision_compat.py").read_bytes()
+        files["torchvision_compat.py"] = Path(grader.__file__).with_name("base").joinpath("torchvision_compat.py").read_bytes()
     if b"MNIST" in suite:  # at the place where the suite looks for them, two folders up
         files |= {f"data/MNIST/raw/{path.name}": path.read_bytes() for path in sorted((course.data / "MNIST" / "raw").glob("*-ubyte"))}
     return files

@@ -25,14 +25,14 @@ from nbgrader.preprocessors import AssignLatePenalties, ClearOutput, ClearSoluti
 from nbgrader.utils import parse_utc
 from sqlalchemy.exc import DBAPIError, SAWarning
 
+from grader.base.outcome import Status
+from grader.base.text import one_line
+from grader.course.manifest import Course, Module
 from grader.exports.nbgrader.notebooks import graded_id, make_notebook, solution_id
 from grader.exports.nbgrader.preprocessor import score_outputs
-from grader.feedback import explain
-from grader.ingest import Source
-from grader.manifest import Course, Module
-from grader.outcome import Status
-from grader.results import ModuleResult, Results, write_atomically
-from grader.text import one_line
+from grader.reports.feedback import explain
+from grader.runner.results import ModuleResult, Results, write_atomically
+from grader.submissions.ingest import Source
 
 __all__ = ["Exported", "GradebookError", "export_gradebook", "verbatim"]
 

@@ -8,8 +8,8 @@ import html
 import re
 from typing import Any
 
-from grader.content import cut_up
-from grader.manifest import Course, Module, Task
+from grader.course.content import cut_up
+from grader.course.manifest import Course, Module, Task
 
 __all__ = ["SCHEMA_VERSION", "graded_cell", "graded_id", "make_notebook", "solution_id"]
 

@@ -19,16 +19,16 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from nbgrader.utils import compute_checksum
 from traitlets import Bool, Integer, Unicode
 
+from grader.base.outcome import Status
+from grader.base.text import clean
+from grader.course.manifest import Course, ManifestError, Module
 from grader.exports.nbgrader.ahead import Graders, graders_for
 from grader.exports.nbgrader.notebooks import SCHEMA_VERSION, graded_cell, graded_id
-from grader.feedback import explain
-from grader.ingest import MAX_NOTEBOOK_BYTES, Source, notebook_source
-from grader.isolation import NotConfined, choose_layers, draw_seed, isolation
-from grader.manifest import Course, ManifestError, Module
-from grader.outcome import Status
-from grader.results import ModuleResult, TaskResult
-from grader.run import Refused, Unit
-from grader.text import clean
+from grader.reports.feedback import explain
+from grader.runner.jobs import Refused, Unit
+from grader.runner.results import ModuleResult, TaskResult
+from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed, isolation
+from grader.submissions.ingest import MAX_NOTEBOOK_BYTES, Source, notebook_source
 
 __all__ = ["AskForManualGrades", "Disarm", "GradeInWorkers", "GradingFailed", "MendMarks", "SubmissionFailed", "score_outputs"]
 

@@ -15,15 +15,15 @@ import cloudpickle
 import msgspec
 import torch
 
-from grader.compare import difference
-from grader.ingest import Source
-from grader.isolation import machine_layers
-from grader.manifest import Course
-from grader.outcome import Status
-from grader.probes import freeze
-from grader.sandbox.client import Ended
-from grader.sandbox.launcher import Zygote
-from grader.sides import ReferenceSide, StudentSide
+from grader.base.outcome import Status
+from grader.course.manifest import Course
+from grader.grading.compare import difference
+from grader.grading.sides import ReferenceSide, StudentSide
+from grader.protocol.probes import freeze
+from grader.sandbox.supervisor.isolation import machine_layers
+from grader.sandbox.supervisor.worker_handle import Ended
+from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.submissions.ingest import Source
 
 __all__ = ["TWINS", "Stopped", "Twin", "Verdict", "render", "study", "written"]
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from grader.ingest import Source
-from grader.isolation import machine_layers
-from grader.job import grade
-from grader.manifest import Course
-from grader.outcome import Status
-from grader.run import Unit
-from grader.sandbox.confine import supported
-from grader.sandbox.launcher import Zygote
-from grader.sides import ReferenceSide
+from grader.base.outcome import Status
+from grader.course.manifest import Course
+from grader.grading.sides import ReferenceSide
+from grader.runner.job import grade
+from grader.runner.jobs import Unit
+from grader.sandbox.supervisor.isolation import machine_layers
+from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.sandbox.worker.confine import supported
+from grader.submissions.ingest import Source
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))
 

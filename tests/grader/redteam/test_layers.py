@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from grader.isolation import NotConfined, isolation, machine_layers
-from grader.sandbox.attempts import ensure_confined, inspect_protections
-from grader.sandbox.confine import MINIMUM_ABI, Layers, landlock_abi, supported
-from grader.sandbox.launcher import Zygote, ZygoteError
+from grader.sandbox.supervisor.isolation import NotConfined, isolation, machine_layers
+from grader.sandbox.supervisor.self_test import ensure_confined, inspect_protections
+from grader.sandbox.supervisor.zygote_handle import Zygote, ZygoteError
+from grader.sandbox.worker.confine import MINIMUM_ABI, Layers, landlock_abi, supported
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))
 

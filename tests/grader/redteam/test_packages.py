@@ -24,10 +24,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from grader.bans import in_source
-from grader.ingest import read_submission
-from grader.manifest import Course
-from grader.sandbox.confine import supported
+from grader.course.manifest import Course
+from grader.protocol.bans import in_source
+from grader.sandbox.worker.confine import supported
+from grader.submissions.ingest import read_submission
 from tests.grader.conftest import COUNTER, RIGHT, grader, mini_course
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))

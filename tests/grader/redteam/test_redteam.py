@@ -27,16 +27,16 @@ import pytest
 import torch
 
 import grader
-from grader.ingest import Source
-from grader.isolation import draw_seed, machine_layers
-from grader.job import grade
-from grader.manifest import Course
-from grader.outcome import Status
-from grader.results import ModuleResult, TaskResult
-from grader.run import Unit
-from grader.sandbox.confine import MINIMUM_ABI, Layers, supported
-from grader.sandbox.launcher import Zygote
-from grader.sides import ReferenceSide
+from grader.base.outcome import Status
+from grader.course.manifest import Course
+from grader.grading.sides import ReferenceSide
+from grader.runner.job import grade
+from grader.runner.jobs import Unit
+from grader.runner.results import ModuleResult, TaskResult
+from grader.sandbox.supervisor.isolation import draw_seed, machine_layers
+from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.sandbox.worker.confine import MINIMUM_ABI, Layers, supported
+from grader.submissions.ingest import Source
 from tests.grader.redteam import table
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))
@@ -401,5 +401,9 @@ def test_the_table_is_up_to_date() -> None:
 
 def test_a_missing_test_is_noticed() -> None:
     """A test that the catalogue names has to be there."""
-    named = ["tests/grader/test_compare.py::test_messages_are_short", "tests/grader/test_compare.py::test_no", "tests/no.py::test_x"]
+    named = [
+        "tests/grader/grading/test_compare.py::test_messages_are_short",
+        "tests/grader/grading/test_compare.py::test_no",
+        "tests/no.py::test_x",
+    ]
     assert table.missing_tests([table.Attack("A", 1, "", test=test) for test in named]) == named[1:]

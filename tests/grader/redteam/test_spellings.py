@@ -2,9 +2,9 @@
 
 import pytest
 
-from grader.manifest import Course
-from grader.sandbox.confine import supported
-from grader.sandbox.launcher import Zygote
+from grader.course.manifest import Course
+from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.sandbox.worker.confine import supported
 from tests.grader.redteam.spellings import ROOT, TWINS, render, study, written
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))

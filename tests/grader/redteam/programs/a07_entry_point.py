@@ -15,7 +15,15 @@ import torch
 import grader
 
 PACKAGE = os.path.dirname(grader.__file__)
-PLACES = [os.path.join(PACKAGE, *name) for name in (["compare.py"], ["plugin.py"], ["sandbox", "worker.py"], ["sandbox", "client.py"])]
+PLACES = [
+    os.path.join(PACKAGE, *name)
+    for name in (
+        ["grading", "compare.py"],
+        ["grading", "plugin.py"],
+        ["sandbox", "worker", "worker.py"],
+        ["sandbox", "supervisor", "worker_handle.py"],
+    )
+]
 PLACES += [os.path.join(os.path.dirname(sys.executable), "grader"), sys.executable]
 PLACES += [
     "@ROOT@/tests/hidden/test_tensor_ops.py",

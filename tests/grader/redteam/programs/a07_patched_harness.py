@@ -10,8 +10,8 @@ import contextlib
 
 import torch
 
-from grader import bans, trees
-from grader.sandbox import worker
+from grader.protocol import bans, values as trees
+from grader.sandbox.worker import worker
 
 
 def batched_gather(x, index):

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from grader.sandbox.wire import Returned, pack
+from grader.protocol.messages import Returned, pack
 
 
 def batched_gather(x, index):

@@ -12,8 +12,8 @@ import os
 
 import torch
 
-from grader.sandbox.wire import Returned, pack
-from grader.trees import Block
+from grader.protocol.messages import Returned, pack
+from grader.protocol.values import Block
 
 
 class Command:

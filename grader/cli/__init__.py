@@ -1,0 +1,1 @@
+"""The commands, a file for each group: input and output only."""

@@ -1,0 +1,314 @@
+"""The commands `grader export …`."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from grader.base.outcome import Status
+from grader.cli.terminal import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, CourseOption, ModuleOption, console, load, stop
+from grader.course.manifest import MANIFEST, ManifestError
+from grader.exports import classroom50, gradescope
+from grader.exports import github_classroom as reporter
+from grader.exports.classroom50_result import BadIdentity, Identity
+from grader.exports.escape import file_name, log_line
+from grader.exports.files import WouldOverwrite, chosen, write_files
+from grader.runner.results import Results, ResultsError, read_results
+from grader.submissions.ingest import BadInput
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Write what other programs read: nbgrader, GitHub, Classroom 50, Gradescope.")
+
+ResultsArgument = Annotated[Path, typer.Argument(metavar="RESULTS.JSON", help="What `grader grade` wrote.")]
+OutOption = Annotated[Path, typer.Option(help="The folder that is written.")]
+SubmissionOption = Annotated[list[str] | None, typer.Option("--submission", "-s", help="Only this submission; can be given again.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
+
+
+@app.callback()
+def export() -> None:
+    """Write what other programs read: nbgrader, GitHub, Classroom 50, Gradescope."""
+
+
+@app.command("github-classroom")
+def github_classroom(
+    results: ResultsArgument, out: OutOption = Path("github-classroom"), submission: SubmissionOption = None, force: ForceOption = False
+) -> None:
+    """Write the JSON of GitHub Classroom's reporter, for each submission and module."""
+    try:
+        files = reporter.reporter_files(_read(results), submission or ())
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, files, force)
+
+
+@app.command()
+def student(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or a clone of an empty repository.")],
+    module: ModuleOption = None,
+    update: Annotated[bool, typer.Option("--update", help="Renew an earlier export; exercises that exist are kept.")] = False,
+    reporter_commit: Annotated[
+        str | None,
+        typer.Option(
+            "--reporter",
+            metavar="COMMIT",
+            help="Let the workflow end in this commit of classroom-resources/autograding-grading-reporter, not in our own total.",
+        ),
+    ] = None,
+    course: CourseOption = None,
+) -> None:
+    """Write the repository that students get: stubs, public tests, first hints, a workflow, and no answer."""
+    from grader.exports.student import CannotExport, export_student
+
+    loaded = load(course)
+    try:
+        modules = loaded.select(module or [], [])
+        kept = export_student(loaded, modules, folder, update=update, reporter=reporter_commit)
+    except (ManifestError, CannotExport) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    for path in kept:
+        console.print(Text(f"Kept {path} as it was.", "yellow"), soft_wrap=True)
+    Console().print(Text(f"Written to {folder}: {', '.join(module.name for module in modules)}"), soft_wrap=True)
+
+
+@app.command()
+def official(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The private repository of the course.")] = Path(),
+    module: ModuleOption = None,
+    force: ForceOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Write the workflow with which the course's own, private repository grades students' repositories."""
+    from grader.exports.official import WORKFLOW, official_workflow
+    from grader.exports.student import CannotExport
+
+    loaded = load(course)
+    try:
+        text = official_workflow(loaded, [name.name for name in loaded.select(module, [])] if module else [])
+    except (ManifestError, CannotExport) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(folder, {WORKFLOW: text.encode()}, force)
+
+
+@app.command()
+def feedback(results: ResultsArgument, out: OutOption = Path("feedback"), force: ForceOption = False) -> None:
+    """Write one Markdown file a student: the score, and for each task what differs from what was expected."""
+    from grader.exports.markdown import feedback_files
+
+    _write(out, feedback_files(_read(results)), force)
+
+
+@app.command()
+def checks(
+    results: ResultsArgument,
+    collected: Annotated[Path, typer.Option(help="The collected.json of `grader collect`: which commit is whose.")],
+    out: OutOption = Path("checks"),
+    force: ForceOption = False,
+) -> None:
+    """Write what GitHub's API takes to show each score beside its commit (nothing is posted)."""
+    from grader.exports.github_checks import check_files
+    from grader.submissions.collect import read_record
+
+    try:
+        files, unknown = check_files(_read(results), read_record(collected))
+    except BadInput as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, files, force)
+    for id in unknown:
+        console.print(Text(f"{log_line(id, 100)} is not in {collected}: no check was written for it.", "yellow"), soft_wrap=True)
+
+
+@app.command("classroom50")
+def classroom50_result(
+    results: ResultsArgument,
+    submission: Annotated[str, typer.Option("--submission", "-s", help="Whose result.")],
+    out: OutOption = Path("classroom50"),
+    record: Annotated[Path | None, typer.Option(help="An earlier result.json of the same submission, which says whose it is.")] = None,
+    classroom: Annotated[str, typer.Option(help="The classroom's short name.")] = "",
+    assignment: Annotated[str, typer.Option(help="The assignment's short name.")] = "",
+    kind: Annotated[str, typer.Option("--type", help="individual or group.")] = "individual",
+    owner: Annotated[str, typer.Option(help="The owner of the repository, as in its name.")] = "",
+    repository: Annotated[str, typer.Option(help="OWNER/NAME on GitHub.")] = "",
+    commit: Annotated[str, typer.Option(help="The graded commit.")] = "",
+    committed: Annotated[str, typer.Option(help="When it was made, such as 2026-10-01T12:00:00Z.")] = "",
+    tag: Annotated[str, typer.Option(help="The submission's tag: submit/…")] = "",
+    review: Annotated[str, typer.Option(help="Address of the comparison with the starter code (default: that of the commit).")] = "",
+    server: Annotated[str, typer.Option(help="GitHub's address.")] = "https://github.com",
+    force: ForceOption = False,
+) -> None:
+    """Write Classroom 50's result.json for one submission, with the official score in hundredths of a point."""
+    try:
+        if record:
+            identity = Identity.from_record(_json(record))
+        else:
+            at = f"{server}/{repository}" if repository else ""
+            link = f"{at}/commit/{commit}" if at and commit else ""
+            release = f"{at}/releases/tag/{quote(tag, safe='')}" if at and tag else ""
+            identity = Identity(classroom, assignment, kind, owner, tag, link, release, review or link, committed)
+        (graded,) = chosen(_read(results), [submission])
+        plain = classroom50.official_result(graded, identity, datetime.now(UTC))
+    except BadIdentity as error:
+        where = f"{record}: " if record else ""
+        raise stop(f"{where}{error}", EXIT_BAD_INPUT) from None
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, {"result.json": msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"}, force)
+
+
+@app.command("classroom50-autograder")
+def classroom50_autograder(
+    out: OutOption = Path("autograder"), module: ModuleOption = None, force: ForceOption = False, course: CourseOption = None
+) -> None:
+    """Write an autograder for Classroom 50. It runs the public tests: everybody can read its bundle, so no hidden test is in it."""
+    loaded = load(course)
+    try:
+        files = classroom50.autograder_files(loaded, loaded.select(module or [], []))
+    except ManifestError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, files, force)
+
+
+VisibilityOption = Annotated[gradescope.Visibility, typer.Option(help="When students see the tests.", case_sensitive=True)]
+
+
+@app.command("gradescope")
+def gradescope_results(
+    results: ResultsArgument,
+    out: OutOption = Path("gradescope"),
+    visibility: VisibilityOption = "after_due_date",
+    submission: SubmissionOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write Gradescope's results.json for each submission."""
+    try:
+        read = _read(results)
+        made = {
+            f"{file_name(graded.id)}/results.json": gradescope.gradescope_results(graded, read, visibility)
+            for graded in chosen(read, submission or ())
+        }
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out, {name: msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n" for name, plain in made.items()}, force)
+
+
+@app.command("gradescope-autograder")
+def gradescope_autograder(
+    out: Annotated[Path, typer.Option(help="The zip that is written.")] = Path("gradescope-autograder.zip"),
+    module: ModuleOption = None,
+    visibility: VisibilityOption = "after_due_date",
+    practice: Annotated[
+        bool,
+        typer.Option("--practice", help="Grade even in a container that can't confine student code, which can then read the hidden tests."),
+    ] = False,
+    force: ForceOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Write the zip of an autograder for Gradescope. It holds the hidden suites and the solutions: upload it, and give it to nobody."""
+    loaded = load(course)
+    try:
+        modules = loaded.select(module or [], [])
+        settings = gradescope.Settings([chosen.name for chosen in modules], visibility, practice)
+        files = gradescope.autograder_files(loaded, modules, settings)
+    except ManifestError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    _write(out.parent, {out.name: gradescope.zipped(files)}, force)
+
+
+@app.command()
+def nbgrader(
+    folder: Annotated[Path, typer.Argument(metavar="COURSE_DIR", help="The folder of nbgrader's course; made where there is none.")],
+    module: ModuleOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite notebooks and files that differ.")] = False,
+    course: CourseOption = None,
+) -> None:
+    """Write a course that nbgrader's own commands run: notebooks, public tests, and a configuration that grades in our workers."""
+    from grader.exports.nbgrader.course import ExportError, write_course
+
+    loaded = load(course)
+    try:
+        modules = loaded.select(module or [], [])
+        located = str(course) if course and course.is_absolute() else None
+        written = write_course(loaded, modules, folder, located=located, force=force)
+    except (ExportError, ManifestError, OSError) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    for sentence in written.kept:
+        console.print(Text(sentence, "yellow"), soft_wrap=True)
+    Console().print(f"wrote {len(written.files)} files to {folder}", soft_wrap=True)
+    Console().print(f"next: cd {folder} && nbgrader generate_assignment {modules[0].name}", soft_wrap=True)
+
+
+@app.command()
+def gradebook(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The results.json that `grader grade` wrote.")],
+    course: Annotated[
+        Path | None, typer.Option(help="nbgrader's course folder, or the exercises' (the one that holds course.toml).")
+    ] = None,
+    course_dir: Annotated[Path | None, typer.Option(help="nbgrader's course folder, where --course names the exercises'.")] = None,
+    replace: Annotated[bool, typer.Option(help="Write over what nbgrader's autograding of notebooks gave.")] = False,
+) -> None:
+    """Write the scores of files that were handed in into nbgrader's gradebook. Running it again changes nothing; manual scores stay."""
+    if course is not None and course_dir is None and not (course / MANIFEST).is_file():
+        course, course_dir = None, course  # nbgrader's users call that folder the course
+    if course_dir is None:
+        raise stop("name nbgrader's course folder with --course-dir (it may be empty)", EXIT_BAD_INPUT)
+    if not course_dir.is_dir():
+        raise stop(f"{course_dir} is no folder: make it first, or name nbgrader's course folder", EXIT_BAD_INPUT)
+    from grader.exports.nbgrader.course import ExportError, needs_nbgrader
+
+    try:
+        needs_nbgrader()
+    except ExportError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    from grader.exports.nbgrader.gradebook import GradebookError, export_gradebook
+
+    try:
+        exported = export_gradebook(read_results(results), load(course), course_dir, replace=replace)
+    except (GradebookError, ResultsError, OSError) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    for sentence in exported.skipped:
+        console.print(Text(sentence, "yellow"), soft_wrap=True)
+    for sentence in exported.faults:
+        console.print(Text(sentence, "red"), soft_wrap=True)
+    Console().print(f"grades in {course_dir}: {exported.written}, of them new or changed: {exported.changed}", soft_wrap=True)
+    if exported.faults:
+        raise typer.Exit(EXIT_GRADER_FAILED)
+
+
+def _json(path: Path) -> object:
+    """Read a file of JSON. Raises: typer.Exit."""
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise stop(f"{path} can't be read: {error}", EXIT_BAD_INPUT) from None
+
+
+def _read(path: Path) -> Results:
+    """Read results.json, and say what whoever exports it should know. Raises: typer.Exit."""
+    try:
+        results = read_results(path)
+    except ResultsError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    if not results.isolation.confined:
+        console.print(Text("Practice mode: students' code was not confined, so these scores can't be trusted.", "yellow"), soft_wrap=True)
+    for submission in results.submissions:
+        faults = [task.name for module in submission.modules for task in module.tasks if task.status is Status.GRADER_ERROR]
+        if faults:
+            sentence = f"{submission.id}: the grader itself failed on {', '.join(faults)}. These points are missing: grade again."
+            console.print(Text(log_line(sentence, 1000), "yellow"), soft_wrap=True)
+    return results
+
+
+def _write(out: Path, files: Mapping[str, bytes], force: bool) -> None:
+    """Write the files and say so. Raises: typer.Exit."""
+    try:
+        write_files(out, files, replace=force)
+    except (WouldOverwrite, OSError) as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    console.print(Text(f"Written to {out}: {len(files)} file{'s' * (len(files) != 1)}."), soft_wrap=True)

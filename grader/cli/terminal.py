@@ -1,0 +1,51 @@
+"""What the commands share: options, reading the course, stopping with a sentence, printing."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from grader.base.text import without_commands
+from grader.course.manifest import Course, ManifestError, load_course
+
+__all__ = [
+    "EXIT_BAD_INPUT",
+    "EXIT_GRADER_FAILED",
+    "EXIT_PROBLEMS",
+    "CourseOption",
+    "ModuleOption",
+    "console",
+    "load",
+    "print_json",
+    "stop",
+]
+
+EXIT_PROBLEMS, EXIT_BAD_INPUT, EXIT_GRADER_FAILED = 1, 2, 3
+
+CourseOption = Annotated[Path | None, typer.Option("--course", help="The course's folder (default: the one around here).")]
+ModuleOption = Annotated[list[str] | None, typer.Option("--module", "-m", help="Only this module; can be given again.")]
+
+console = Console(stderr=True)
+
+
+def load(folder: Path | None) -> Course:
+    """Read the course. Raises: typer.Exit."""
+    try:
+        return load_course(folder)
+    except ManifestError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+
+
+def stop(sentence: str, code: int) -> typer.Exit:
+    """Print why the command ends; what to raise."""
+    console.print(Text(without_commands(sentence), "red"), soft_wrap=True)
+    return typer.Exit(code)
+
+
+def print_json(value: Any) -> None:
+    """Print a value to standard output."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")

@@ -1,0 +1,66 @@
+"""Check runs: what GitHub's API takes to show a score beside the commit that it is for.
+
+Only a GitHub App can make check runs. This module writes what is to be posted, and posts nothing.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from grader.exports.markdown import feedback_page, score_line, score_table
+from grader.runner.results import Results, SubmissionResult
+from grader.submissions.collect import Collected
+
+__all__ = ["TARGETS", "check_files"]
+
+TARGETS = "targets.tsv"
+"""The file that says which payload goes where: a line OWNER/NAME, tab, file name for each."""
+
+_MOST_CHARACTERS = 60_000
+"""GitHub refuses a summary or text of more than 65,535."""
+_NAME = "Official score"
+
+
+def check_files(results: Results, record: list[Collected]) -> tuple[dict[str, bytes], list[str]]:
+    """The files to post, by name, TARGETS among them; the submissions of which the record says no commit."""
+    origins = {entry.student: entry for entry in record if not entry.problem}
+    files: dict[str, bytes] = {}
+    lines, unknown = [], []
+    for submission in results.submissions:
+        origin = origins.get(submission.id)
+        if origin is None:
+            unknown.append(submission.id)
+            continue
+        name = f"{origin.student}.json"
+        files[name] = msgspec.json.format(msgspec.json.encode(_payload(submission, results, origin.commit)), indent=1)
+        lines.append(f"{origin.repository}\t{name}\n")
+    return {**files, TARGETS: "".join(lines).encode()}, unknown
+
+
+def _payload(submission: SubmissionResult, results: Results, commit: str) -> dict[str, object]:
+    summary = score_table(submission)
+    return {
+        "name": _NAME,
+        "head_sha": commit,
+        "status": "completed",
+        "conclusion": "success" if submission.score == submission.max_score and results.isolation.confined else "neutral",
+        "output": {
+            "title": score_line(submission) if results.isolation.confined else f"{score_line(submission)} (practice mode, not official)",
+            "summary": "\n".join(_cut(summary)),
+            "text": "\n".join(_cut(feedback_page(submission, results))),
+        },
+    }
+
+
+def _cut(text: str) -> Iterator[str]:
+    """The lines that GitHub has room for; an open block of code is closed."""
+    left, fence = _MOST_CHARACTERS, ""
+    for line in text.splitlines():
+        left -= len(line) + 1
+        if left < 0:
+            yield from filter(None, [fence, "", "There is more in the feedback file."])
+            return
+        if line.startswith("```"):
+            run = line[: len(line) - len(line.lstrip("`"))]
+            fence = run if not fence else "" if run == fence == line else fence
+        yield line

@@ -1,0 +1,133 @@
+"""Compare what a student returned with what the reference returned, strictly, in words for the student.
+
+Runs in the trusted process on decoded values only, so no code of the student's can take part. The order of the checks is the order of
+usefulness: type, structure, shape, dtype, device, NaN and inf, values. Never broadcasts; never shows whole tensors.
+"""
+
+from typing import Any
+
+import torch
+
+from grader.protocol.values import Opaque
+
+__all__ = ["describe", "difference"]
+
+
+def difference(got: Any, expected: Any, *, rtol: float, atol: float, at: str = "") -> str | None:
+    """Say in one sentence how `got` differs from `expected`; None where it does not.
+
+    Args:
+        got: the student's value: a tree of plain values and tensors.
+        expected: the reference's.
+        rtol: relative tolerance, of the expected value's size. Integers, booleans and strings are compared exactly.
+        atol: absolute tolerance.
+        at: where in the tree we are, for the message.
+
+    Raises: TypeError where the expected value is one that does not travel.
+    """
+    where = f" in {at}" if at else ""
+    if isinstance(expected, Opaque):
+        raise TypeError(f"the reference returns {expected.description}, which can't be compared: let the probe return plain values")
+    if isinstance(expected, torch.Tensor) and isinstance(got, torch.Tensor):
+        message = _tensor_difference(got, expected, rtol, atol)
+        return message and message + where
+    whole = type(got) is int and type(expected) is float and abs(got) < 2**53  # an int is welcome where a float is due
+    if _kind(got) != _kind(expected) and not whole:
+        return f"type: expected {describe(expected)}, got {describe(got)}{where}"
+    match expected:
+        case dict():
+            if got.keys() != expected.keys():
+                return f"structure: expected the keys {_keys(expected)}, got {_keys(got)}{where}"
+            pairs = [(got[key], value, f"{at}[{key!r}]") for key, value in expected.items()]
+        case list() | tuple():
+            if len(got) != len(expected):
+                return f"structure: expected {len(expected)} items, got {len(got)}{where}"
+            pairs = [(ours, value, f"{at}[{i}]") for i, (ours, value) in enumerate(zip(got, expected, strict=True))]
+        case float():
+            close = got == expected or _tensor_difference(_double(got), _double(expected), rtol, atol) is None
+            return None if close else f"value: expected {expected:.6g}, got {got:.6g}{where}"
+        case str() if got != expected and _tells_an_ending(got) and _tells_an_ending(expected):
+            return f"value: expected a call that {expected}, got one that {got[:60]}{where}"
+        case _:
+            return None if got == expected else f"value: expected {describe(expected)}, got {describe(got)}{where}"
+    return next(filter(None, (difference(a, b, rtol=rtol, atol=atol, at=c) for a, b, c in pairs)), None)
+
+
+def describe(value: Any) -> str:
+    """Name a value briefly: "a tensor of shape (2, 3)", "None", "the string 'mean'"."""
+    match value:
+        case torch.Tensor():
+            return f"a tensor of shape {tuple(value.shape)}"
+        case str():
+            return f"the string {value[:60]!r}"
+        case list() | tuple() | dict():
+            simple = isinstance(value, tuple) and len(value) <= 6 and all(type(item) is int for item in value)
+            return f"the tuple {value}" if simple else f"a {type(value).__name__} of {len(value)} items"
+        case float():
+            return f"the float {value:.6g}"
+        case int() if not isinstance(value, bool):
+            return f"the int {value}" if abs(value) < 10**20 else "a huge int"
+        case Opaque(description):
+            return description
+        case _:
+            return str(value)
+
+
+def _tells_an_ending(text: str) -> bool:
+    """True for what `grader.testing.raised` says."""
+    return text.startswith("raises ") or text == "returns normally"
+
+
+def _kind(value: Any) -> str:
+    return "tensor" if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def _keys(mapping: dict[str | int, Any]) -> str:
+    names = [str(key)[:30] for key in list(mapping)[:8]]
+    return "{" + ", ".join(names) + (", …" if len(mapping) > 8 else "") + "}"
+
+
+def _double(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def _tensor_difference(got: torch.Tensor, expected: torch.Tensor, rtol: float, atol: float) -> str | None:
+    if got.shape != expected.shape:
+        return f"shape: expected {tuple(expected.shape)}, got {tuple(got.shape)}"
+    if got.dtype != expected.dtype:
+        return f"dtype: expected {expected.dtype}, got {got.dtype}"
+    if got.device != expected.device:
+        return f"device: expected {expected.device}, got {got.device}"
+    if expected.device.type == "meta":
+        return None
+    if not (expected.is_floating_point() or expected.is_complex()):
+        wrong = got != expected
+        error = 0.0 if expected.dtype is torch.bool or not wrong.any() else (got.double() - expected.double()).abs().max().item()
+        return _count(wrong, got, expected, f" (largest error {error:.6g})" if error else "")  # float64 may not tell huge ones apart
+    wide = torch.complex128 if expected.is_complex() else torch.float64
+    a, b = got.to(wide), expected.to(wide)
+    if torch.equal(a, b):  # as most right answers are
+        return None
+    for name, test in (("NaN", torch.isnan), ("inf", torch.isinf)):
+        wrong = test(a) != test(b)
+        if wrong.any():
+            return f"{name}: " + str(_count(wrong, got, expected, "", values=False))
+    same = (a == b) | (torch.isnan(a) & torch.isnan(b))  # equal infinities differ by NaN, so they are settled here
+    error_at = (a - b).abs()
+    wrong = ~same & ~((error_at <= atol + rtol * b.abs()) & torch.isfinite(error_at))  # inf is within rtol of -inf otherwise
+    largest = error_at[wrong & torch.isfinite(error_at)]
+    return _count(wrong, got, expected, f" (largest error {largest.max().item():.3g})" if largest.numel() else "")
+
+
+def _count(wrong: torch.Tensor, got: torch.Tensor, expected: torch.Tensor, error: str, values: bool = True) -> str | None:
+    if not wrong.any():
+        return None
+    first = tuple(torch.nonzero(wrong)[0].tolist())
+    share = f"{int(wrong.sum())} of {wrong.numel()} are wrong{error}" if wrong.dim() else f"wrong{error}"
+    place = f"; the first at {list(first)}" if first else ""
+    return f"{'values: ' if values else ''}{share}{place}: expected {_show(expected[first])}, got {_show(got[first])}"
+
+
+def _show(value: torch.Tensor) -> str:
+    item = value.item()
+    return f"{item:.5g}" if isinstance(item, float | complex) else str(item)

@@ -1,0 +1,209 @@
+"""The two sides of a hidden test: the student's module in a confined worker, and the reference in the trusted process.
+
+Both take the same pickled probe, so what one side does to its inputs the other never sees.
+"""
+
+import contextlib
+import functools
+import sys
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from grader.base.outcome import Outcome, Status
+from grader.base.torchvision_compat import import_torchvision
+from grader.course.content import Bank, answer_with, read_bank
+from grader.course.manifest import Course, Limits, Module
+from grader.protocol.bans import in_source
+from grader.protocol.probes import thaw
+from grader.protocol.state import reset_state
+from grader.protocol.values import decode, encode
+from grader.sandbox.supervisor.worker_handle import Ended, Worker
+from grader.sandbox.supervisor.zygote_handle import Usage, Zygote
+from grader.submissions.ingest import Source
+
+__all__ = ["ReferenceSide", "StudentSide", "TrustedModule"]
+
+
+class TrustedModule:
+    """A module of the course's own, run in this process, with its answers kept: a batch asks the same questions of every student."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
+        self._module: ModuleType | None = None
+        self._kept: dict[tuple[bytes, int], Any] = {}
+
+    @property
+    def module(self) -> ModuleType:
+        """The module itself, run at its first use."""
+        if self._module is None:
+            torch.set_num_threads(1)  # as in the workers, so that sums are taken in the same order
+            if "torchvision" in self._text:
+                import_torchvision()  # whose import takes some help on a machine without CUDA
+            self._module = sys.modules[self._name] = ModuleType(self._name)
+            exec(compile(self._text, f"{self._name}.py", "exec"), self._module.__dict__)
+        return self._module
+
+    def call(self, probe: bytes, seed: int) -> Any:
+        """What the probe returns for this module. Not to be modified."""
+        key = (probe, seed)
+        if key not in self._kept:
+            module = self.module
+            reset_state(seed)
+            try:
+                self._kept[key] = decode(*encode(thaw(probe)(module)))
+            finally:
+                reset_state(seed)  # what a probe leaves behind, such as a default dtype, is not for the tests' own code
+        return self._kept[key]
+
+
+class ReferenceSide(TrustedModule):
+    """The reference of a module, and the wrong answers that are known to its tasks."""
+
+    def __init__(self, course: Course, module: str) -> None:
+        super().__init__(f"solutions.{module}", course.solution(module).read_text())
+        self._bank_path = course.misconceptions(module)
+        self._mistakes: dict[str, list[tuple[str, TrustedModule]]] = {}
+
+    def kind(self, task: str) -> str:
+        """What the task is: a "class" or a "function"."""
+        return "class" if isinstance(getattr(self.module, task), type) else "function"
+
+    def explain(self, task: str, probe: bytes, seed: int, matches: Callable[[Any], bool]) -> str:
+        """Why the student's value is wrong, where exactly one known mistake gives a value that matches it; else an empty string."""
+        if task not in self._mistakes:
+            self._mistakes[task] = [
+                (entry.why, TrustedModule(f"misconceptions.{entry.name}", answer_with(self._text, self._bank, [entry])))
+                for entry in self._bank.entries
+                if entry.task == task
+            ]
+        found = []
+        for why, mistake in self._mistakes[task]:
+            with contextlib.suppress(Exception):  # some mistakes raise where the student's did not
+                if matches(mistake.call(probe, seed)):
+                    found.append(why)
+        return found[0] if len(found) == 1 else ""
+
+    @functools.cached_property
+    def _bank(self) -> Bank:
+        return read_bank(self._bank_path.read_text(), "misconception") if self._bank_path.exists() else Bank((), ())
+
+
+class StudentSide:
+    """One student's module, in a worker that is replaced when it dies. Use `close` when the module is done."""
+
+    def __init__(self, zygote: Zygote, course: Course, module: Module, source: Source, reference: ReferenceSide) -> None:
+        self._zygote = zygote
+        self._limits = course.limits
+        self._module = module
+        self._source = source
+        self._reference = reference
+        self._places: dict[tuple[float, int, int], _Workplace] = {}
+        self._closed_tasks: dict[str, Outcome] = {}  # nothing of these can be tried again
+        self._task_seconds: dict[str, float] = {}
+
+    def call(self, task: str, probe: bytes, seed: int) -> Any:
+        """What the probe returns for the student's module. Raises: Ended, ZygoteError."""
+        self._check_open(task)
+        chosen = self._module.task(task)
+        limits = chosen.limits_within(self._limits)
+        place = self._place(limits)
+        worker = place.worker()
+        self._check_kind(task, place.kinds[task])
+        start = time.monotonic()
+        try:
+            return worker.call(probe, seed, chosen.bans, limits)
+        except Ended as end:
+            if end.died:
+                place.close()
+            if end.outcome.status is Status.TIMED_OUT:
+                self._closed_tasks[task] = _not_tried("an earlier test of this task ran out of time.")
+            raise
+        finally:
+            self._charge(task, time.monotonic() - start, limits)
+
+    def close(self) -> None:
+        """Kill the workers."""
+        for place in self._places.values():
+            place.close()
+
+    @property
+    def usage(self) -> Usage:
+        """What the workers that have ended used."""
+        return sum((place.usage for place in self._places.values()), Usage())
+
+    def _place(self, limits: Limits) -> "_Workplace":
+        """The worker for tasks with these limits on import, memory and files, which hold for a worker as a whole."""
+        key = limits.import_seconds, limits.memory_mib, limits.scratch_mib
+        if key not in self._places:
+            self._places[key] = _Workplace(self._zygote, limits, self._module, self._source)
+        return self._places[key]
+
+    def _check_open(self, task: str) -> None:
+        if self._source.problem:
+            raise Ended(Outcome(Status.NOT_IMPLEMENTED if self._source.missing else Status.ERROR, self._source.problem))
+        if task not in self._task_seconds:  # its first test: read its source
+            self._task_seconds[task] = 0.0
+            if use := in_source(self._source.text, task, self._module.task(task).bans, self._source.cells):
+                self._closed_tasks[task] = Outcome(Status.BANNED, f"uses {use}, which is not allowed in this task.")
+        if task in self._closed_tasks:
+            raise Ended(self._closed_tasks[task])
+
+    def _check_kind(self, task: str, kind: str) -> None:
+        due = self._reference.kind(task)
+        if kind == "missing":
+            raise Ended(Outcome(Status.NOT_IMPLEMENTED, f"{self._module.name}.py has no {due} called {task}: keep the stub's name."))
+        if kind != due:
+            raise Ended(Outcome(Status.ERROR, f"{task} has to be a {due}, but it is a {kind}."))
+
+    def _charge(self, task: str, seconds: float, limits: Limits) -> None:
+        self._task_seconds[task] += seconds
+        if self._task_seconds[task] > limits.task_seconds and task not in self._closed_tasks:
+            self._closed_tasks[task] = _not_tried(f"the tests of this task took more than {limits.task_seconds:g} s together.")
+
+
+class _Workplace:
+    """A worker with the student's module loaded, and the next one after it has died."""
+
+    def __init__(self, zygote: Zygote, limits: Limits, module: Module, source: Source) -> None:
+        self._zygote, self._limits, self._module, self._source = zygote, limits, module, source
+        self._worker: Worker | None = None
+        self._import_seconds = 0.0
+        self._fatal: Outcome | None = None  # nothing can be tried here (again)
+        self.kinds: dict[str, str] = {}
+        self.usage = Usage()
+
+    def worker(self) -> Worker:
+        """The worker, made and loaded where there is none. Raises: Ended, ZygoteError."""
+        if self._fatal is not None:
+            raise Ended(self._fatal)
+        if self._worker is None:
+            bans = sorted({ban for task in self._module.tasks for ban in task.bans})
+            self._worker = Worker(self._zygote, self._limits)
+            start = time.monotonic()
+            try:
+                tasks = [task.name for task in self._module.tasks]
+                self.kinds = self._worker.load(self._module.name, self._source.text, tasks, bans, self._source.cells)
+            except Ended as end:
+                self.close()
+                self._fatal = end.outcome
+                raise
+            # A module that is slow to import and kills its workers may not cost an import a test.
+            self._import_seconds += time.monotonic() - start
+            if self._import_seconds > 3 * self._limits.import_seconds:
+                self._fatal = _not_tried("the module's import took too long in all; it is run again after a crash.")
+        return self._worker
+
+    def close(self) -> None:
+        """Kill the worker, if there is one."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.__exit__()
+            self.usage += worker.usage
+
+
+def _not_tried(reason: str) -> Outcome:
+    return Outcome(Status.TIMED_OUT, f"not tried: {reason}")

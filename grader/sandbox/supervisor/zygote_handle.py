@@ -1,0 +1,137 @@
+"""The trusted process's handle on the zygote. Imports no torch, so that the zygote can load its own at the same time."""
+
+import array
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import Any, Self
+
+import msgspec
+
+from grader.base.text import one_line
+from grader.course.manifest import Limits
+from grader.sandbox.worker.confine import Layers, Permissions, readable_paths
+
+__all__ = ["Usage", "Zygote", "ZygoteError"]
+
+_MIB = 1 << 20
+
+
+class ZygoteError(Exception):
+    """The zygote does not answer, or can't confine: the grader's own fault, never the student's."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a worker used: for timings, never for scores."""
+
+    cpu_seconds: float = 0.0
+    peak_kib: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.cpu_seconds + other.cpu_seconds, max(self.peak_kib, other.peak_kib))
+
+
+class Zygote:
+    """The exec'd interpreter that forks workers. Use as a context manager, in the thread that outlives it."""
+
+    def __init__(self, layers: Layers | None) -> None:
+        """Start it. Its workers are confined by `layers`, or, where that is None, not at all."""
+        self.layers = layers
+        self._readable = readable_paths() if layers else ()
+        self.home = tempfile.mkdtemp(prefix="grader-")
+        """Where the workers' scratch folders are."""
+        enclosed = {"visible": self._readable, "home": self.home} if layers and layers.namespaces else None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "PYTHONHASHSEED": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LANG": "C.UTF-8",
+        }
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-s",
+                "-P",
+                "-m",
+                "grader.sandbox.worker.zygote",
+                str(theirs.fileno()),
+                msgspec.json.encode(enclosed).decode(),
+            ],
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        theirs.close()
+        self._control = ours
+        self._ready = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._control.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
+        if self._process.stderr:
+            self._process.stderr.close()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def wait_until_ready(self) -> None:
+        """Wait for torch to be loaded there. Raises: ZygoteError."""
+        if not self._ready:
+            self._control.settimeout(120)
+            self._answer()
+            self._ready = True
+            self._control.settimeout(30)
+
+    def fork(self, scratch: str, limits: Limits, channel: int, output: int) -> int:
+        """Fork a worker that owns these descriptors; returns its pid. Raises: ZygoteError."""
+        self.wait_until_ready()
+        permissions = Permissions(self._readable, scratch, limits.memory_mib * _MIB, limits.scratch_mib * _MIB)
+        request = {"type": "fork", "permissions": permissions, "layers": self.layers}
+        descriptors = array.array("i", [channel, output])
+        try:
+            self._control.sendmsg([msgspec.json.encode(request)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        except OSError as error:
+            raise ZygoteError(f"the zygote is gone: {error}") from None
+        answer = self._answer()
+        if answer["problem"]:
+            self.reap(answer["pid"])
+            raise ZygoteError(f"a worker could not be confined: {one_line(answer['problem'], 300)}")
+        return int(answer["pid"])
+
+    def reap(self, pid: int) -> tuple[int, Usage]:
+        """Collect a killed or ended worker: its exit code (minus the signal's number) and what it used. Raises: ZygoteError."""
+        try:
+            self._control.send(msgspec.json.encode({"type": "reap", "pid": pid}))
+        except OSError as error:
+            raise ZygoteError(f"the zygote is gone: {error}") from None
+        answer = self._answer()
+        return os.waitstatus_to_exitcode(answer["status"]), Usage(answer["cpu_seconds"], answer["peak_kib"])
+
+    def _answer(self) -> dict[str, Any]:
+        try:
+            message = self._control.recv(1 << 16)
+        except OSError as error:
+            message, reason = b"", str(error)
+        else:
+            reason = "it ended"
+        if not message:
+            self._process.kill()
+            errors = self._process.stderr.read() if self._process.stderr else b""
+            raise ZygoteError(f"the zygote does not answer ({reason}): {one_line(errors.decode(errors='replace')[-400:], 400)}")
+        answer: dict[str, Any] = {} if message == b"ready" else msgspec.json.decode(message)
+        return answer

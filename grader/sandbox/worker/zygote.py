@@ -1,0 +1,166 @@
+"""The zygote: a separate interpreter with torch loaded that forks one confined worker a request.
+
+Run as `python -s -P -m grader.sandbox.worker.zygote DESCRIPTOR ENCLOSURE`, the second a JSON object or null. It may not import solutions,
+tests or the manifest, is given no secret, and runs no parallel region (a warm OpenMP pool hangs in a fork). It alone reaps its workers,
+and when it dies they die.
+"""
+
+import array
+import contextlib
+import ctypes
+import fcntl
+import gc
+import os
+import signal
+import socket
+import sys
+import tempfile
+from dataclasses import replace
+
+import msgspec
+import torch
+import torch._dynamo  # torch.optim and torch.utils import these lazily, hundreds of files each
+import torch.distributed.tensor
+import torch.optim
+from msgspec import Struct
+
+from grader.base.torchvision_compat import import_torchvision
+from grader.sandbox.worker import worker
+from grader.sandbox.worker.confine import Layers, Permissions, confine
+from grader.sandbox.worker.enclose import enclose
+
+__all__ = ["Fork", "Forked", "Reap", "Reaped"]
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+
+
+class Fork(Struct, frozen=True, tag="fork"):
+    """Fork a worker; its channel and its output come along as descriptors. Unconfined where `layers` is None.
+
+    `permissions.memory_bytes` counts from what the zygote has.
+    """
+
+    permissions: Permissions
+    layers: Layers | None
+
+
+class Reap(Struct, frozen=True, tag="reap"):
+    """Wait for a worker that has been killed or has ended."""
+
+    pid: int
+
+
+class Forked(Struct, frozen=True, tag="forked"):
+    """The worker's process, and why it could not be confined and therefore runs nothing (empty where it could)."""
+
+    pid: int
+    problem: str
+
+
+class Reaped(Struct, frozen=True, tag="reaped"):
+    """How a worker ended, as waitpid tells, with its CPU seconds and peak memory in KiB."""
+
+    status: int
+    cpu_seconds: float
+    peak_kib: int
+
+
+class _Enclosure(Struct, frozen=True):
+    visible: tuple[str, ...]
+    home: str
+
+
+_size = -1
+"""/proc/self/statm of the zygote, opened while there is a /proc to be seen."""
+
+
+def main() -> None:
+    """Serve until the trusted process closes the control socket."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    os.setsid()  # a Ctrl-C in the terminal is the trusted process's to handle
+    _die_with_parent()
+    torch.set_num_threads(1)
+    import_torchvision()
+    global _size
+    if sys.platform.startswith("linux"):
+        _size = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    if enclosure := msgspec.json.decode(sys.argv[2], type=_Enclosure | None):
+        _let_parent_look()  # or else an ordinary user may not write the maps of users and groups
+        enclose(enclosure.visible, enclosure.home)
+        _die_with_parent()  # once more: new credentials took it away
+    decoder = msgspec.json.Decoder(Fork | Reap)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy every page it touches
+    control.send(b"ready")
+    while True:
+        message, ancillary, _, _ = control.recvmsg(1 << 16, socket.CMSG_SPACE(2 * 4))
+        if not message:
+            return
+        request = decoder.decode(message)
+        if isinstance(request, Reap):
+            _, status, usage = os.wait4(request.pid, 0)
+            control.send(msgspec.json.encode(Reaped(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)))
+            continue
+        channel, output = array.array("i", ancillary[0][2])
+        report, theirs = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            _become_worker(request, channel, output, theirs)
+        for descriptor in (channel, output, theirs):
+            os.close(descriptor)
+        with open(report, "rb") as file:
+            problem = file.read(1000)  # until the worker closes its end, which it does before it reads a byte of the student's
+        control.send(msgspec.json.encode(Forked(pid, problem.decode(errors="replace"))))
+
+
+def _die_with_parent() -> None:
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _let_parent_look() -> None:
+    """Let processes of this user look into this one: the trusted process into a worker's open files, for the limit on them."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def _address_space() -> int:
+    """Bytes that the zygote takes, and so a fresh fork of it."""
+    return int(os.pread(_size, 100, 0).split()[0]) * os.sysconf("SC_PAGESIZE") if _size >= 0 else 0
+
+
+def _become_worker(fork: Fork, channel: int, output: int, report: int) -> None:
+    """Never returns. What goes wrong before the confinement is complete is told through `report`."""
+    try:
+        parent = os.getppid()
+        space = _address_space()
+        os.setsid()
+        _die_with_parent()
+        if os.getppid() != parent:
+            os._exit(1)
+        null = os.open(os.devnull, os.O_RDONLY)
+        clear = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10) for descriptor in (null, output, output, channel, report)]
+        for number, descriptor in enumerate(clear):  # standard input, output, error, the channel, and the report
+            os.dup2(descriptor, number)
+        report = worker.CHANNEL + 1
+        os.closerange(report + 1, 4096)
+        os.chdir(fork.permissions.scratch)
+        os.environ.clear()
+        os.environ.update(HOME=fork.permissions.scratch, TMPDIR=fork.permissions.scratch, LANG="C.UTF-8")
+        tempfile.tempdir = None  # asked again, now that TMPDIR is the scratch folder
+        _let_parent_look()
+        if fork.layers is not None:
+            confine(replace(fork.permissions, memory_bytes=fork.permissions.memory_bytes + space), fork.layers)
+    except BaseException as error:
+        os.write(report, f"{type(error).__name__}: {error}".encode())
+        os._exit(1)
+    os.close(report)
+    with contextlib.suppress(BaseException):
+        worker.serve()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

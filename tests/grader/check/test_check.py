@@ -1,0 +1,129 @@
+"""The content gate: content with the course in miniature, and not with any way of breaking it."""
+
+import json
+import sys
+
+import msgspec
+import pytest
+
+import grader.check.gate
+from grader.course.manifest import Course
+from grader.runner.job import grade
+from tests.grader.conftest import RIGHT, mini_course
+from tests.grader.conftest import grader as command
+
+
+@pytest.fixture
+def report_of(zygote, monkeypatch):
+    """`report_of(root)`: what the gate finds, graded in this process; the public tests are run only where the way concerns them."""
+
+    def run(root, *, public: bool) -> dict:
+        course, references = Course.read(root), {}
+
+        def grade_here(units, course, *, jobs, layers, on_done):
+            for unit in units:
+                on_done(unit, grade(unit, course, zygote, references))
+
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        monkeypatch.setattr(grader.check.gate, "grade_units", grade_here)
+        if not public:
+            results = {"solutions": (["test_double", "test_Counter"], []), "exercises": ([], ["test_double", "test_Counter"])}
+            monkeypatch.setattr(grader.check.gate, "_run_public", lambda course, module, code: results[code])
+        try:
+            found = grader.check.gate.check(
+                course, course.modules, seeds=1, jobs=1, seed=1, layers=zygote.layers, on_progress=lambda done, total: None
+            )
+        finally:
+            for name in [name for name in sys.modules if name.startswith("tests.hidden")]:
+                del sys.modules[name]
+        return msgspec.to_builtins(found)
+
+    return run
+
+
+def test_the_course_in_miniature_is_in_order(tmp_path):
+    """Counts, names, nothing to complain of, by the real command."""
+    done = command("check", "--json", "--seeds", 1, "--jobs", 1, cwd=mini_course(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert report["problems"] == report["survived"] == []
+    counts = {key: report[key] for key in ("modules", "tasks", "tests", "misconceptions", "alternatives")}
+    assert counts == {"modules": 1, "tasks": 2, "tests": 5, "misconceptions": 6, "alternatives": 4}
+    assert "mini.double.squares" in report["rejected"]
+
+
+H, M, A, S, E, P = (
+    "tests/hidden/test_mini.py",
+    "tests/misconceptions/mini.py",
+    "tests/alternatives/mini.py",
+    "solutions/mini.py",
+    "exercises/mini.py",
+    "tests/public/test_mini.py",
+)
+USES = '''
+
+@task("Counter")
+def test_uses(agree):
+    """Both."""
+    agree(lambda m: [m.Counter(1).add(1), m.double(torch.ones(2))], rtol=0, atol=0)
+'''
+SLACK = '''
+
+@task("double")
+def test_slack(student, draw):
+    """Nothing at all."""
+    x = draw.normal(1)
+    student(lambda m: m.double(x))
+'''
+WAYS = {
+    "a misconception that is right": (
+        (M, "return x * x", "if len(x) == 0:\n        raise ValueError\n    return x + x"),
+        "mini.double.squares",
+    ),
+    "an alternative that is wrong": ((A, "return x / 0.5", "return x / 0.25"), "alternative divides, seed"),
+    "an alternative that raises": ((A, "return x / 0.5", "return x.nonsense()"), "alternative divides, seed"),
+    "a stub that is solved": ((E, None, RIGHT), "the stub of double is passed, not not_implemented"),
+    "a stub out of date": ((E, "Return twice x.", "Return x twice."), "exercises/mini.py: the docstring of double differs"),
+    "a stub that does not parse": ((E, None, "def double(:"), "exercises/mini.py"),
+    "a reference that does not parse": ((S, None, "def double(:"), "solutions/mini.py"),
+    "a bank that does not parse": ((M, None, "def squares(:"), "tests/misconceptions/mini.py"),
+    "a reference that fails": ((S, "torch.mul(x, _TWO)", "torch.mul(x, None)"), "double is not accepted"),
+    "a stray file": (("solutions/maxi.py", None, ""), "solutions/maxi.py belongs to no module of course.toml"),
+    "a missing file": ((P, None, None), "tests/public/test_mini.py is missing"),
+    "a hint with the solution": (
+        ("course.toml", "A product has two factors.", "`return torch.mul(x, _TWO)`"),
+        "holds a line of the solution",
+    ),
+    "a missing public test": ((P, "def test_Counter_sums_up", "def test_sums_up"), "has no test called test_Counter"),
+    "a public test that fails": ((P, "== 6", "== 7"), "test_double_of_three fails on the reference"),
+    "a public test that stubs pass": (
+        (P, "assert double(torch.tensor([3.0])).item() == 6", "pass"),
+        "test_double_of_three passes on the stub",
+    ),
+    "a public suite that does not parse": ((P, None, "def test_double(:"), "tests/public/test_mini.py"),
+    "a test that uses another task": ((H, None, "+" + USES), "the tests of Counter use another task"),
+    "a slack test": ((H, None, "+" + SLACK), "an answer that returns None passes test_slack"),
+    "two misconceptions": ((M, '@misconception("double", "Halves.")\n', ""), "double has 2 misconceptions, and needs 3"),
+    "a misconception without a reason": ((M, '"Halves."', '" "'), "halves does not say why"),
+    "a misconception of no task": ((M, '@misconception("double", "Halves.")', '@misconception("triple", "Halves.")'), "which is no task"),
+    "two entries of a name": ((M, "def halves(x)", "def squares(x)"), "two misconceptions are called squares: rename one"),
+    "a ban that names nothing": (("course.toml", "torch.nn.Linear", "torch.nn.Linaer"), "torch.nn.Linaer"),
+    "a weight of nothing": ((H, "weight=2", "weight=0"), "a test of double has weight 0"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_broken_course_is_noticed(tmp_path, report_of, way):
+    """One thing is broken, and named."""
+    (name, old, new), sentence = WAYS[way]
+    root = mini_course(tmp_path)
+    path = root / name
+    if new is None:
+        path.unlink()
+    elif old is None:
+        path.write_text(path.read_text() + new[1:] if new.startswith("+") else new)
+    else:
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+    report = report_of(root, public=name == P)
+    assert any(sentence in text for text in report["problems"] + report["survived"]), "\n".join(report["problems"] + report["survived"])
