@@ -21,8 +21,8 @@ from grader.protocol.state import reset_state
 from grader.runner.job import grade
 from grader.runner.jobs import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
-from grader.sandbox.supervisor.worker_handle import Worker
-from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.sandbox.supervisor.worker_handle import WorkerHandle
+from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.submissions.ingest import Source
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     unit = Unit("benchmark", module, Source(course.solution(module.name).read_text()), seed=1)
     references: dict[str, ReferenceSide] = {}
     graded, bare, parts = [], [], defaultdict(list)
-    with Zygote(machine_layers()) as zygote:
+    with ZygoteHandle(machine_layers()) as zygote:
         probes = _record_probes(lambda: grade(unit, course, zygote, references))
         reference = references[module.name].module
         for _ in range(options.rounds):
@@ -91,10 +91,10 @@ class _Stopwatch:
     """Adds up the time spent in the parts of a grading."""
 
     _PARTS = (
-        ("fork and confine", Worker, "__init__"),
-        ("load the module", Worker, "load"),
-        ("ask the worker", Worker, "call"),
-        ("kill and clean up", Worker, "__exit__"),
+        ("fork and confine", WorkerHandle, "__init__"),
+        ("load the module", WorkerHandle, "load"),
+        ("ask the worker", WorkerHandle, "call"),
+        ("kill and clean up", WorkerHandle, "__exit__"),
         ("pickle probes", grader.grading.plugin, "freeze"),
         ("compare", grader.grading.plugin, "difference"),
     )

@@ -358,11 +358,11 @@ def schema() -> None:
 def doctor(json: JsonOption = False) -> None:
     """Show what confines students' code on this machine, and what came of trying, from inside a worker, what it must not be able to do."""
     from grader.sandbox.supervisor.self_test import inspect_protections
-    from grader.sandbox.supervisor.zygote_handle import Zygote, ZygoteError
+    from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteHandle
 
     reason, layers = supported(), machine_layers()
     try:
-        with Zygote(layers) as zygote:
+        with ZygoteHandle(layers) as zygote:
             protections = inspect_protections(zygote)
     except ZygoteError as error:
         raise stop(str(error), EXIT_GRADER_FAILED) from None

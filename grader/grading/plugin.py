@@ -25,7 +25,7 @@ from grader.grading.sides import ReferenceSide, StudentSide
 from grader.protocol.probes import freeze
 from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed
 from grader.sandbox.supervisor.worker_handle import Ended
-from grader.sandbox.supervisor.zygote_handle import Zygote, ZygoteError
+from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteHandle
 from grader.submissions.ingest import BadInput, Source, read_submission
 
 __all__ = ["Agree", "Grading", "GradingPlugin", "Probe", "Record", "Run"]
@@ -65,7 +65,7 @@ class Grading:
     modules: tuple[Module, ...]
     sources: dict[str, Source]
     seed: int
-    zygote: Zygote
+    zygote: ZygoteHandle
     references: dict[str, ReferenceSide]
     shuffled: bool = False
     records: dict[str, Record] = field(default_factory=dict)
@@ -349,5 +349,5 @@ def _grading_from(config: pytest.Config) -> Grading:
     except (BadInput, ManifestError, NotConfined) as error:
         raise pytest.UsageError(str(error)) from None
     seed = draw_seed() if config.option.seed is None else config.option.seed
-    zygote = Zygote(layers)
+    zygote = ZygoteHandle(layers)
     return Grading(course, course.modules, submission.sources, seed, zygote, {})

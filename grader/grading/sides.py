@@ -21,8 +21,8 @@ from grader.protocol.bans import in_source
 from grader.protocol.probes import thaw
 from grader.protocol.state import reset_state
 from grader.protocol.values import decode, encode
-from grader.sandbox.supervisor.worker_handle import Ended, Worker
-from grader.sandbox.supervisor.zygote_handle import Usage, Zygote
+from grader.sandbox.supervisor.worker_handle import Ended, WorkerHandle
+from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteHandle
 from grader.submissions.ingest import Source
 
 __all__ = ["ReferenceSide", "StudentSide", "TrustedModule"]
@@ -95,7 +95,7 @@ class ReferenceSide(TrustedModule):
 class StudentSide:
     """One student's module, in a worker that is replaced when it dies. Use `close` when the module is done."""
 
-    def __init__(self, zygote: Zygote, course: Course, module: Module, source: Source, reference: ReferenceSide) -> None:
+    def __init__(self, zygote: ZygoteHandle, course: Course, module: Module, source: Source, reference: ReferenceSide) -> None:
         self._zygote = zygote
         self._limits = course.limits
         self._module = module
@@ -168,21 +168,21 @@ class StudentSide:
 class _Workplace:
     """A worker with the student's module loaded, and the next one after it has died."""
 
-    def __init__(self, zygote: Zygote, limits: Limits, module: Module, source: Source) -> None:
+    def __init__(self, zygote: ZygoteHandle, limits: Limits, module: Module, source: Source) -> None:
         self._zygote, self._limits, self._module, self._source = zygote, limits, module, source
-        self._worker: Worker | None = None
+        self._worker: WorkerHandle | None = None
         self._import_seconds = 0.0
         self._fatal: Outcome | None = None  # nothing can be tried here (again)
         self.kinds: dict[str, str] = {}
         self.usage = Usage()
 
-    def worker(self) -> Worker:
+    def worker(self) -> WorkerHandle:
         """The worker, made and loaded where there is none. Raises: Ended, ZygoteError."""
         if self._fatal is not None:
             raise Ended(self._fatal)
         if self._worker is None:
             bans = sorted({ban for task in self._module.tasks for ban in task.bans})
-            self._worker = Worker(self._zygote, self._limits)
+            self._worker = WorkerHandle(self._zygote, self._limits)
             start = time.monotonic()
             try:
                 tasks = [task.name for task in self._module.tasks]

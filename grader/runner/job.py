@@ -18,7 +18,7 @@ from grader.runner.results import ModuleTiming, TestResult, score_module
 from grader.runner.store import Entry
 from grader.sandbox.supervisor.isolation import NotConfined
 from grader.sandbox.supervisor.self_test import ensure_confined
-from grader.sandbox.supervisor.zygote_handle import Zygote, ZygoteError
+from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteHandle
 
 __all__ = ["grade", "serve"]
 
@@ -29,7 +29,7 @@ _PLUGINS = (pytest_timeout, grader.grading.plugin)
 _UNUSED_PLUGINS = ("terminal", "cacheprovider", "logging", "capture", "junitxml", "unraisableexception", "threadexception", "warnings")
 
 
-def serve(connection: Connection, course: Course, zygote: Zygote) -> None:
+def serve(connection: Connection, course: Course, zygote: ZygoteHandle) -> None:
     """Grade units until the connection closes; a string in answer is a refusal to grade at all."""
     warnings.simplefilter("ignore")  # what references and known mistakes warn of is no news to an instructor
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
@@ -53,7 +53,7 @@ def serve(connection: Connection, course: Course, zygote: Zygote) -> None:
         connection.send(entry)
 
 
-def grade(unit: Unit, course: Course, zygote: Zygote, references: dict[str, ReferenceSide]) -> Entry:
+def grade(unit: Unit, course: Course, zygote: ZygoteHandle, references: dict[str, ReferenceSide]) -> Entry:
     """Run the module's hidden suite on the unit's source. A fault of pytest's or the suite's is a `grader_error` of every task."""
     start = time.monotonic()
     module = unit.module

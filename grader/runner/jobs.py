@@ -22,7 +22,7 @@ from grader.base.outcome import Status
 from grader.course.manifest import Course, Module
 from grader.runner.results import ModuleTiming, module_fault
 from grader.runner.store import Entry
-from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.sandbox.worker.confine import Layers
 from grader.submissions.ingest import Source, Submission
 
@@ -200,7 +200,7 @@ def _serve(connection: Connection, course: Course, layers: Layers | None, scratc
     """The job process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process decides what an interrupt means
     tempfile.tempdir = scratch
-    with Zygote(layers) as zygote:
+    with ZygoteHandle(layers) as zygote:
         from grader.runner.job import serve  # torch is loaded here while the zygote loads its own
 
         serve(connection, course, zygote)

@@ -13,7 +13,7 @@ from grader.runner.job import grade
 from grader.runner.jobs import Unit
 from grader.runner.results import ModuleResult, TaskResult
 from grader.sandbox.supervisor.isolation import machine_layers
-from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.submissions.ingest import Source
 
 MANIFEST = """\
@@ -294,9 +294,9 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
+def zygote() -> Iterator[ZygoteHandle]:
     """One zygote for all tests that grade in this process; confined where the machine can."""
-    with Zygote(machine_layers()) as zygote:
+    with ZygoteHandle(machine_layers()) as zygote:
         yield zygote
 
 
@@ -304,7 +304,7 @@ Grade = Callable[..., ModuleResult]
 
 
 @pytest.fixture(scope="session")
-def grade_source(course: Course, zygote: Zygote) -> Grade:
+def grade_source(course: Course, zygote: ZygoteHandle) -> Grade:
     """`grade_source(text, root=…, seed=…, source=…)`: the result of the module `mini` with this source."""
 
     def run(text: str, *, root: Path | None = None, seed: int = 1, source: Source | None = None) -> ModuleResult:

@@ -16,8 +16,8 @@ from msgspec import Struct
 from grader.course.manifest import Limits
 from grader.protocol.probes import freeze
 from grader.sandbox.supervisor.isolation import NotConfined
-from grader.sandbox.supervisor.worker_handle import Ended, Worker
-from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.sandbox.supervisor.worker_handle import Ended, WorkerHandle
+from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 
 __all__ = ["Protection", "ensure_confined", "inspect_protections"]
 
@@ -90,7 +90,7 @@ def attempt(code):
 """
 
 
-def inspect_protections(zygote: Zygote) -> list[Protection]:
+def inspect_protections(zygote: ZygoteHandle) -> list[Protection]:
     """Try each forbidden thing from inside a worker. Raises: ZygoteError."""
     protections: list[Protection] = []
     with tempfile.TemporaryDirectory(prefix="grader-canary-") as folder, socket.create_server(("127.0.0.1", 0)) as server:
@@ -115,10 +115,10 @@ def inspect_protections(zygote: Zygote) -> list[Protection]:
     return protections
 
 
-def _try(zygote: Zygote, source: str, names: list[str]) -> Iterator[Protection]:
+def _try(zygote: ZygoteHandle, source: str, names: list[str]) -> Iterator[Protection]:
     """Try these in one worker, until one of them takes the worker along."""
     limits = Limits(test_seconds=5, test_cpu_seconds=5)
-    with Worker(zygote, limits) as worker:
+    with WorkerHandle(zygote, limits) as worker:
         worker.load("hostile", source, [], [])
         for name in names:
             code = _ATTEMPTS[name]
@@ -134,7 +134,7 @@ def _attempt(code: str) -> bytes:
     return freeze(lambda m: m.attempt(code))
 
 
-def ensure_confined(zygote: Zygote) -> None:
+def ensure_confined(zygote: ZygoteHandle) -> None:
     """Refuse to grade when a protection does not hold. Raises: NotConfined, ZygoteError."""
     through = [protection.name for protection in inspect_protections(zygote) if protection.required and not protection.holds]
     if through:

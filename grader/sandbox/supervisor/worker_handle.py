@@ -27,9 +27,9 @@ from grader.base.text import clean, one_line
 from grader.course.manifest import Limits
 from grader.protocol.messages import HEADER, MAX_STRUCTURE, Call, Load, Loaded, Raised, Reply, Request, pack, parse_reply
 from grader.protocol.values import Malformed, decode
-from grader.sandbox.supervisor.zygote_handle import Usage, Zygote
+from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteHandle
 
-__all__ = ["Ended", "Worker"]
+__all__ = ["Ended", "WorkerHandle"]
 
 _TICK_SECONDS = 0.05
 _MIB, _KIB = 1 << 20, 1 << 10
@@ -45,10 +45,10 @@ class Ended(Exception):
         self.died = died
 
 
-class Worker:
+class WorkerHandle:
     """One student's module in one confined process. Use as a context manager."""
 
-    def __init__(self, zygote: Zygote, limits: Limits) -> None:
+    def __init__(self, zygote: ZygoteHandle, limits: Limits) -> None:
         self._zygote = zygote
         self._limits = limits
         self._scratch = tempfile.mkdtemp(prefix="worker-", dir=zygote.home)

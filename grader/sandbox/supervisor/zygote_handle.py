@@ -17,7 +17,7 @@ from grader.base.text import one_line
 from grader.course.manifest import Limits
 from grader.sandbox.worker.confine import Layers, Permissions, readable_paths
 
-__all__ = ["Usage", "Zygote", "ZygoteError"]
+__all__ = ["Usage", "ZygoteError", "ZygoteHandle"]
 
 _MIB = 1 << 20
 
@@ -37,7 +37,7 @@ class Usage:
         return Usage(self.cpu_seconds + other.cpu_seconds, max(self.peak_kib, other.peak_kib))
 
 
-class Zygote:
+class ZygoteHandle:
     """The exec'd interpreter that forks workers. Use as a context manager, in the thread that outlives it."""
 
     def __init__(self, layers: Layers | None) -> None:

@@ -22,7 +22,7 @@ from grader.grading.sides import ReferenceSide, StudentSide
 from grader.protocol.probes import freeze
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.worker_handle import Ended
-from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.submissions.ingest import Source
 
 __all__ = ["TWINS", "Stopped", "Twin", "Verdict", "render", "study", "written"]
@@ -390,7 +390,7 @@ def answers(twin: Twin) -> Iterator[tuple[str, str]]:
         yield spelling, HEADER + answer
 
 
-def study(course: Course, zygote: Zygote, twins: list[Twin]) -> Iterator[Verdict]:
+def study(course: Course, zygote: ZygoteHandle, twins: list[Twin]) -> Iterator[Verdict]:
     """Grade every spelling of these twins, with bans and without."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     for twin in twins:
@@ -406,7 +406,7 @@ def study(course: Course, zygote: Zygote, twins: list[Twin]) -> Iterator[Verdict
             yield Verdict(twin.task, spelling, stopped, right)
 
 
-def _call(course: Course, zygote: Zygote, twin: Twin, reference: ReferenceSide, text: str, probe: bytes, *, bans: bool) -> Any:
+def _call(course: Course, zygote: ZygoteHandle, twin: Twin, reference: ReferenceSide, text: str, probe: bytes, *, bans: bool) -> Any:
     """What the probe returns for this answer; as a text, how it ended otherwise."""
     (module,) = course.select([twin.module], [twin.task])
     if not bans:
@@ -444,7 +444,7 @@ def written() -> str:
 
 def main() -> None:
     """Write the outcome into docs/security.md, and name the answers that would not have been right."""
-    with Zygote(machine_layers()) as zygote:
+    with ZygoteHandle(machine_layers()) as zygote:
         verdicts = list(study(Course.read(ROOT), zygote, TWINS))
     before, after = DOCUMENT.read_text().split(BEGIN + "\n")[0], DOCUMENT.read_text().split(END)[1]
     DOCUMENT.write_text(f"{before}{BEGIN}\n{render(verdicts)}{END}{after}")

@@ -14,7 +14,7 @@ from grader.grading.sides import ReferenceSide
 from grader.runner.job import grade
 from grader.runner.jobs import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
-from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.sandbox.worker.confine import supported
 from grader.submissions.ingest import Source
 
@@ -434,16 +434,16 @@ def work():
 
 
 @pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteHandle]:
     """One zygote for all submissions."""
-    with pytest.MonkeyPatch.context() as patch, Zygote(machine_layers()) as zygote:
+    with pytest.MonkeyPatch.context() as patch, ZygoteHandle(machine_layers()) as zygote:
         patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("scratch")))
         yield zygote
 
 
 @pytest.mark.parametrize("name", SUBMISSIONS)
-def test_ordinary_code_is_accepted(zygote: Zygote, name: str) -> None:
+def test_ordinary_code_is_accepted(zygote: ZygoteHandle, name: str) -> None:
     """A right answer that also does this keeps all of its points."""
     course = Course.read(ROOT)
     course = msgspec.structs.replace(course, limits=msgspec.structs.replace(course.limits, memory_mib=1024))
@@ -456,7 +456,7 @@ def test_ordinary_code_is_accepted(zygote: Zygote, name: str) -> None:
     assert not [folder for folder in os.listdir(tempfile.gettempdir()) if folder.startswith("grader-")]
 
 
-def test_a_failing_check_is_seen(zygote: Zygote) -> None:
+def test_a_failing_check_is_seen(zygote: ZygoteHandle) -> None:
     """The work of these submissions is run: one that fails its own check is not accepted."""
     course = Course.read(ROOT)
     (module,) = course.select(["tensor_ops"], ["batched_gather"])

@@ -16,7 +16,7 @@ import torch
 
 from grader.sandbox.supervisor.isolation import NotConfined, isolation, machine_layers
 from grader.sandbox.supervisor.self_test import ensure_confined, inspect_protections
-from grader.sandbox.supervisor.zygote_handle import Zygote, ZygoteError
+from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteHandle
 from grader.sandbox.worker.confine import MINIMUM_ABI, Layers, landlock_abi, supported
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))
@@ -28,7 +28,7 @@ OLDEST = Layers(MINIMUM_ABI)
 
 def refusal(layers: Layers) -> str:
     """Why nothing is graded with these layers; empty where it is."""
-    with Zygote(layers) as zygote:
+    with ZygoteHandle(layers) as zygote:
         try:
             ensure_confined(zygote)
         except NotConfined as error:
@@ -86,7 +86,7 @@ def test_names_are_hidden_by_the_namespaces_only(namespaces: bool) -> None:
     layers = machine_layers()
     assert layers is not None
     layers = replace(layers, namespaces=namespaces and layers.namespaces)
-    with Zygote(layers) as zygote:
+    with ZygoteHandle(layers) as zygote:
         found = {protection.name: protection for protection in inspect_protections(zygote)}
     names = found.pop("see which files exist outside")
     assert (names.holds, names.required) == (layers.namespaces, False)

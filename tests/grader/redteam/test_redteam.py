@@ -34,7 +34,7 @@ from grader.runner.job import grade
 from grader.runner.jobs import Unit
 from grader.runner.results import ModuleResult, TaskResult
 from grader.sandbox.supervisor.isolation import draw_seed, machine_layers
-from grader.sandbox.supervisor.zygote_handle import Zygote
+from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.sandbox.worker.confine import MINIMUM_ABI, Layers, supported
 from grader.submissions.ingest import Source
 from tests.grader.redteam import table
@@ -216,7 +216,7 @@ class Arena:
         self.canaries = Canaries(folder / "canaries", stack)
         self.scratch = folder / "scratch"
         self.scratch.mkdir()
-        self.zygote = stack.enter_context(Zygote(layers))
+        self.zygote = stack.enter_context(ZygoteHandle(layers))
         self.zygote.wait_until_ready()
         self._references: dict[str, ReferenceSide] = {}
         self.good = course.solution("tensor_ops").read_text()
