@@ -31,7 +31,7 @@ from grader.course.content import (
 )
 from grader.course.manifest import Course, Module
 from grader.grading.draw import derive_seed
-from grader.protocol.bans import exists
+from grader.protocol.watch import exists
 from grader.runner.jobs import Unit, grade_units
 from grader.runner.results import ModuleResult, TaskResult
 from grader.runner.store import Entry

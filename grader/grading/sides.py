@@ -17,7 +17,7 @@ from grader.base.outcome import Outcome, Status
 from grader.base.torchvision_compat import import_torchvision
 from grader.course.content import Bank, answer_with, read_bank
 from grader.course.manifest import Course, Limits, Module
-from grader.protocol.bans import in_source
+from grader.grading.source_bans import in_source
 from grader.protocol.probes import thaw
 from grader.protocol.state import reset_state
 from grader.protocol.values import decode, encode
@@ -59,6 +59,10 @@ class TrustedModule:
                 reset_state(seed)  # what a probe leaves behind, such as a default dtype, is not for the tests' own code
         return self._kept[key]
 
+    def forget(self) -> None:
+        """Drop the answers that are kept."""
+        self._kept.clear()
+
 
 class ReferenceSide(TrustedModule):
     """The reference of a module, and the wrong answers that are known to its tasks."""
@@ -86,6 +90,13 @@ class ReferenceSide(TrustedModule):
                 if matches(mistake.call(probe, seed)):
                     found.append(why)
         return found[0] if len(found) == 1 else ""
+
+    def forget(self) -> None:
+        """Drop the answers that are kept, those of the mistakes too."""
+        super().forget()
+        for mistakes in self._mistakes.values():
+            for _, mistake in mistakes:
+                mistake.forget()
 
     @functools.cached_property
     def _bank(self) -> Bank:

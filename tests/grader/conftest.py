@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from grader.course.manifest import Course
+from grader.grading.engine import Engine
 from grader.runner.job import grade
 from grader.runner.jobs import Unit
 from grader.runner.results import ModuleResult, TaskResult
@@ -313,7 +314,7 @@ def grade_source(course: Course, zygote: ZygoteHandle) -> Grade:
         saved = dict(os.environ)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         try:
-            return grade(unit, here, zygote, {}).result
+            return grade(unit, Engine(here, zygote)).result
         finally:
             os.environ.clear()
             os.environ.update(saved)

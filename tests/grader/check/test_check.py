@@ -8,6 +8,7 @@ import pytest
 
 import grader.check.gate
 from grader.course.manifest import Course
+from grader.grading.engine import Engine
 from grader.runner.job import grade
 from tests.grader.conftest import RIGHT, mini_course
 from tests.grader.conftest import grader as command
@@ -18,11 +19,12 @@ def report_of(zygote, monkeypatch):
     """`report_of(root)`: what the gate finds, graded in this process; the public tests are run only where the way concerns them."""
 
     def run(root, *, public: bool) -> dict:
-        course, references = Course.read(root), {}
+        course = Course.read(root)
+        engine = Engine(course, zygote)
 
         def grade_here(units, course, *, jobs, layers, on_done):
             for unit in units:
-                on_done(unit, grade(unit, course, zygote, references))
+                on_done(unit, grade(unit, engine))
 
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         monkeypatch.setattr(grader.check.gate, "grade_units", grade_here)

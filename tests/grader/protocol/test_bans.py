@@ -3,7 +3,8 @@
 import pytest
 
 from grader.base.outcome import Status
-from grader.protocol.bans import exists, in_source, leaf
+from grader.grading.source_bans import in_source
+from grader.protocol.watch import exists, leaf
 from tests.grader.conftest import COUNTER, tasks_of
 
 BANS = ("torch.softmax", "torch.nn.Linear", "torch.linalg.norm")

@@ -10,7 +10,7 @@ import pytest
 
 from grader.base.outcome import Status
 from grader.course.manifest import Course
-from grader.grading.sides import ReferenceSide
+from grader.grading.engine import Engine
 from grader.runner.job import grade
 from grader.runner.jobs import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
@@ -448,8 +448,8 @@ def test_ordinary_code_is_accepted(zygote: ZygoteHandle, name: str) -> None:
     course = Course.read(ROOT)
     course = msgspec.structs.replace(course, limits=msgspec.structs.replace(course.limits, memory_mib=1024))
     (module,) = course.select(["tensor_ops"], ["batched_gather"])
-    references: dict[str, ReferenceSide] = {}
-    result = grade(Unit("alice", module, Source(SUBMISSIONS[name] + ANSWER), seed=11), course, zygote, references).result
+    engine = Engine(course, zygote)
+    result = grade(Unit("alice", module, Source(SUBMISSIONS[name] + ANSWER), seed=11), engine).result
     messages = {test.message for test in result.tasks[0].tests}
     assert (result.tasks[0].status, messages) == (Status.PASSED, {""})
     assert result.score == result.max_score > 0
@@ -461,6 +461,6 @@ def test_a_failing_check_is_seen(zygote: ZygoteHandle) -> None:
     course = Course.read(ROOT)
     (module,) = course.select(["tensor_ops"], ["batched_gather"])
     source = "import torch\ndef work():\n    assert 1 == 2, 'sums'\n" + ANSWER
-    result = grade(Unit("bob", module, Source(source), seed=11), course, zygote, {}).result
+    result = grade(Unit("bob", module, Source(source), seed=11), Engine(course, zygote)).result
     assert (result.tasks[0].status, result.score) == (Status.ERROR, 0)
     assert all("AssertionError: sums" in test.message for test in result.tasks[0].tests)

@@ -29,7 +29,7 @@ import torch
 import grader
 from grader.base.outcome import Status
 from grader.course.manifest import Course
-from grader.grading.sides import ReferenceSide
+from grader.grading.engine import Engine
 from grader.runner.job import grade
 from grader.runner.jobs import Unit
 from grader.runner.results import ModuleResult, TaskResult
@@ -218,14 +218,14 @@ class Arena:
         self.scratch.mkdir()
         self.zygote = stack.enter_context(ZygoteHandle(layers))
         self.zygote.wait_until_ready()
-        self._references: dict[str, ReferenceSide] = {}
+        self.engine = Engine(course, self.zygote)
         self.good = course.solution("tensor_ops").read_text()
         self.alone = self.grade_next()
 
     def grade(self, text: str, tasks: list[str], seed: int = SEED) -> ModuleResult:
         """Grade a tensor_ops.py for some of its tasks."""
         (module,) = self.course.select(["tensor_ops"], tasks)
-        return grade(Unit("mallory", module, Source(text), seed), self.course, self.zygote, self._references).result
+        return grade(Unit("mallory", module, Source(text), seed), self.engine).result
 
     def grade_next(self) -> bytes:
         """The encoded result of an honest submission, tasks with and without bans."""

@@ -6,6 +6,7 @@ import cloudpickle
 import torch.nn.utils.rnn
 
 from grader.base.outcome import Status
+from grader.grading.engine import Engine
 from grader.protocol.probes import _imported_submodules
 from grader.runner.jobs import Unit, _take
 from grader.submissions.ingest import Source
@@ -25,7 +26,7 @@ def test_a_unit_can_end_with_its_first_failure(course, zygote):
 
     wrong = RIGHT.replace("x + x", "x * 3")
     units = [Unit("someone", course.modules[0], Source(wrong), 1, until_failure=until_failure) for until_failure in (False, True)]
-    whole, part = ([test for task in grade(unit, course, zygote, {}).result.tasks[:1] for test in task.tests] for unit in units)
+    whole, part = ([test for task in grade(unit, Engine(course, zygote)).result.tasks[:1] for test in task.tests] for unit in units)
     first = [test.status for test in whole].index(Status.FAILED)
     assert part == whole[: first + 1]
     assert len(part) < len(whole)

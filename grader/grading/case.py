@@ -1,0 +1,187 @@
+"""One hidden test while it runs: what its fixtures are, and what its end means for the student."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pytest
+
+from grader.base.outcome import Outcome, Status
+from grader.base.text import clean, one_line
+from grader.course.digits import Digits
+from grader.grading.compare import difference
+from grader.grading.draw import Draw, derive_seed
+from grader.grading.sides import ReferenceSide, StudentSide
+from grader.protocol.probes import freeze
+from grader.sandbox.supervisor.worker_handle import Ended
+from grader.sandbox.supervisor.zygote_handle import ZygoteError
+
+__all__ = ["FIXTURES", "Agree", "Case", "Comparison", "Probe", "Run", "judge"]
+
+Probe = Callable[[Any], Any]
+Run = Callable[[Probe], Any]
+
+
+class Agree(Protocol):
+    """The fixture `agree`."""
+
+    def __call__(self, probe: Probe, *, rtol: float, atol: float) -> None:
+        """Fail with a sentence for the student where the two sides return different values."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One call of `agree`: the pickled probe, the seed of its process state, and the tolerances."""
+
+    probe: bytes
+    seed: int
+    rtol: float
+    atol: float
+
+
+class Case:
+    """One test on one submission: its draws and its two sides."""
+
+    def __init__(
+        self,
+        reference: ReferenceSide,
+        student: StudentSide,
+        *,
+        task: str,
+        id: str,
+        seed: int,
+        digits: Callable[[], Digits],
+        explain: bool = True,
+    ) -> None:
+        """`seed` is the run's; `explain` adds the known mistake, if there is one, to a failed comparison."""
+        self._reference, self._student, self._digits = reference, student, digits
+        self._task, self._id, self._seed, self._explain = task, id, seed, explain
+        self._calls = 0
+        self._reference_poses_as_student = False
+        self.asked_student = False
+        self.comparisons: list[Comparison] | None = []
+        """All that the test asks of the student, so far; None once it has seen a value of the student's, which may steer it."""
+        self.draw = Draw(derive_seed(seed, id, "draw"))
+
+    def restart_with_reference(self) -> None:
+        """Begin again with the same draws. From now on, the reference answers in the student's place."""
+        self._calls = 0
+        self._reference_poses_as_student = True
+        self.draw.restart()
+
+    def student(self, probe: Probe) -> Any:
+        """The student's values. Raises: Ended."""
+        self.comparisons = None
+        return self._ask_student(freeze(probe), self._next_seed())
+
+    def reference(self, probe: Probe) -> Any:
+        """The reference's values."""
+        return self._reference.call(freeze(probe), self._next_seed())
+
+    def agree(self, probe: Probe, *, rtol: float, atol: float) -> None:
+        """Compare the two. Raises: Ended."""
+        comparison = Comparison(freeze(probe), self._next_seed(), rtol, atol)
+        if self.comparisons is not None:
+            self.comparisons.append(comparison)
+        self.compare(comparison)
+
+    def compare(self, comparison: Comparison) -> None:
+        """Ask both sides, and compare what they return. Raises: Ended."""
+        probe, seed = comparison.probe, comparison.seed
+        expected = self._reference.call(probe, seed)
+        got = self._ask_student(probe, seed)
+        message = difference(got, expected, rtol=comparison.rtol, atol=comparison.atol)
+        if message:
+            why = ""
+            if self._explain:
+                why = self._reference.explain(
+                    self._task, probe, seed, lambda wrong: difference(got, wrong, rtol=comparison.rtol, atol=comparison.atol) is None
+                )
+            raise Ended(Outcome(Status.FAILED, f"{clean(message)}." + (f"\nIt looks like this: {why}" if why else "")))
+
+    def compare_all(self, comparisons: Iterable[Comparison]) -> None:
+        """Do again what a test did whose only steps were comparisons. Raises: Ended."""
+        for comparison in comparisons:
+            self.compare(comparison)
+
+    def digits(self) -> Digits:
+        """The course's digits."""
+        return self._digits()
+
+    def _ask_student(self, probe: bytes, seed: int) -> Any:
+        self.asked_student = True
+        if self._reference_poses_as_student:
+            return self._reference.call(probe, seed)
+        return self._student.call(self._task, probe, seed)
+
+    def _next_seed(self) -> int:
+        self._calls += 1
+        return derive_seed(self._seed, self._id, self._calls)
+
+
+def _agree(case: Case) -> Agree:
+    """`agree(probe, rtol=…, atol=…)`: run the probe on both sides and compare what they return."""
+    return case.agree
+
+
+def _student(case: Case) -> Run:
+    """`student(probe)`: the values that the student's module gives, for checks that are no comparison."""
+    return case.student
+
+
+def _reference(case: Case) -> Run:
+    """`reference(probe)`: the values that the reference gives."""
+    return case.reference
+
+
+def _draw(case: Case) -> Draw:
+    """Fresh random inputs, seeded from the run's seed and the test's name."""
+    return case.draw
+
+
+def _digits(case: Case) -> Digits:
+    """Handwritten digits: `images, labels, new_images, new_labels = digits.split(draw)`, the last two held out."""
+    return case.digits()
+
+
+FIXTURES: Mapping[str, Callable[[Case], object]] = {
+    "agree": _agree,
+    "student": _student,
+    "reference": _reference,
+    "draw": _draw,
+    "digits": _digits,
+}
+"""What a hidden test may ask for, beside its parameters."""
+
+
+def judge(case: Case, run: Callable[[], object], checked: str) -> Outcome:
+    """Run a test, and say what its end means for the student.
+
+    Args:
+        case: the test's two sides.
+        run: the test itself, with its arguments. It runs a second time, on the reference, where its own code fails on a student's value.
+        checked: the sentence that says what the test checks.
+
+    Raises: whatever the test raised, where it is the grader's or the author's fault.
+    """
+    try:
+        run()
+    except (pytest.skip.Exception, pytest.fail.Exception, ZygoteError):
+        raise
+    except Ended as end:
+        outcome = end.outcome
+    except Exception as error:
+        if not case.asked_student:
+            raise
+        if isinstance(error, AssertionError):  # the first line is the author's; pytest may append an explanation
+            outcome = Outcome(Status.FAILED, clean(str(error).split("\n")[0]))
+        else:
+            case.restart_with_reference()
+            run()  # the test's own fault comes up with the reference's values as well
+            what = f"{one_line(type(error).__name__)}: {one_line(str(error))}"
+            outcome = Outcome(Status.FAILED, f"what came back can't be checked ({what}).")
+    else:
+        return Outcome(Status.PASSED)
+    if outcome.status is Status.FAILED:
+        outcome = Outcome(Status.FAILED, f"{outcome.message}\nChecked: {checked}")
+    return outcome

@@ -1,0 +1,162 @@
+"""Grades modules of submissions, one after another, with one zygote: collects each suite once and asks each question once.
+
+The verdict is made here, in the trusted process. What is the same for every submission under one seed is kept until the seed changes: the
+reference's answers and, for tests that only compare, their draws and pickled probes.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from grader.base.outcome import Outcome, Status
+from grader.base.text import one_line
+from grader.course.digits import Digits
+from grader.course.manifest import Course, Module
+from grader.grading.case import Case, Comparison, judge
+from grader.grading.draw import Draw, derive_seed
+from grader.grading.sides import ReferenceSide, StudentSide
+from grader.grading.suite import HiddenTest, Suite, collect, gpu_refusal
+from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteHandle
+from grader.submissions.ingest import Source
+
+__all__ = ["Engine", "Graded", "Record"]
+
+_TRUSTED_SECONDS = 300.0
+"""A backstop for a hidden test that hangs on the trusted side. The worker's limits are kept elsewhere."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one hidden test."""
+
+    test: HiddenTest
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What became of a module's tests, in the order in which they ran, and what the workers used."""
+
+    records: tuple[Record, ...]
+    usage: Usage
+
+
+class TrustedSideHangs(Exception):
+    """A hidden test did not come to an end on the trusted side: its author's fault."""
+
+
+@dataclass
+class _Kept:
+    """What one seed's questions have in common for all submissions, by module and test."""
+
+    seed: int
+    scripts: dict[tuple[str, str], tuple[Comparison, ...]] = field(default_factory=dict)
+
+
+class Engine:
+    """Suites and references of a course, loaded at their first use."""
+
+    def __init__(self, course: Course, zygote: ZygoteHandle) -> None:
+        self._course, self._zygote = course, zygote
+        self._suites: dict[str, Suite] = {}
+        self._references: dict[str, ReferenceSide] = {}
+        self._kept = _Kept(-1)
+
+    def reference(self, module: str) -> ReferenceSide:
+        """The trusted side of a module."""
+        if module not in self._references:
+            self._references[module] = ReferenceSide(self._course, module)
+        return self._references[module]
+
+    def suite(self, module: str) -> Suite:
+        """A module's hidden suite. Raises: SuiteError."""
+        if module not in self._suites:
+            self._suites[module] = collect(self._course, module)
+        return self._suites[module]
+
+    def grade(self, module: Module, source: Source, seed: int, *, shuffled: bool = False, until_failure: bool = False) -> Graded:
+        """Run the tests of the module's tasks on a source.
+
+        Args:
+            module: the module, with the tasks that are graded.
+            source: the student's.
+            seed: the run's.
+            shuffled: run the tests in an order that is drawn from the seed.
+            until_failure: end with the first test that does not pass, and don't look for the known mistake behind it.
+
+        Raises: SuiteError.
+        """
+        if self._kept.seed != seed:
+            self._forget(seed)
+        tasks = {task.name for task in module.tasks}
+        tests = [test for test in self.suite(module.name).tests if test.task in tasks]
+        if shuffled:
+            tests = [tests[index] for index in Draw(derive_seed(seed, "order")).permutation(len(tests)).tolist()]
+        student = StudentSide(self._zygote, self._course, module, source, self.reference(module.name))
+        records = []
+        try:
+            for test in tests:
+                start = time.monotonic()
+                outcome = self._outcome(module.name, test, student, seed, explain=not until_failure)
+                records.append(Record(test, outcome, time.monotonic() - start))
+                if until_failure and outcome.status not in (Status.PASSED, Status.SKIPPED):
+                    break
+        finally:
+            student.close()
+        return Graded(tuple(records), student.usage)
+
+    def _outcome(self, module: str, test: HiddenTest, student: StudentSide, seed: int, *, explain: bool) -> Outcome:
+        """Run one test. A fault of the grader's, or of the test's author, is an outcome as well."""
+        if test.gpu and (refusal := gpu_refusal(available=torch.cuda.is_available(), confined=self._zygote.layers is not None)):
+            return Outcome(Status.SKIPPED, refusal)
+        if test.problem:
+            return Outcome(Status.GRADER_ERROR, f"{test.id} {test.problem}")
+        try:
+            case = Case(
+                self.reference(module),
+                student,
+                task=test.task,
+                id=test.id,
+                seed=seed,
+                digits=lambda: Digits.read(self._course.data),
+                explain=explain,
+            )
+            script = self._kept.scripts.get((module, test.id))
+            with _at_most(_TRUSTED_SECONDS):
+                if script is not None:
+                    return judge(case, lambda: case.compare_all(script), test.checked)
+                outcome = judge(case, test.bind(case), test.checked)
+        except pytest.skip.Exception as reason:
+            return Outcome(Status.SKIPPED, one_line(str(reason)))
+        except (Exception, pytest.fail.Exception) as error:
+            return Outcome(Status.GRADER_ERROR, f"{type(error).__name__}: {one_line(str(error), 400)}")
+        if outcome.status is Status.PASSED and case.comparisons is not None:
+            self._kept.scripts[module, test.id] = tuple(case.comparisons)
+        return outcome
+
+    def _forget(self, seed: int) -> None:
+        self._kept = _Kept(seed)
+        for reference in self._references.values():
+            reference.forget()
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """End a block that takes longer. Raises: TrustedSideHangs."""
+
+    def stop(*_: object) -> None:
+        raise TrustedSideHangs(f"the test took more than {seconds:g} s outside of the student's code")
+
+    handler = signal.signal(signal.SIGALRM, stop)
+    others, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, others)
+        signal.signal(signal.SIGALRM, handler)
