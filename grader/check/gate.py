@@ -31,11 +31,11 @@ from grader.course.content import (
 )
 from grader.course.manifest import Course, Module
 from grader.grading.draw import derive_seed
+from grader.protocol.confinement import Layers
 from grader.protocol.watch import exists
 from grader.runner.jobs import Unit, grade_units
 from grader.runner.results import ModuleResult, TaskResult
 from grader.runner.store import Entry
-from grader.sandbox.worker.confine import Layers
 from grader.submissions.ingest import Source
 
 __all__ = ["MINIMUM_ALTERNATIVES", "MINIMUM_MISCONCEPTIONS", "Report", "check"]

@@ -33,6 +33,7 @@ from grader.cli.terminal import (
 from grader.course.content import make_stub
 from grader.course.manifest import Course, ManifestError, Module
 from grader.exports.escape import log_line
+from grader.protocol.confinement import Layers
 from grader.reports import scoreboard as reports
 from grader.runner.jobs import Refused, Unit, grade_units, units_of
 from grader.runner.results import SCHEMA as RESULTS_SCHEMA
@@ -47,7 +48,7 @@ from grader.sandbox.supervisor.isolation import (
     isolation,
     machine_layers,
 )
-from grader.sandbox.worker.confine import Layers, supported
+from grader.sandbox.worker.confine import supported
 from grader.submissions.collect import RECORD, collect, read_list
 from grader.submissions.ingest import BadInput, Submission, find_submissions
 

@@ -118,6 +118,11 @@ class Course(Struct, frozen=True):
     data: Path
     """Where the digits are: a folder that `torchvision.datasets.MNIST` reads."""
 
+    @property
+    def bans(self) -> tuple[str, ...]:
+        """What any task forbids."""
+        return tuple(sorted({ban for module in self.modules for task in module.tasks for ban in task.bans}))
+
     def module(self, name: str) -> Module:
         """The module of this name. Raises: ManifestError that lists the names there are."""
         for module in self.modules:

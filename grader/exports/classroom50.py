@@ -21,6 +21,8 @@ _SUPPORT = (
     "base/__init__.py",
     "base/text.py",
     "base/torchvision_compat.py",
+    "protocol/__init__.py",
+    "protocol/confinement.py",
     "sandbox/__init__.py",
     "sandbox/worker/__init__.py",
     "sandbox/worker/confine.py",

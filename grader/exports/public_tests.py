@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> int:
     bundle, suite, scratch, descriptor = arguments
     sys.path.insert(0, bundle)
     os.chdir(scratch)
-    from grader.sandbox.worker.confine import Layers, Permissions, confine, landlock_abi, readable_paths, supported
+    from grader.protocol.confinement import Layers, Permissions
+    from grader.sandbox.worker.confine import confine, landlock_abi, readable_paths, supported
 
     if supported() is None:
         readable = (*readable_paths(), *_packages(), bundle)

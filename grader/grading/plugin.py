@@ -164,4 +164,4 @@ def _start(config: pytest.Config) -> _Session:
     except (BadInput, ManifestError, NotConfined) as error:
         raise pytest.UsageError(str(error)) from None
     seed = draw_seed() if config.option.seed is None else config.option.seed
-    return _Session(course, submission.sources, seed, ZygoteHandle(layers))
+    return _Session(course, submission.sources, seed, ZygoteHandle(layers, course.bans))

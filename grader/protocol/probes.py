@@ -54,6 +54,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 def _rebuild(data: bytes, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...], offset: int, requires_grad: bool) -> Tensor:
     """A tensor with these entries and this layout, zeros in the gaps: what a view leaves out of its storage does not travel."""
+    tensor = torch.empty(shape, dtype=dtype)
+    if not offset and stride == tensor.stride():  # contiguous, as most are
+        ctypes.memmove(tensor.data_ptr(), data, len(data))
+        return tensor.requires_grad_(requires_grad)
     span = offset + 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if data else 0
     storage = torch.zeros(span, dtype=dtype)
     tensor = torch.empty(0, dtype=dtype).set_(storage.untyped_storage(), offset, shape, stride)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["BannedCall", "Watch", "exists", "leaf", "operators"]
+__all__ = ["BannedCall", "Watch", "exists", "leaf", "operators", "prepare"]
 
 
 class BannedCall(Exception):
@@ -90,15 +90,13 @@ class Watch:
             library._destroy()
         self._libraries, self._armed = {}, leaves
         for name in leaves:
-            for operator in operators().get(name, ()):
-                for key in _keys(operator):
-                    self._replace_kernel(operator, key, name)
+            for operator, key, kernel in _kernels(name):
+                self._replace_kernel(operator, key, kernel, name)
 
-    def _replace_kernel(self, operator: str, key: str, name: str) -> None:
+    def _replace_kernel(self, operator: str, key: str, kernel: Any, name: str) -> None:
         namespace, _, rest = operator.partition("::")
         if namespace not in self._libraries:
             self._libraries[namespace] = torch.library.Library(namespace, "IMPL")
-        kernel = torch.library.get_kernel(operator, key)
 
         def noting(keys: torch.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
             if self._active:  # between probes, the harness itself may use the operator
@@ -138,6 +136,19 @@ class Watch:
 
 _BACKENDS = ("CPU", "Meta", "CUDA", "QuantizedCPU", "SparseCPU", "SparseCsrCPU")
 _BEFORE_BACKENDS = ("AutogradCPU", "AutogradMeta", "AutogradCUDA", "FuncTorchBatched")
+
+
+@functools.cache
+def _kernels(name: str) -> list[tuple[str, str, Any]]:
+    """Each kernel of the operators with this `leaf`: the operator, the dispatch key, and the kernel."""
+    return [(operator, key, torch.library.get_kernel(operator, key)) for operator in operators().get(name, ()) for key in _keys(operator)]
+
+
+def prepare(bans: Iterable[str]) -> None:
+    """Load what these bans name, and look up their kernels: a fork of this process then watches them at little cost."""
+    for ban in bans:
+        _resolve(ban)
+        _kernels(leaf(ban))
 
 
 def _keys(operator: str) -> Iterator[str]:

@@ -20,10 +20,10 @@ from typing import Self
 
 from grader.base.outcome import Status
 from grader.course.manifest import Course, Module
+from grader.protocol.confinement import Layers
 from grader.runner.results import ModuleTiming, module_fault
 from grader.runner.store import Entry
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
-from grader.sandbox.worker.confine import Layers
 from grader.submissions.ingest import Source, Submission
 
 __all__ = ["Refused", "Unit", "WarmJob", "grade_units", "grading_fault", "units_of"]
@@ -200,7 +200,7 @@ def _serve(connection: Connection, course: Course, layers: Layers | None, scratc
     """The job process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process decides what an interrupt means
     tempfile.tempdir = scratch
-    with ZygoteHandle(layers) as zygote:
+    with ZygoteHandle(layers, course.bans) as zygote:
         from grader.runner.job import serve  # torch is loaded here while the zygote loads its own
 
         serve(connection, course, zygote)

@@ -10,9 +10,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from grader.course.manifest import Course
+from grader.protocol.confinement import Layers
 from grader.runner.jobs import Unit, WarmJob
 from grader.runner.store import Entry
-from grader.sandbox.worker.confine import Layers
 
 __all__ = ["Graders", "graders_for"]
 

@@ -7,7 +7,8 @@ import sys
 
 from msgspec import Struct
 
-from grader.sandbox.worker.confine import Layers, landlock_abi, supported
+from grader.protocol.confinement import Layers
+from grader.sandbox.worker.confine import landlock_abi, supported
 from grader.sandbox.worker.enclose import can_enclose
 
 __all__ = ["Isolation", "NotConfined", "choose_layers", "describe_machine", "draw_seed", "isolation", "machine_layers"]

@@ -8,18 +8,35 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Self, TypeVar
 
-import msgspec
-
+import grader
 from grader.base.text import one_line
 from grader.course.manifest import Limits
-from grader.sandbox.worker.confine import Layers, Permissions, readable_paths
+from grader.protocol.confinement import Layers, Permissions
+from grader.protocol.control import MAX_PACKET, Answer, Enclosure, Fork, Forked, Ready, Reap, Reaped, Start, pack, parse_answer
+from grader.sandbox.worker.confine import readable_paths
 
 __all__ = ["Usage", "ZygoteError", "ZygoteHandle"]
 
 _MIB = 1 << 20
+_PACKAGE = Path(grader.__file__).resolve().parent
+
+_PROGRAM = """
+import sys
+folder, descriptor = sys.argv[1:]
+sys.path.insert(0, folder)
+import grader.sandbox.worker.zygote
+sys.path.remove(folder)
+grader.sandbox.worker.zygote.main(int(descriptor))
+"""
+"""Runs this code, and not that of another checkout that happens to be installed."""
+
+A = TypeVar("A", bound=Answer)
 
 
 class ZygoteError(Exception):
@@ -40,13 +57,15 @@ class Usage:
 class ZygoteHandle:
     """The exec'd interpreter that forks workers. Use as a context manager, in the thread that outlives it."""
 
-    def __init__(self, layers: Layers | None) -> None:
-        """Start it. Its workers are confined by `layers`, or, where that is None, not at all."""
+    def __init__(self, layers: Layers | None, bans: Iterable[str] = ()) -> None:
+        """Start it. Its workers are confined by `layers`, or, where that is None, not at all.
+
+        What `bans` name is loaded before the first fork, so that no worker has to.
+        """
         self.layers = layers
         self._readable = readable_paths() if layers else ()
         self.home = tempfile.mkdtemp(prefix="grader-")
         """Where the workers' scratch folders are."""
-        enclosed = {"visible": self._readable, "home": self.home} if layers and layers.namespaces else None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {
             "OMP_NUM_THREADS": "1",
@@ -57,15 +76,7 @@ class ZygoteHandle:
             "LANG": "C.UTF-8",
         }
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-s",
-                "-P",
-                "-m",
-                "grader.sandbox.worker.zygote",
-                str(theirs.fileno()),
-                msgspec.json.encode(enclosed).decode(),
-            ],
+            [sys.executable, "-s", "-P", "-c", _PROGRAM, str(_PACKAGE.parent), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=environment,
             cwd="/",
@@ -76,6 +87,9 @@ class ZygoteHandle:
         theirs.close()
         self._control = ours
         self._ready = False
+        enclosure = Enclosure(self._readable, self.home) if layers and layers.namespaces else None
+        with contextlib.suppress(OSError):  # whether it is gone is found out when its answer is awaited
+            self._control.send(pack(Start(enclosure, tuple(bans))))
 
     def __enter__(self) -> Self:
         return self
@@ -89,11 +103,20 @@ class ZygoteHandle:
             self._process.stderr.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
+    @property
+    def cpu_seconds(self) -> float:
+        """What the zygote itself has used, forking included."""
+        return time.clock_gettime((~self._process.pid << 3) | 2)  # clock_getcpuclockid(3)
+
     def wait_until_ready(self) -> None:
         """Wait for torch to be loaded there. Raises: ZygoteError."""
         if not self._ready:
             self._control.settimeout(120)
-            self._answer()
+            package = self._answer(Ready).package
+            if package != str(_PACKAGE):
+                raise ZygoteError(
+                    f"workers would run the code in {package}, not that in {_PACKAGE}: install the grader from one folder only"
+                )
             self._ready = True
             self._control.settimeout(30)
 
@@ -101,37 +124,38 @@ class ZygoteHandle:
         """Fork a worker that owns these descriptors; returns its pid. Raises: ZygoteError."""
         self.wait_until_ready()
         permissions = Permissions(self._readable, scratch, limits.memory_mib * _MIB, limits.scratch_mib * _MIB)
-        request = {"type": "fork", "permissions": permissions, "layers": self.layers}
         descriptors = array.array("i", [channel, output])
         try:
-            self._control.sendmsg([msgspec.json.encode(request)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+            self._control.sendmsg([pack(Fork(permissions, self.layers))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         except OSError as error:
             raise ZygoteError(f"the zygote is gone: {error}") from None
-        answer = self._answer()
-        if answer["problem"]:
-            self.reap(answer["pid"])
-            raise ZygoteError(f"a worker could not be confined: {one_line(answer['problem'], 300)}")
-        return int(answer["pid"])
+        answer = self._answer(Forked)
+        if answer.problem:
+            self.reap(answer.pid)
+            raise ZygoteError(f"a worker could not be confined: {one_line(answer.problem, 300)}")
+        return answer.pid
 
     def reap(self, pid: int) -> tuple[int, Usage]:
         """Collect a killed or ended worker: its exit code (minus the signal's number) and what it used. Raises: ZygoteError."""
         try:
-            self._control.send(msgspec.json.encode({"type": "reap", "pid": pid}))
+            self._control.send(pack(Reap(pid)))
         except OSError as error:
             raise ZygoteError(f"the zygote is gone: {error}") from None
-        answer = self._answer()
-        return os.waitstatus_to_exitcode(answer["status"]), Usage(answer["cpu_seconds"], answer["peak_kib"])
+        answer = self._answer(Reaped)
+        return os.waitstatus_to_exitcode(answer.status), Usage(answer.cpu_seconds, answer.peak_kib)
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, kind: type[A]) -> A:
         try:
-            message = self._control.recv(1 << 16)
+            packet = self._control.recv(MAX_PACKET)
         except OSError as error:
-            message, reason = b"", str(error)
+            packet, reason = b"", str(error)
         else:
             reason = "it ended"
-        if not message:
+        if not packet:
             self._process.kill()
             errors = self._process.stderr.read() if self._process.stderr else b""
             raise ZygoteError(f"the zygote does not answer ({reason}): {one_line(errors.decode(errors='replace')[-400:], 400)}")
-        answer: dict[str, Any] = {} if message == b"ready" else msgspec.json.decode(message)
+        answer = parse_answer(packet)
+        if not isinstance(answer, kind):
+            raise ZygoteError(f"the zygote answered {type(answer).__name__} where {kind.__name__} was due")
         return answer

@@ -1,7 +1,7 @@
 """Confinement of the calling process by the operating system: Landlock, a seccomp allowlist, resource limits, no capabilities.
 
 Called in a fresh fork, before a thread starts and before the first student byte is compiled. Needs no privilege and no user
-namespace. Only the standard library and the C library's `syscall`: this is the part that an auditor reads first.
+namespace. It uses the standard library and the C library's `syscall` only: this is the part that an auditor reads first.
 
 Sources: landlock(7), seccomp(2), capabilities(7), linux/filter.h. Landlock alone leaves open UDP, path-name unix sockets, chmod and
 utime, prlimit on another process; the system-call filter closes those. `stat` still tells whether a hidden name exists, unless the
@@ -16,14 +16,13 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from grader.protocol.confinement import Layers, Permissions
 
 __all__ = [
     "MINIMUM_ABI",
     "ConfinementError",
-    "Layers",
-    "Permissions",
     "checked",
     "confine",
     "landlock_abi",
@@ -39,31 +38,6 @@ MINIMUM_ABI = 3
 
 class ConfinementError(Exception):
     """A layer of the confinement could not be put in force."""
-
-
-@dataclass(frozen=True)
-class Layers:
-    """What confines a worker. `machine_layers` gives all that the machine has; tests take one away to see that the loss is noticed."""
-
-    landlock_abi: int
-    """The version whose rules are used; 0 for no Landlock."""
-    seccomp: bool = True
-    no_capabilities: bool = True
-    namespaces: bool = False
-
-
-@dataclass(frozen=True)
-class Permissions:
-    """What the process keeps."""
-
-    readable: tuple[str, ...]
-    """Files and folders that it may read."""
-    scratch: str
-    """The one folder that it may write."""
-    memory_bytes: int
-    """Address space."""
-    file_bytes: int
-    """Largest file."""
 
 
 def confine(permissions: Permissions, layers: Layers) -> None:

@@ -18,12 +18,12 @@ import traceback
 import types
 from typing import Any
 
-from grader.protocol.watch import Watch
 from grader.protocol.cells import cells_of, parse_cell, place_of
 from grader.protocol.messages import HEADER, Call, Load, Loaded, Raised, Reply, Returned, pack, parse_request
 from grader.protocol.probes import thaw
 from grader.protocol.state import reset_state
 from grader.protocol.values import encode
+from grader.protocol.watch import Watch
 
 __all__ = ["serve"]
 

@@ -1,8 +1,7 @@
 """The zygote: a separate interpreter with torch loaded that forks one confined worker a request.
 
-Run as `python -s -P -m grader.sandbox.worker.zygote DESCRIPTOR ENCLOSURE`, the second a JSON object or null. It may not import solutions,
-tests or the manifest, is given no secret, and runs no parallel region (a warm OpenMP pool hangs in a fork). It alone reaps its workers,
-and when it dies they die.
+It may not import solutions, tests or the manifest, is given no secret, and runs no parallel region (a warm OpenMP pool hangs in a fork).
+It alone reaps its workers, and when it dies they die.
 """
 
 import array
@@ -16,101 +15,69 @@ import socket
 import sys
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
-import msgspec
 import torch
 import torch._dynamo  # torch.optim and torch.utils import these lazily, hundreds of files each
 import torch.distributed.tensor
 import torch.optim
-from msgspec import Struct
 
+import grader
 from grader.base.torchvision_compat import import_torchvision
+from grader.protocol.control import MAX_PACKET, Fork, Forked, Ready, Reap, Reaped, Start, pack, parse_order
+from grader.protocol.watch import prepare
 from grader.sandbox.worker import worker
-from grader.sandbox.worker.confine import Layers, Permissions, confine
+from grader.sandbox.worker.confine import confine
 from grader.sandbox.worker.enclose import enclose
 
-__all__ = ["Fork", "Forked", "Reap", "Reaped"]
-
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
-
-
-class Fork(Struct, frozen=True, tag="fork"):
-    """Fork a worker; its channel and its output come along as descriptors. Unconfined where `layers` is None.
-
-    `permissions.memory_bytes` counts from what the zygote has.
-    """
-
-    permissions: Permissions
-    layers: Layers | None
-
-
-class Reap(Struct, frozen=True, tag="reap"):
-    """Wait for a worker that has been killed or has ended."""
-
-    pid: int
-
-
-class Forked(Struct, frozen=True, tag="forked"):
-    """The worker's process, and why it could not be confined and therefore runs nothing (empty where it could)."""
-
-    pid: int
-    problem: str
-
-
-class Reaped(Struct, frozen=True, tag="reaped"):
-    """How a worker ended, as waitpid tells, with its CPU seconds and peak memory in KiB."""
-
-    status: int
-    cpu_seconds: float
-    peak_kib: int
-
-
-class _Enclosure(Struct, frozen=True):
-    visible: tuple[str, ...]
-    home: str
 
 
 _size = -1
 """/proc/self/statm of the zygote, opened while there is a /proc to be seen."""
 
 
-def main() -> None:
-    """Serve until the trusted process closes the control socket."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+def main(descriptor: int) -> None:
+    """Serve until the trusted process closes the control socket, which this descriptor is."""
+    control = socket.socket(fileno=descriptor)
     os.setsid()  # a Ctrl-C in the terminal is the trusted process's to handle
     _die_with_parent()
     torch.set_num_threads(1)
     import_torchvision()
+    start = parse_order(control.recv(MAX_PACKET))
+    assert isinstance(start, Start)
+    prepare(start.bans)
     global _size
     if sys.platform.startswith("linux"):
         _size = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-    if enclosure := msgspec.json.decode(sys.argv[2], type=_Enclosure | None):
+    package = str(Path(grader.__file__).resolve().parent)
+    if start.enclosure:
         _let_parent_look()  # or else an ordinary user may not write the maps of users and groups
-        enclose(enclosure.visible, enclosure.home)
+        enclose(start.enclosure.visible, start.enclosure.home)
         _die_with_parent()  # once more: new credentials took it away
-    decoder = msgspec.json.Decoder(Fork | Reap)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page it touches
-    control.send(b"ready")
+    control.send(pack(Ready(package)))
     while True:
-        message, ancillary, _, _ = control.recvmsg(1 << 16, socket.CMSG_SPACE(2 * 4))
-        if not message:
+        packet, ancillary, _, _ = control.recvmsg(MAX_PACKET, socket.CMSG_SPACE(2 * 4))
+        if not packet:
             return
-        request = decoder.decode(message)
-        if isinstance(request, Reap):
-            _, status, usage = os.wait4(request.pid, 0)
-            control.send(msgspec.json.encode(Reaped(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)))
+        order = parse_order(packet)
+        if isinstance(order, Reap):
+            _, status, usage = os.wait4(order.pid, 0)
+            control.send(pack(Reaped(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)))
             continue
+        assert isinstance(order, Fork)
         channel, output = array.array("i", ancillary[0][2])
         report, theirs = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _become_worker(request, channel, output, theirs)
+            _become_worker(order, channel, output, theirs)
         for descriptor in (channel, output, theirs):
             os.close(descriptor)
         with open(report, "rb") as file:
             problem = file.read(1000)  # until the worker closes its end, which it does before it reads a byte of the student's
-        control.send(msgspec.json.encode(Forked(pid, problem.decode(errors="replace"))))
+        control.send(pack(Forked(pid, problem.decode(errors="replace"))))
 
 
 def _die_with_parent() -> None:
@@ -160,7 +127,3 @@ def _become_worker(fork: Fork, channel: int, output: int, report: int) -> None:
     with contextlib.suppress(BaseException):
         worker.serve()
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

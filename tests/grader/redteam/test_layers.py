@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from grader.protocol.confinement import Layers
 from grader.sandbox.supervisor.isolation import NotConfined, isolation, machine_layers
 from grader.sandbox.supervisor.self_test import ensure_confined, inspect_protections
 from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteHandle
-from grader.sandbox.worker.confine import MINIMUM_ABI, Layers, landlock_abi, supported
+from grader.sandbox.worker.confine import MINIMUM_ABI, landlock_abi, supported
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))
 

@@ -30,12 +30,13 @@ import grader
 from grader.base.outcome import Status
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
+from grader.protocol.confinement import Layers
 from grader.runner.job import grade
 from grader.runner.jobs import Unit
 from grader.runner.results import ModuleResult, TaskResult
 from grader.sandbox.supervisor.isolation import draw_seed, machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
-from grader.sandbox.worker.confine import MINIMUM_ABI, Layers, supported
+from grader.sandbox.worker.confine import MINIMUM_ABI, supported
 from grader.submissions.ingest import Source
 from tests.grader.redteam import table
 
