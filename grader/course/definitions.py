@@ -1,9 +1,9 @@
 """Which statements of a module a name depends on, as far as the source tells."""
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-__all__ = ["defined_by", "needed_for"]
+__all__ = ["defined_by", "names_in", "needed_for"]
 
 
 def defined_by(node: ast.stmt) -> list[str]:
@@ -15,8 +15,16 @@ def defined_by(node: ast.stmt) -> list[str]:
     return [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
 
 
-def needed_for(names: Iterable[str], statements: Iterable[ast.stmt]) -> list[ast.stmt]:
-    """Those of the statements that define the names, and those that define what these use, and so on; imports apart."""
+def names_in(node: ast.stmt) -> set[str]:
+    """The names that a statement uses or binds."""
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def needed_for(names: Iterable[str], statements: Iterable[ast.stmt], names_in: Callable[[ast.stmt], set[str]] = names_in) -> list[ast.stmt]:
+    """Those of the statements that define the names, and those that define what these use, and so on; imports apart.
+
+    `names_in` says which names a statement uses, for callers that know already.
+    """
     definitions: dict[str, list[ast.stmt]] = {}
     for node in statements:
         for name in defined_by(node):
@@ -30,7 +38,7 @@ def needed_for(names: Iterable[str], statements: Iterable[ast.stmt]) -> list[ast
                 continue
             walked.add(node)
             needed.append(node)
-            used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            used = names_in(node)
             pending.extend(used - seen)
             seen |= used
     return needed

@@ -14,6 +14,7 @@ Sources: torch/library.py, and c10/core/DispatchKey.h for the keys.
 import functools
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,7 +59,8 @@ class Watch:
     def __init__(self, bans: Iterable[str]) -> None:
         self.hits: list[str] = []
         self._active: dict[str, str] = {}
-        self._armed: tuple[str, ...] = ()
+        self._bans: tuple[str, ...] = ()
+        self._by_leaf: dict[str, str] = {}
         self._libraries: dict[str, torch.library.Library] = {}
         for ban in bans:
             self._replace(ban)
@@ -66,10 +68,12 @@ class Watch:
     @contextmanager
     def over(self, bans: Iterable[str]) -> Iterator[None]:
         """Watch for these bans within the block."""
-        active = {leaf(ban): ban for ban in bans}
-        if tuple(active) != self._armed:  # the probes of one task follow each other
-            self._arm(tuple(active))
-        self.hits, self._active = [], active
+        self.hits = []
+        bans = tuple(bans)
+        if bans != self._bans:  # the probes of one task follow each other
+            self._bans, self._by_leaf = bans, {leaf(ban): ban for ban in bans}
+            self._arm()
+        self._active = self._by_leaf
         try:
             yield
         finally:
@@ -84,14 +88,16 @@ class Watch:
 
     # ---- operators, at the dispatcher
 
-    def _arm(self, leaves: tuple[str, ...]) -> None:
-        """Replace the kernels of these operators; put back those of the others."""
+    def _arm(self) -> None:
+        """Replace the kernels of the forbidden operators; put back those of the last task's."""
         for library in self._libraries.values():
             library._destroy()
-        self._libraries, self._armed = {}, leaves
-        for name in leaves:
-            for operator, key, kernel in _kernels(name):
-                self._replace_kernel(operator, key, kernel, name)
+        self._libraries = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns once that a kernel is replaced
+            for name in self._by_leaf:
+                for operator, key, kernel in _kernels(name):
+                    self._replace_kernel(operator, key, kernel, name)
 
     def _replace_kernel(self, operator: str, key: str, kernel: Any, name: str) -> None:
         namespace, _, rest = operator.partition("::")

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import fcntl
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -44,6 +45,7 @@ def main(descriptor: int) -> None:
     _die_with_parent()
     torch.set_num_threads(1)
     import_torchvision()
+    importlib.import_module("torchvision.transforms.v2")
     start = parse_order(control.recv(MAX_PACKET))
     assert isinstance(start, Start)
     prepare(start.bans)
