@@ -12,22 +12,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from grader.base.outcome import Status
 from grader.base.text import without_commands
+from grader.cli.check import check
 from grader.cli.exports import app as exports
 from grader.cli.terminal import (
     EXIT_BAD_INPUT,
     EXIT_GRADER_FAILED,
     EXIT_PROBLEMS,
     CourseOption,
+    JsonOption,
     ModuleOption,
+    TrustedOption,
+    UnconfinedOption,
     console,
     load,
     print_json,
+    progress_bar,
     stop,
 )
 from grader.course.content import make_stub
@@ -63,9 +67,6 @@ app = typer.Typer(
 app.add_typer(exports, name="export")
 
 TaskOption = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; can be given again.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TrustedOption = Annotated[bool, typer.Option(help="The code is ours: don't confine it, so that it can use a GPU; the results say so.")]
-UnconfinedOption = Annotated[bool, typer.Option(help="Run students' code even where it can't be confined; the results say so.")]
 
 
 @app.command("list")
@@ -163,7 +164,7 @@ def _grade(
         else:
             entries[unit.submission, unit.module.name] = entry
 
-    with _progress() as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("grading", total=len(units), completed=len(entries))
 
         def on_done(unit: Unit, entry: Entry) -> None:
@@ -234,7 +235,7 @@ def collect_(
     loaded = load(course)
     try:
         rows = read_list(list_)
-        with _progress() as progress:
+        with progress_bar() as progress:
             bar = progress.add_task("collecting", total=len(rows))
             record = collect(
                 rows,
@@ -256,55 +257,7 @@ def collect_(
         raise typer.Exit(EXIT_PROBLEMS)
 
 
-@app.command()
-def check(
-    module: ModuleOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for references and alternatives.")] = 20,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**53, help="What the fresh seeds come from (default: drawn).")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
-    json: JsonOption = False,
-    allow_unconfined: UnconfinedOption = False,
-    trusted: TrustedOption = False,
-    course: CourseOption = None,
-) -> None:
-    """Prove that the suites reject every wrong answer in the banks and accept every right one, and that files and manifest agree."""
-    from grader.check.gate import check as run_check
-
-    loaded = load(course)
-    seed = draw_seed() if seed is None else seed
-    try:
-        modules = loaded.select(module or [], [])
-        layers = choose_layers(allow_unconfined=allow_unconfined, trusted=trusted)
-        with _progress() as progress:
-            bar = progress.add_task("checking", total=None)
-            report = run_check(
-                loaded,
-                modules,
-                seed=seed,
-                seeds=seeds,
-                jobs=jobs,
-                layers=layers,
-                on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
-            )
-    except ManifestError as error:
-        raise stop(str(error), EXIT_BAD_INPUT) from None
-    except (NotConfined, Refused) as error:
-        raise stop(str(error), EXIT_GRADER_FAILED) from None
-    if json:
-        print_json(msgspec.to_builtins(report))
-    else:
-        for name in report.survived:
-            console.print(Text(f"survived: {name}", "red"), soft_wrap=True)
-        for problem in report.problems:
-            console.print(Text(f"problem: {problem}", "red"), soft_wrap=True)
-        rejected = f"{len(report.rejected)} of {report.misconceptions} misconceptions rejected"
-        Console().print(
-            f"{report.modules} modules, {report.tasks} tasks, {report.tests} hidden tests; {rejected}, {report.alternatives} alternatives, "
-            f"{seeds} seeds (from {seed}); {len(report.problems)} problems",
-            soft_wrap=True,
-        )
-    if report.survived or report.problems:
-        raise typer.Exit(EXIT_PROBLEMS)
+app.command()(check)
 
 
 @app.command()
@@ -407,11 +360,6 @@ def _yes(text: str, otherwise: str = "NO") -> Text:
 
 
 # ---- shared
-
-
-def _progress() -> Progress:
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _plain(module: Module) -> dict[str, Any]:

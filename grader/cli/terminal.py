@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from grader.base.text import without_commands
@@ -17,10 +18,14 @@ __all__ = [
     "EXIT_GRADER_FAILED",
     "EXIT_PROBLEMS",
     "CourseOption",
+    "JsonOption",
     "ModuleOption",
+    "TrustedOption",
+    "UnconfinedOption",
     "console",
     "load",
     "print_json",
+    "progress_bar",
     "stop",
 ]
 
@@ -28,6 +33,9 @@ EXIT_PROBLEMS, EXIT_BAD_INPUT, EXIT_GRADER_FAILED = 1, 2, 3
 
 CourseOption = Annotated[Path | None, typer.Option("--course", help="The course's folder (default: the one around here).")]
 ModuleOption = Annotated[list[str] | None, typer.Option("--module", "-m", help="Only this module; can be given again.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TrustedOption = Annotated[bool, typer.Option(help="The code is ours: don't confine it, so that it can use a GPU; the results say so.")]
+UnconfinedOption = Annotated[bool, typer.Option(help="Run students' code even where it can't be confined; the results say so.")]
 
 console = Console(stderr=True)
 
@@ -49,3 +57,9 @@ def stop(sentence: str, code: int) -> typer.Exit:
 def print_json(value: Any) -> None:
     """Print a value to standard output."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def progress_bar() -> Progress:
+    """A progress bar on standard error, which shows only in a terminal."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

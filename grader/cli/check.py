@@ -1,0 +1,80 @@
+"""The command `grader check`."""
+
+import os
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from grader.cli.terminal import (
+    EXIT_BAD_INPUT,
+    EXIT_GRADER_FAILED,
+    EXIT_PROBLEMS,
+    CourseOption,
+    JsonOption,
+    ModuleOption,
+    TrustedOption,
+    UnconfinedOption,
+    console,
+    load,
+    print_json,
+    progress_bar,
+    stop,
+)
+from grader.course.manifest import ManifestError
+from grader.runner.jobs import Refused
+from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed
+
+__all__ = ["check"]
+
+
+def check(
+    module: ModuleOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for references and alternatives.")] = 20,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**53, help="What the fresh seeds come from (default: drawn).")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
+    json: JsonOption = False,
+    allow_unconfined: UnconfinedOption = False,
+    trusted: TrustedOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Prove that the suites reject every wrong answer in the banks and accept every right one, and that files and manifest agree."""
+    from grader.check.gate import check as run_check
+
+    loaded = load(course)
+    seed = draw_seed() if seed is None else seed
+    try:
+        modules = loaded.select(module or [], [])
+        layers = choose_layers(allow_unconfined=allow_unconfined, trusted=trusted)
+        with progress_bar() as progress:
+            bar = progress.add_task("checking", total=None)
+            report = run_check(
+                loaded,
+                modules,
+                seed=seed,
+                seeds=seeds,
+                jobs=jobs,
+                layers=layers,
+                on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+    except ManifestError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    except (NotConfined, Refused) as error:
+        raise stop(str(error), EXIT_GRADER_FAILED) from None
+    if json:
+        print_json(msgspec.to_builtins(report))
+    else:
+        for name in report.survived:
+            console.print(Text(f"survived: {name}", "red"), soft_wrap=True)
+        for problem in report.problems:
+            console.print(Text(f"problem: {problem}", "red"), soft_wrap=True)
+        rejected = f"{len(report.rejected)} of {report.misconceptions} misconceptions rejected"
+        Console().print(
+            f"{report.modules} modules, {report.tasks} tasks, {report.tests} hidden tests; {rejected}, {report.alternatives} alternatives, "
+            f"{seeds} seeds (from {seed}); {len(report.problems)} problems",
+            soft_wrap=True,
+        )
+    if report.survived or report.problems:
+        raise typer.Exit(EXIT_PROBLEMS)
