@@ -15,14 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_INTERRUPTED, EXIT_PROBLEMS
 from grader.base.outcome import Status
 from grader.base.text import without_commands
 from grader.cli.check import check
 from grader.cli.exports import app as exports
 from grader.cli.terminal import (
-    EXIT_BAD_INPUT,
-    EXIT_GRADER_FAILED,
-    EXIT_PROBLEMS,
     CourseOption,
     JsonOption,
     ModuleOption,
@@ -178,7 +176,9 @@ def _grade(
         except Refused as error:
             raise stop(str(error), EXIT_GRADER_FAILED) from None
         except KeyboardInterrupt:
-            raise stop(f"Interrupted: {len(entries)} of {len(units)} are done and kept. The same command goes on from here.", 130) from None
+            raise stop(
+                f"Interrupted: {len(entries)} of {len(units)} are done and kept. The same command goes on from here.", EXIT_INTERRUPTED
+            ) from None
 
     graded = []
     for submission in submissions:

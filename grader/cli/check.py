@@ -8,10 +8,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_PROBLEMS
 from grader.cli.terminal import (
-    EXIT_BAD_INPUT,
-    EXIT_GRADER_FAILED,
-    EXIT_PROBLEMS,
     CourseOption,
     JsonOption,
     ModuleOption,

@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED
 from grader.base.outcome import Status
-from grader.cli.terminal import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, CourseOption, ModuleOption, console, load, stop
+from grader.cli.terminal import CourseOption, ModuleOption, console, load, stop
 from grader.course.manifest import MANIFEST, ManifestError
 from grader.exports import classroom50, gradescope
 from grader.exports import github_classroom as reporter

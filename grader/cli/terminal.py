@@ -10,13 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from grader.base.exit_codes import EXIT_BAD_INPUT
 from grader.base.text import without_commands
 from grader.course.manifest import Course, ManifestError, load_course
 
 __all__ = [
-    "EXIT_BAD_INPUT",
-    "EXIT_GRADER_FAILED",
-    "EXIT_PROBLEMS",
     "CourseOption",
     "JsonOption",
     "ModuleOption",
@@ -28,8 +26,6 @@ __all__ = [
     "progress_bar",
     "stop",
 ]
-
-EXIT_PROBLEMS, EXIT_BAD_INPUT, EXIT_GRADER_FAILED = 1, 2, 3
 
 CourseOption = Annotated[Path | None, typer.Option("--course", help="The course's folder (default: the one around here).")]
 ModuleOption = Annotated[list[str] | None, typer.Option("--module", "-m", help="Only this module; can be given again.")]

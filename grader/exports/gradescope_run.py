@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from grader.cli.terminal import EXIT_GRADER_FAILED
+from grader.base.exit_codes import EXIT_GRADER_FAILED
 from grader.course.manifest import Course
 from grader.exports.gradescope import Settings, gradescope_results, refusal
 from grader.runner.results import read_results, write_atomically

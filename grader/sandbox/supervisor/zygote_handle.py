@@ -74,6 +74,9 @@ class ZygoteHandle:
             "PYTHONHASHSEED": "0",
             "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
+            "MALLOC_MMAP_THRESHOLD_": "33554432",
+            "MALLOC_TRIM_THRESHOLD_": "268435456",
+            "MALLOC_TOP_PAD_": "4194304",
         }
         self._process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-c", _PROGRAM, str(_PACKAGE.parent), str(theirs.fileno())],
