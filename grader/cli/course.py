@@ -1,0 +1,82 @@
+"""The commands that show or make parts of the course: list, hint, stubs, schema."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
+from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, stop
+from grader.course.content import make_stub
+from grader.course.manifest import ManifestError, Module
+from grader.runner.results import json_schema, write_atomically
+
+__all__ = ["hint", "list_", "schema", "stubs"]
+
+
+def list_(course: CourseOption = None, json: JsonOption = False) -> None:
+    """Show the modules and tasks, with points and minutes."""
+    loaded = load(course)
+    if json:
+        print_json({"title": loaded.title, "modules": [_plain(module) for module in loaded.modules]})
+        return
+    for module in loaded.modules:
+        Console().print(Text(f"{module.title}: {module.story}"))
+        table = Table(module.name, "points", "minutes")
+        for task in module.tasks:
+            table.add_row(Text(task.name), f"{task.points:g}", str(task.minutes))
+        table.add_section()
+        table.add_row("all", f"{module.points:g}", str(module.minutes))
+        Console().print(table)
+
+
+def _plain(module: Module) -> dict[str, Any]:
+    tasks = [{"name": task.name, "points": task.points, "minutes": task.minutes} for task in module.tasks]
+    return {"name": module.name, "title": module.title, "points": module.points, "minutes": module.minutes, "tasks": tasks}
+
+
+def hint(
+    task: Annotated[str, typer.Argument(help="The task's name.")],
+    more: Annotated[int, typer.Option("--more", "-m", count=True, help="One hint more; can be given twice.")] = 0,
+    course: CourseOption = None,
+) -> None:
+    """Give a nudge; with --more the idea; with --more --more the shape of the answer."""
+    loaded = load(course)
+    try:
+        (module,) = loaded.select([], [task])
+    except ManifestError as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    for text in module.task(task).hints[: more + 1]:
+        Console().print(Text(text))
+
+
+def stubs(
+    check: Annotated[bool, typer.Option("--check", help="Only say which stubs are out of date.")] = False, course: CourseOption = None
+) -> None:
+    """Make exercises/ from solutions/."""
+    loaded = load(course)
+    outdated = 0
+    for module in loaded.modules:
+        path = loaded.stub(module.name)
+        try:
+            text = make_stub(loaded.solution(module.name).read_text(), [task.name for task in module.tasks])
+        except (OSError, SyntaxError) as error:
+            raise stop(f"solutions/{module.name}.py can't be read: {error}", EXIT_BAD_INPUT) from None
+        if path.is_file() and path.read_text() == text:
+            continue
+        outdated += 1
+        if check:
+            console.print(Text(f"{path.relative_to(loaded.root)} is out of date: run `grader stubs`", "red"))
+        else:
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, text.encode())
+            Console().print(f"wrote {path.relative_to(loaded.root)}")
+    if check and outdated:
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+def schema() -> None:
+    """Print the JSON Schema of results.json."""
+    print_json(json_schema())
