@@ -30,7 +30,8 @@ import msgspec
 
 from grader.base.outcome import Status
 from grader.course.manifest import Course, Module, load_course
-from grader.runner.jobs import Unit, grade_units
+from grader.runner.jobs import grade_units
+from grader.runner.units import Unit
 from grader.runner.store import Entry
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.submissions.ingest import Source

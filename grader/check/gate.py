@@ -33,7 +33,8 @@ from grader.course.manifest import Course, Module
 from grader.grading.draw import derive_seed
 from grader.protocol.confinement import Layers
 from grader.protocol.watch import exists
-from grader.runner.jobs import Unit, grade_units
+from grader.runner.jobs import grade_units
+from grader.runner.units import Unit
 from grader.runner.results import ModuleResult, TaskResult
 from grader.runner.store import Entry
 from grader.submissions.ingest import Source

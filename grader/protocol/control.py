@@ -1,6 +1,7 @@
 """Messages between the trusted process and the zygote. Each is one packet of JSON on their control socket.
 
-The zygote's parent sends `Start` once and gets `Ready`; then it sends `Fork` and `Reap`, and gets `Forked` and `Reaped`.
+The zygote's parent sends `Start` once and gets `Ready`. `Share` gives another process a control socket of its own. Each of them sends
+`Fork` and `Reap`, and gets `Forked` and `Reaped`.
 """
 
 import msgspec
@@ -18,6 +19,7 @@ __all__ = [
     "Ready",
     "Reap",
     "Reaped",
+    "Share",
     "Start",
     "pack",
     "parse_answer",
@@ -46,6 +48,10 @@ class Ready(Struct, frozen=True, tag="ready"):
     """The zygote can fork. `package` is the folder of the grader's code that it runs."""
 
     package: str
+
+
+class Share(Struct, frozen=True, tag="share"):
+    """Take orders from another process as well; its end of a control socket comes along as a descriptor."""
 
 
 class Fork(Struct, frozen=True, tag="fork"):
@@ -79,7 +85,7 @@ class Reaped(Struct, frozen=True, tag="reaped"):
     peak_kib: int
 
 
-Order = Start | Fork | Reap
+Order = Start | Share | Fork | Reap
 Answer = Ready | Forked | Reaped
 
 _ENCODER = msgspec.json.Encoder()

@@ -1,36 +1,95 @@
-"""The job process: grades one unit after another with one zygote and one engine."""
+"""The server process and its jobs: a job grades one unit after another with an engine of its own.
 
+Jobs are forked from the server when it has loaded torch and tried the confinement, and share the server's zygote.
+"""
+
+import gc
 import os
+import signal
+import sys
 import time
 import warnings
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
 
 from grader.base.text import one_line
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.grading.suite import SuiteError
-from grader.runner.jobs import Unit, grading_fault
 from grader.runner.results import ModuleTiming, TestResult, score_module
 from grader.runner.store import Entry
+from grader.runner.units import Unit, grading_fault
 from grader.sandbox.supervisor.isolation import NotConfined
 from grader.sandbox.supervisor.self_test import ensure_confined
 from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteHandle
 
 __all__ = ["grade", "serve"]
 
+_GRACE_SECONDS = 0.2
+"""How long a job may take to notice that its connection is closed."""
 
-def serve(connection: Connection, course: Course, zygote: ZygoteHandle) -> None:
-    """Grade units until the connection closes; a string in answer is a refusal to grade at all."""
+
+def serve(control: Connection, course: Course, zygote: ZygoteHandle) -> None:
+    """Fork jobs and end them, as they are asked for, until the control connection closes."""
     warnings.simplefilter("ignore")  # what references and known mistakes warn of is no news to an instructor
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)  # grading does not depend on whose shell it is
     try:
         if zygote.layers is not None:
             ensure_confined(zygote)
+        refusal = ""
     except (NotConfined, ZygoteError) as error:
-        connection.send(str(error))
-        return
-    engine = Engine(course, zygote)
+        refusal = str(error)
+    gc.freeze()  # a collection in a job would copy every page it touches
+    gc.enable()
+    jobs: dict[int, int] = {}
+    while True:
+        try:
+            order, number = control.recv()
+        except EOFError:
+            break
+        if order == "start":
+            with Connection(reduction.recv_handle(control)) as connection:
+                if refusal:
+                    connection.send(refusal)
+                else:
+                    jobs[number] = _fork(control, connection, course, zygote)
+        else:
+            control.send(_end(jobs.pop(number)) if number in jobs else 0)
+    for process in jobs.values():
+        _end(process)
+
+
+def _fork(control: Connection, connection: Connection, course: Course, zygote: ZygoteHandle) -> int:
+    shared = zygote.share()
+    process = os.fork()
+    if process:
+        shared.__exit__()
+        return process
+    status = 1
+    try:
+        control.close()
+        _grade_all(connection, Engine(course, shared))
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _end(process: int) -> int:
+    """Reap a job, and kill it where it does not end by itself; its exit status, minus the signal's number where it was killed."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def _grade_all(connection: Connection, engine: Engine) -> None:
+    """Grade units until the connection closes."""
     while True:
         try:
             unit = connection.recv()

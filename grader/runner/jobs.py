@@ -1,73 +1,46 @@
-"""Grade submissions: one unit of work is one module of one submission, graded by pytest in a job process with its own zygote.
+"""Job processes, and how units are handed to them.
 
-The calling process imports no torch and runs nobody's code; a job process that dies costs its unit a `grader_error` and nothing else.
+The calling process imports no torch and runs nobody's code. It starts one server process, which loads torch, the zygote and the
+course once, and forks a job for each processor. A job that dies costs its unit a `grader_error` and nothing else.
 """
 
 import contextlib
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import ModuleType
 from typing import Self
 
 from grader.base.outcome import Status
-from grader.course.manifest import Course, Module
+from grader.course.manifest import Course
 from grader.protocol.confinement import Layers
-from grader.runner.results import ModuleTiming, module_fault
 from grader.runner.store import Entry
-from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
-from grader.submissions.ingest import Source, Submission
+from grader.runner.units import Unit, grading_fault, take
 
-__all__ = ["Refused", "Unit", "WarmJob", "grade_units", "grading_fault", "units_of"]
+__all__ = ["Job", "JobServer", "Refused", "WarmJob", "grade_units"]
 
 
 class Refused(Exception):
     """The job would not grade: a protection does not hold on this machine."""
 
 
-@dataclass(frozen=True)
-class Unit:
-    """One module of one submission."""
-
-    submission: str
-    module: Module
-    source: Source
-    seed: int
-    shuffled: bool = False
-    until_failure: bool = False
-    """End with the first test that does not pass: one is enough to reject."""
-
-
-def units_of(submissions: Iterable[Submission], modules: Iterable[Module], seed: int) -> list[Unit]:
-    """What there is to grade, in order."""
-    modules = list(modules)
-    return [
-        Unit(submission.id, module, submission.sources.get(module.name) or Source.not_handed_in(module.name), seed)
-        for submission in submissions
-        for module in modules
-        if not submission.only or module.name in submission.only
-    ]
-
-
 def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers | None, on_done: Callable[[Unit, Entry], None]) -> None:
     """Grade every unit, calling `on_done` as each is finished, in whatever order. Raises: Refused."""
     pending = list(reversed(units))
-    scratch = tempfile.mkdtemp(prefix="grader-run-")
-    running: dict[Connection, _Job] = {}
-    try:
+    running: dict[Connection, Job] = {}
+    with JobServer(course, layers) as server:
         while pending or running:
             while pending and len(running) < jobs:
-                job = _Job(course, layers, scratch)
+                job = server.start()
                 running[job.connection] = job
-                job.send(_take(pending, None))
+                job.send(take(pending, None))
             for connection in wait(list(running)):
                 assert isinstance(connection, Connection)
                 job = running[connection]
@@ -76,25 +49,117 @@ def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers 
                 if job.ended or not pending:
                     running.pop(connection).stop()
                 else:
-                    job.send(_take(pending, job.unit.seed))
-    finally:
-        for job in running.values():
-            job.stop()
-        shutil.rmtree(scratch, ignore_errors=True)
+                    job.send(take(pending, job.unit))
 
 
-def _take(pending: list[Unit], seed: int | None) -> Unit:
-    """The next unit, rather one with this seed: a job keeps the reference's answers, and the questions come of the seed."""
-    return pending.pop(next((index for index in reversed(range(len(pending))) if pending[index].seed == seed), -1))
-
-
-class WarmJob:
-    """A job process for units that come one at a time: started for the first, replaced after a fault. Use as a context manager."""
+class JobServer:
+    """The process that forks jobs: started for the first, replaced when it has died. Use as a context manager; threads may share it."""
 
     def __init__(self, course: Course, layers: Layers | None) -> None:
         self._course, self._layers = course, layers
+        self._lock = threading.Lock()
+        self._process: SpawnProcess | None = None
         self._scratch = ""
-        self._job: _Job | None = None
+        self._started = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> "Job":
+        """A new job. It takes units at once; its first answer comes when torch is loaded."""
+        with self._lock:
+            if self._process is None or not self._process.is_alive():
+                self._stop()
+                self._launch()
+            ours, theirs = multiprocessing.Pipe()
+            self._started += 1
+            assert self._process is not None and self._process.pid is not None
+            with contextlib.suppress(OSError):  # a server that has died meanwhile is noticed when the job's answer is awaited
+                self._control.send(("start", self._started))
+                reduction.send_handle(self._control, theirs.fileno(), self._process.pid)
+            theirs.close()
+            return Job(self, self._started, ours)
+
+    def end(self, number: int) -> int | None:
+        """End a job whose connection is closed; its exit status, None where the server has died too."""
+        with self._lock:
+            try:
+                self._control.send(("end", number))
+                status: int = self._control.recv()
+            except (EOFError, OSError):
+                return None
+            return status
+
+    def close(self) -> None:
+        """End the server and its jobs, if there are any. It is started again for a further job."""
+        with self._lock:
+            self._stop()
+
+    def _launch(self) -> None:
+        self._scratch = tempfile.mkdtemp(prefix="grader-run-")
+        context = multiprocessing.get_context("spawn")
+        self._control, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._course, self._layers, self._scratch), daemon=True)
+        with _STARTING, _bare():
+            self._process.start()
+        theirs.close()
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._control.close()
+        process.join(1)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+class Job:
+    """The calling process's handle on one job process."""
+
+    def __init__(self, server: JobServer, number: int, connection: Connection) -> None:
+        self._server, self._number = server, number
+        self.connection = connection
+        self.unit: Unit
+        self.ended = False
+        """True once it should not be used again: it has died, or had a fault of its own and may be in a bad state."""
+
+    def send(self, unit: Unit) -> None:
+        """Hand it a unit."""
+        self.unit = unit
+        with contextlib.suppress(OSError):  # a job that has died meanwhile is noticed when its answer is awaited
+            self.connection.send(unit)
+
+    def receive(self) -> Entry:
+        """The unit's result; a fault where the process died of it. Raises: Refused."""
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            status = self._server.end(self._number)
+            answer = grading_fault(self.unit.module, f"the grading process ended with status {status}")
+        if isinstance(answer, str):
+            raise Refused(answer)
+        assert isinstance(answer, Entry)
+        self.ended = any(task.status is Status.GRADER_ERROR for task in answer.result.tasks)
+        return answer
+
+    def stop(self) -> None:
+        """End it."""
+        self.connection.close()
+        self._server.end(self._number)
+
+
+class WarmJob:
+    """A job for units that come one at a time: started for the first, replaced after a fault. Use as a context manager."""
+
+    def __init__(self, server: JobServer) -> None:
+        self._server = server
+        self._job: Job | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -104,10 +169,10 @@ class WarmJob:
 
     def grade(self, unit: Unit) -> Entry:
         """The unit's result; a fault where the process died of it. Raises: Refused."""
-        if self._job is None or not self._job.alive:
+        if self._job is not None and self._job.connection.poll():  # nothing was asked, so it has died
             self.close()
-            self._scratch = tempfile.mkdtemp(prefix="grader-run-")
-            self._job = _Job(self._course, self._layers, self._scratch)
+        if self._job is None:
+            self._job = self._server.start()
         try:
             self._job.send(unit)
             entry = self._job.receive()
@@ -123,52 +188,6 @@ class WarmJob:
         job, self._job = self._job, None
         if job is not None:
             job.stop()
-            shutil.rmtree(self._scratch, ignore_errors=True)
-
-
-class _Job:
-    """The calling process's handle on one job process."""
-
-    def __init__(self, course: Course, layers: Layers | None, scratch: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(target=_serve, args=(theirs, course, layers, scratch), daemon=True)
-        with _STARTING, _bare():
-            self._process.start()
-        theirs.close()
-        self.unit: Unit
-        self.ended = False
-
-    @property
-    def alive(self) -> bool:
-        """False once the process has ended."""
-        return self._process.is_alive()
-
-    def send(self, unit: Unit) -> None:
-        self.unit = unit
-        with contextlib.suppress(OSError):  # a job that has died meanwhile is noticed when its answer is awaited
-            self.connection.send(unit)
-
-    def receive(self) -> Entry:
-        """The unit's result; a fault where the process died of it. Raises: Refused."""
-        try:
-            answer = self.connection.recv()
-        except (EOFError, OSError):
-            self._process.join(5)
-            answer = grading_fault(self.unit.module, f"the grading process ended with status {self._process.exitcode}")
-        if isinstance(answer, str):
-            raise Refused(answer)
-        assert isinstance(answer, Entry)
-        # A job that had a fault of its own may be in a bad state: the next unit gets a new one.
-        self.ended = any(task.status is Status.GRADER_ERROR for task in answer.result.tasks)
-        return answer
-
-    def stop(self) -> None:
-        self.connection.close()
-        self._process.join(0.2)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
 
 
 _STARTING = threading.Lock()
@@ -191,16 +210,17 @@ def _bare() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = saved
 
 
-def grading_fault(module: Module, reason: str) -> Entry:
-    """The result of a unit on which the grader itself failed."""
-    return Entry(module_fault(module, reason), ModuleTiming(0.0, 0.0, 0, {}))
+def _serve(control: Connection, course: Course, layers: Layers | None, scratch: str) -> None:
+    """The server process. It starts the zygote before it loads torch itself, so that both load at the same time."""
+    import gc
+    import signal
 
+    from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 
-def _serve(connection: Connection, course: Course, layers: Layers | None, scratch: str) -> None:
-    """The job process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process decides what an interrupt means
     tempfile.tempdir = scratch
+    gc.disable()  # until all is imported: imports make no garbage, and looking for it takes a fifth of their time
     with ZygoteHandle(layers, course.bans) as zygote:
-        from grader.runner.job import serve  # torch is loaded here while the zygote loads its own
+        from grader.runner.job import serve
 
-        serve(connection, course, zygote)
+        serve(control, course, zygote)

@@ -11,7 +11,7 @@ import pytest
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.runner.job import grade
-from grader.runner.jobs import Unit
+from grader.runner.units import Unit
 from grader.runner.results import ModuleResult, TaskResult
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle

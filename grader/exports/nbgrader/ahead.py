@@ -11,8 +11,9 @@ from typing import Any
 
 from grader.course.manifest import Course
 from grader.protocol.confinement import Layers
-from grader.runner.jobs import Unit, WarmJob
+from grader.runner.jobs import JobServer, WarmJob
 from grader.runner.store import Entry
+from grader.runner.units import Unit
 
 __all__ = ["Graders", "graders_for"]
 
@@ -26,7 +27,8 @@ class Graders:
     def __init__(self, course: Course, layers: Layers | None, jobs: int) -> None:
         self.jobs = jobs
         self._free: queue.LifoQueue[WarmJob] = queue.LifoQueue()  # the last one used is warm
-        self._all = [WarmJob(course, layers) for _ in range(jobs)]
+        self._server = JobServer(course, layers)
+        self._all = [WarmJob(self._server) for _ in range(jobs)]
         for job in self._all:
             self._free.put(job)
         self._ahead: dict[Unit, Future[Entry]] = {}
@@ -50,6 +52,7 @@ class Graders:
         self._ahead.clear()
         for job in self._all:
             job.close()
+        self._server.close()
 
     @property
     def busy(self) -> bool:

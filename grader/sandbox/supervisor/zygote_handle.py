@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import copy
 import os
 import shutil
 import socket
@@ -18,7 +19,21 @@ import grader
 from grader.base.text import one_line
 from grader.course.manifest import Limits
 from grader.protocol.confinement import Layers, Permissions
-from grader.protocol.control import MAX_PACKET, Answer, Enclosure, Fork, Forked, Ready, Reap, Reaped, Start, pack, parse_answer
+from grader.protocol.control import (
+    MAX_PACKET,
+    Answer,
+    Enclosure,
+    Fork,
+    Forked,
+    Order,
+    Ready,
+    Reap,
+    Reaped,
+    Share,
+    Start,
+    pack,
+    parse_answer,
+)
 from grader.sandbox.worker.confine import readable_paths
 
 __all__ = ["Usage", "ZygoteError", "ZygoteHandle"]
@@ -27,14 +42,15 @@ _MIB = 1 << 20
 _PACKAGE = Path(grader.__file__).resolve().parent
 
 _PROGRAM = """
-import sys
+import gc, sys
+gc.disable()
 folder, descriptor = sys.argv[1:]
 sys.path.insert(0, folder)
 import grader.sandbox.worker.zygote
 sys.path.remove(folder)
 grader.sandbox.worker.zygote.main(int(descriptor))
 """
-"""Runs this code, and not that of another checkout that happens to be installed."""
+"""Runs this code, and not that of another checkout that happens to be installed. Imports make no garbage, so it isn't looked for."""
 
 A = TypeVar("A", bound=Answer)
 
@@ -89,7 +105,7 @@ class ZygoteHandle:
         )
         theirs.close()
         self._control = ours
-        self._ready = False
+        self._ready, self._shared = False, False
         enclosure = Enclosure(self._readable, self.home) if layers and layers.namespaces else None
         with contextlib.suppress(OSError):  # whether it is gone is found out when its answer is awaited
             self._control.send(pack(Start(enclosure, tuple(bans))))
@@ -99,12 +115,25 @@ class ZygoteHandle:
 
     def __exit__(self, *_: object) -> None:
         self._control.close()
+        if self._shared:
+            return
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
         if self._process.stderr:
             self._process.stderr.close()
         shutil.rmtree(self.home, ignore_errors=True)
+
+    def share(self) -> Self:
+        """A handle on the same zygote, for a process forked from this one. Closing it does not end the zygote. Raises: ZygoteError."""
+        self.wait_until_ready()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._order(Share(), theirs.fileno())
+        ours.settimeout(self._control.gettimeout())
+        other = copy.copy(self)
+        other._control, other._shared = ours, True
+        return other
 
     @property
     def cpu_seconds(self) -> float:
@@ -127,11 +156,7 @@ class ZygoteHandle:
         """Fork a worker that owns these descriptors; returns its pid. Raises: ZygoteError."""
         self.wait_until_ready()
         permissions = Permissions(self._readable, scratch, limits.memory_mib * _MIB, limits.scratch_mib * _MIB)
-        descriptors = array.array("i", [channel, output])
-        try:
-            self._control.sendmsg([pack(Fork(permissions, self.layers))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-        except OSError as error:
-            raise ZygoteError(f"the zygote is gone: {error}") from None
+        self._order(Fork(permissions, self.layers), channel, output)
         answer = self._answer(Forked)
         if answer.problem:
             self.reap(answer.pid)
@@ -140,12 +165,16 @@ class ZygoteHandle:
 
     def reap(self, pid: int) -> tuple[int, Usage]:
         """Collect a killed or ended worker: its exit code (minus the signal's number) and what it used. Raises: ZygoteError."""
-        try:
-            self._control.send(pack(Reap(pid)))
-        except OSError as error:
-            raise ZygoteError(f"the zygote is gone: {error}") from None
+        self._order(Reap(pid))
         answer = self._answer(Reaped)
         return os.waitstatus_to_exitcode(answer.status), Usage(answer.cpu_seconds, answer.peak_kib)
+
+    def _order(self, order: Order, *descriptors: int) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        try:
+            self._control.sendmsg([pack(order)], rights)
+        except OSError as error:
+            raise ZygoteError(f"the zygote is gone: {error}") from None
 
     def _answer(self, kind: type[A]) -> A:
         try:

@@ -11,6 +11,7 @@ import fcntl
 import gc
 import importlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -25,7 +26,7 @@ import torch.optim
 
 import grader
 from grader.base.torchvision_compat import import_torchvision
-from grader.protocol.control import MAX_PACKET, Fork, Forked, Ready, Reap, Reaped, Start, pack, parse_order
+from grader.protocol.control import MAX_PACKET, Fork, Forked, Order, Ready, Reap, Reaped, Share, Start, pack, parse_order
 from grader.protocol.watch import prepare
 from grader.sandbox.worker import worker
 from grader.sandbox.worker.confine import confine
@@ -57,29 +58,46 @@ def main(descriptor: int) -> None:
         _let_parent_look()  # or else an ordinary user may not write the maps of users and groups
         enclose(start.enclosure.visible, start.enclosure.home)
         _die_with_parent()  # once more: new credentials took it away
-    gc.collect()
     gc.freeze()  # a collection in a fork would copy every page it touches
+    gc.enable()
     control.send(pack(Ready(package)))
+    controls = {control.fileno(): control}
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
     while True:
-        packet, ancillary, _, _ = control.recvmsg(MAX_PACKET, socket.CMSG_SPACE(2 * 4))
-        if not packet:
-            return
-        order = parse_order(packet)
-        if isinstance(order, Reap):
-            _, status, usage = os.wait4(order.pid, 0)
+        for ready, _ in poll.poll():
+            packet, ancillary, _, _ = controls[ready].recvmsg(MAX_PACKET, socket.CMSG_SPACE(2 * 4))
+            if packet:
+                _obey(parse_order(packet), array.array("i", ancillary[0][2] if ancillary else b""), controls[ready], controls, poll)
+            elif controls[ready] is control:
+                return
+            else:
+                poll.unregister(ready)
+                controls.pop(ready).close()
+
+
+def _obey(
+    order: Order, descriptors: "array.array[int]", control: socket.socket, controls: dict[int, socket.socket], poll: select.poll
+) -> None:
+    match order:
+        case Share():
+            (descriptor,) = descriptors
+            controls[descriptor] = socket.socket(fileno=descriptor)
+            poll.register(descriptor, select.POLLIN)
+        case Reap(pid):
+            _, status, usage = os.wait4(pid, 0)
             control.send(pack(Reaped(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)))
-            continue
-        assert isinstance(order, Fork)
-        channel, output = array.array("i", ancillary[0][2])
-        report, theirs = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            _become_worker(order, channel, output, theirs)
-        for descriptor in (channel, output, theirs):
-            os.close(descriptor)
-        with open(report, "rb") as file:
-            problem = file.read(1000)  # until the worker closes its end, which it does before it reads a byte of the student's
-        control.send(pack(Forked(pid, problem.decode(errors="replace"))))
+        case Fork():
+            channel, output = descriptors
+            report, theirs = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                _become_worker(order, channel, output, theirs)
+            for descriptor in (channel, output, theirs):
+                os.close(descriptor)
+            with open(report, "rb") as file:
+                problem = file.read(1000)  # until the worker closes its end, which it does before it reads a byte of the student's
+            control.send(pack(Forked(pid, problem.decode(errors="replace"))))
 
 
 def _die_with_parent() -> None:

@@ -9,7 +9,8 @@ import pytest
 from grader.course.manifest import Course
 from grader.exports.nbgrader import ahead
 from grader.exports.nbgrader.ahead import Graders, graders_for
-from grader.runner.jobs import Refused, Unit
+from grader.runner.jobs import Refused
+from grader.runner.units import Unit
 from grader.submissions.ingest import Source
 from tests.grader.conftest import mini_course
 

@@ -12,7 +12,7 @@ from grader.base.outcome import Status
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.runner.job import grade
-from grader.runner.jobs import Unit
+from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.sandbox.worker.confine import supported

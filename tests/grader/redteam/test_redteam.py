@@ -32,7 +32,7 @@ from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.protocol.confinement import Layers
 from grader.runner.job import grade
-from grader.runner.jobs import Unit
+from grader.runner.units import Unit
 from grader.runner.results import ModuleResult, TaskResult
 from grader.sandbox.supervisor.isolation import draw_seed, machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
@@ -219,7 +219,7 @@ class Arena:
         self.scratch.mkdir()
         self.zygote = stack.enter_context(ZygoteHandle(layers))
         self.zygote.wait_until_ready()
-        self.engine = Engine(course, self.zygote)
+        self.engine = Engine(self.course, self.zygote)
         self.good = course.solution("tensor_ops").read_text()
         self.alone = self.grade_next()
 

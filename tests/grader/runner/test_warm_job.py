@@ -2,52 +2,110 @@
 
 import os
 import signal
-from multiprocessing import active_children
+from pathlib import Path
 
 import pytest
 
 from grader.base.outcome import Status
-from grader.runner.jobs import Unit, WarmJob
+from grader.runner.jobs import JobServer, Refused, WarmJob, grade_units
+from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.submissions.ingest import Source
 from tests.grader.conftest import RIGHT
 
 
-def test_one_process_grades_many_and_is_replaced_when_it_has_died(course):
+@pytest.fixture
+def server(course):
+    """A server of jobs for the course in miniature."""
+    with JobServer(course, machine_layers()) as server:
+        yield server
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started and not reaped."""
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def ours() -> list[int]:
+    """Those of this process that are servers of jobs."""
+    return [pid for pid in children(os.getpid()) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_one_process_grades_many_and_is_replaced_when_it_has_died(course, server):
     """The same process grades on; one that was killed meanwhile is replaced, unnoticed; closing ends it."""
     unit = Unit("someone", course.modules[0], Source(RIGHT), 1)
-    before = set(active_children())
-    with WarmJob(course, machine_layers()) as job:
+    with WarmJob(server) as job:
         assert job.grade(unit).result.score == 5
-        (first,) = set(active_children()) - before
+        before = children(server._process.pid)
         assert job.grade(unit).result.score == 5
-        assert set(active_children()) - before == {first}
-        os.kill(first.pid, signal.SIGKILL)
-        first.join()
+        assert children(server._process.pid) == before
+        zygote, first = before
+        os.kill(first, signal.SIGKILL)
+        assert job._job.connection.poll(5)
         assert job.grade(unit).result.score == 5
-        (second,) = set(active_children()) - before
-        assert second.pid != first.pid
-    assert set(active_children()) == before
+        assert len(children(server._process.pid)) == 2
+        assert first not in children(server._process.pid)
+    assert children(server._process.pid) == [zygote]
 
 
-def test_a_process_with_a_fault_is_not_used_again(course):
+def test_a_process_with_a_fault_is_not_used_again(course, server):
     """A suite that can't be run is a fault of the grader's, and the next unit gets a new process."""
     module = course.modules[0]
     unit = Unit("someone", module, Source(RIGHT), 1)
-    before = set(active_children())
-    with WarmJob(course, machine_layers()) as job:
-        other = course.module("mini")
-        broken = Unit("someone", type(other)("absent", other.title, other.story, other.tasks), Source(RIGHT), 1)
+    with WarmJob(server) as job:
+        broken = Unit("someone", type(module)("absent", module.title, module.story, module.tasks), Source(RIGHT), 1)
         assert {task.status for task in job.grade(broken).result.tasks} == {Status.GRADER_ERROR}
-        assert set(active_children()) == before
+        assert len(children(server._process.pid)) == 1
         assert job.grade(unit).result.score == 5
 
 
-def test_an_interrupt_leaves_no_process(course, monkeypatch):
+def test_a_server_that_has_died_is_replaced(course, server):
+    """The next unit is graded by a new one."""
+    unit = Unit("someone", course.modules[0], Source(RIGHT), 1)
+    with WarmJob(server) as job:
+        assert job.grade(unit).result.score == 5
+        (process,) = children(server._process.pid)[1:]
+        os.kill(server._process.pid, signal.SIGKILL)
+        os.kill(process, signal.SIGKILL)
+        server._process.join()
+        assert job._job.connection.poll(5)
+        assert job.grade(unit).result.score == 5
+
+
+def test_two_jobs_share_what_is_loaded(course):
+    """Two jobs and one zygote, all of one server; nothing is left of them."""
+    seen = set()
+
+    def look(unit, entry):
+        (server,) = ours()
+        seen.add(len(children(server)))
+        assert entry.result.score == 5
+
+    grade_units(
+        [Unit(f"student {number}", course.modules[0], Source(RIGHT), 1) for number in range(6)],
+        course,
+        jobs=2,
+        layers=machine_layers(),
+        on_done=look,
+    )
+    assert max(seen) == 3
+    assert ours() == []
+
+
+def test_a_refusal_reaches_who_asked(course, monkeypatch):
+    """Where a protection does not hold, no unit is graded."""
+    layers = machine_layers()
+    if layers is None:
+        pytest.skip("nothing confines here")
+    weak = type(layers)(layers.landlock_abi, seccomp=False)
+    with pytest.raises(Refused, match="student code could"):
+        grade_units([Unit("someone", course.modules[0], Source(RIGHT), 1)], course, jobs=1, layers=weak, on_done=lambda unit, entry: None)
+
+
+def test_an_interrupt_leaves_no_process(course, server, monkeypatch):
     """Its answer would be taken for that of the next unit."""
-    job = WarmJob(course, machine_layers())
-    monkeypatch.setattr("grader.runner.jobs._Job.receive", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    before = set(active_children())
+    job = WarmJob(server)
+    monkeypatch.setattr("grader.runner.jobs.Job.receive", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         job.grade(Unit("someone", course.modules[0], Source(RIGHT), 1))
-    assert set(active_children()) == before
+    assert len(children(server._process.pid)) == 1

@@ -1,0 +1,46 @@
+"""Units of work: one module of one submission each."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from grader.course.manifest import Module
+from grader.runner.results import ModuleTiming, module_fault
+from grader.runner.store import Entry
+from grader.submissions.ingest import Source, Submission
+
+__all__ = ["Unit", "grading_fault", "take", "units_of"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One module of one submission."""
+
+    submission: str
+    module: Module
+    source: Source
+    seed: int
+    shuffled: bool = False
+    until_failure: bool = False
+    """End with the first test that does not pass: one is enough to reject."""
+
+
+def units_of(submissions: Iterable[Submission], modules: Iterable[Module], seed: int) -> list[Unit]:
+    """What there is to grade, in order."""
+    modules = list(modules)
+    return [
+        Unit(submission.id, module, submission.sources.get(module.name) or Source.not_handed_in(module.name), seed)
+        for submission in submissions
+        for module in modules
+        if not submission.only or module.name in submission.only
+    ]
+
+
+def take(pending: list[Unit], last: Unit | None) -> Unit:
+    """Take the next unit from the end of the list. Prefer one with the last unit's seed, because a job keeps reference answers per seed."""
+    matches = (index for index in reversed(range(len(pending))) if last is not None and pending[index].seed == last.seed)
+    return pending.pop(next(matches, -1))
+
+
+def grading_fault(module: Module, reason: str) -> Entry:
+    """The result of a unit on which the grader itself failed."""
+    return Entry(module_fault(module, reason), ModuleTiming(0.0, 0.0, 0, {}))
