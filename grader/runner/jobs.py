@@ -5,9 +5,11 @@ course once, and forks a job for each processor. A job that dies costs its unit 
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -23,6 +25,7 @@ from grader.course.manifest import Course
 from grader.protocol.confinement import Layers
 from grader.runner.store import Entry
 from grader.runner.units import Unit, grading_fault, take
+from grader.sandbox.supervisor.zygote_handle import SETTINGS, ZygoteHandle
 
 __all__ = ["Job", "JobServer", "Refused", "WarmJob", "grade_units"]
 
@@ -197,26 +200,23 @@ _STARTING = threading.Lock()
 @contextlib.contextmanager
 def _bare() -> Iterator[None]:
     """Let a new interpreter neither look for modules in the current folder nor run the program that this process was started with."""
-    saved, main = os.environ.get("PYTHONSAFEPATH"), sys.modules["__main__"]
-    os.environ["PYTHONSAFEPATH"] = "1"
+    settings = {**SETTINGS, "PYTHONSAFEPATH": "1"}
+    saved, main = {name: os.environ.get(name) for name in settings}, sys.modules["__main__"]
+    os.environ.update(settings)
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        if saved is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = saved
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _serve(control: Connection, course: Course, layers: Layers | None, scratch: str) -> None:
     """The server process. It starts the zygote before it loads torch itself, so that both load at the same time."""
-    import gc
-    import signal
-
-    from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process decides what an interrupt means
     tempfile.tempdir = scratch
     gc.disable()  # until all is imported: imports make no garbage, and looking for it takes a fifth of their time

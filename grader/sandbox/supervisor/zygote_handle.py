@@ -36,11 +36,21 @@ from grader.protocol.control import (
 )
 from grader.sandbox.worker.confine import readable_paths
 
-__all__ = ["Usage", "ZygoteError", "ZygoteHandle"]
+__all__ = ["SETTINGS", "Usage", "ZygoteError", "ZygoteHandle"]
 
 _MIB = 1 << 20
 _PACKAGE = Path(grader.__file__).resolve().parent
 
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Keep freed memory: to give it back and fetch it again, as tensors of some size come and go, takes a tenth of the time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * _MIB),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * _MIB),
+    "MALLOC_TOP_PAD_": str(4 * _MIB),
+}
+"""Environment variables for processes that compute: workers, and the job processes that check them."""
 _PROGRAM = """
 import gc, sys
 gc.disable()
@@ -83,21 +93,10 @@ class ZygoteHandle:
         self.home = tempfile.mkdtemp(prefix="grader-")
         """Where the workers' scratch folders are."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            "PYTHONHASHSEED": "0",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "LANG": "C.UTF-8",
-            "MALLOC_MMAP_THRESHOLD_": "33554432",
-            "MALLOC_TRIM_THRESHOLD_": "268435456",
-            "MALLOC_TOP_PAD_": "4194304",
-        }
         self._process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-c", _PROGRAM, str(_PACKAGE.parent), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=environment,
+            env={**SETTINGS, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
