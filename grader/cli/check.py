@@ -13,6 +13,7 @@ from grader.cli.terminal import (
     CourseOption,
     JsonOption,
     ModuleOption,
+    TaskOption,
     TrustedOption,
     UnconfinedOption,
     console,
@@ -30,6 +31,7 @@ __all__ = ["check"]
 
 def check(
     module: ModuleOption = None,
+    task: TaskOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for references and alternatives.")] = 20,
     seed: Annotated[int | None, typer.Option(min=0, max=2**53, help="What the fresh seeds come from (default: drawn).")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
@@ -44,7 +46,7 @@ def check(
     loaded = load(course)
     seed = draw_seed() if seed is None else seed
     try:
-        modules = loaded.select(module or [], [])
+        modules = loaded.select(module or [], task or [])
         layers = choose_layers(allow_unconfined=allow_unconfined, trusted=trusted)
         with progress_bar() as progress:
             bar = progress.add_task("checking", total=None)
@@ -55,7 +57,7 @@ def check(
                 seeds=seeds,
                 jobs=jobs,
                 layers=layers,
-                on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
+                on_progress=lambda done, total, what: progress.update(bar, completed=done, total=total, description=what[:60]),
             )
     except ManifestError as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None

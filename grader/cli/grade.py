@@ -21,6 +21,7 @@ from grader.cli.terminal import (
     CourseOption,
     JsonOption,
     ModuleOption,
+    TaskOption,
     TrustedOption,
     UnconfinedOption,
     console,
@@ -32,10 +33,10 @@ from grader.course.manifest import Course, ManifestError, Module
 from grader.protocol.confinement import Layers
 from grader.reports import scoreboard as reports
 from grader.runner.jobs import Refused, grade_units
-from grader.runner.units import Unit, units_of
 from grader.runner.results import SCHEMA as RESULTS_SCHEMA
 from grader.runner.results import Results, environment, submission_result, write_atomically
 from grader.runner.store import Entry, Store
+from grader.runner.units import Unit, units_of
 from grader.sandbox.supervisor.isolation import (
     NotConfined,
     choose_layers,
@@ -46,7 +47,6 @@ from grader.submissions.ingest import BadInput, Submission, find_submissions
 
 __all__ = ["grade"]
 
-TaskOption = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; can be given again.")]
 
 
 def grade(

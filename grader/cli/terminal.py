@@ -18,6 +18,7 @@ __all__ = [
     "CourseOption",
     "JsonOption",
     "ModuleOption",
+    "TaskOption",
     "TrustedOption",
     "UnconfinedOption",
     "console",
@@ -29,6 +30,7 @@ __all__ = [
 
 CourseOption = Annotated[Path | None, typer.Option("--course", help="The course's folder (default: the one around here).")]
 ModuleOption = Annotated[list[str] | None, typer.Option("--module", "-m", help="Only this module; can be given again.")]
+TaskOption = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; can be given again.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TrustedOption = Annotated[bool, typer.Option(help="The code is ours: don't confine it, so that it can use a GPU; the results say so.")]
 UnconfinedOption = Annotated[bool, typer.Option(help="Run students' code even where it can't be confined; the results say so.")]

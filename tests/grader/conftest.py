@@ -11,8 +11,8 @@ import pytest
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.runner.job import grade
-from grader.runner.units import Unit
 from grader.runner.results import ModuleResult, TaskResult
+from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.submissions.ingest import Source
@@ -66,6 +66,7 @@ def double(x: Tensor) -> Tensor:
 
     Returns: (N,).
     Raises: ValueError if x has no elements.
+    Not allowed: torch.softmax, torch.nn.Linear.
     """
     if not x.numel():
         raise ValueError("x is empty")
@@ -95,6 +96,7 @@ RIGHT = f"import torch\n\n\n{DOUBLE}\n\n{COUNTER}"
 HIDDEN = '''\
 """The graded suite."""
 
+import pytest
 import torch
 
 from grader.testing import raised, task

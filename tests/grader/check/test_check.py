@@ -29,11 +29,10 @@ def report_of(zygote, monkeypatch):
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         monkeypatch.setattr(grader.check.gate, "grade_units", grade_here)
         if not public:
-            results = {"solutions": (["test_double", "test_Counter"], []), "exercises": ([], ["test_double", "test_Counter"])}
-            monkeypatch.setattr(grader.check.gate, "_run_public", lambda course, module, code: results[code])
+            monkeypatch.setattr(grader.check.gate, "public_problems", lambda course, modules: [])
         try:
             found = grader.check.gate.check(
-                course, course.modules, seeds=1, jobs=1, seed=1, layers=zygote.layers, on_progress=lambda done, total: None
+                course, course.modules, seeds=1, jobs=1, seed=1, layers=zygote.layers, on_progress=lambda done, total, what: None
             )
         finally:
             for name in [name for name in sys.modules if name.startswith("tests.hidden")]:
@@ -110,6 +109,29 @@ WAYS = {
     "a misconception of no task": ((M, '@misconception("double", "Halves.")', '@misconception("triple", "Halves.")'), "which is no task"),
     "two entries of a name": ((M, "def halves(x)", "def squares(x)"), "two misconceptions are called squares: rename one"),
     "a ban that names nothing": (("course.toml", "torch.nn.Linear", "torch.nn.Linaer"), "torch.nn.Linaer"),
+    "a ban that the statement hides": ((S, "    Not allowed: torch.softmax, torch.nn.Linear.\n", ""), "double bans something"),
+    "a statement that bans for nothing": (
+        ("course.toml", 'bans = ["torch.softmax", "torch.nn.Linear"]\n', ""),
+        "double says `Not allowed:`, and bans nothing",
+    ),
+    "a hidden test of no task": ((H, '@task("Counter")', '@task("Countre")'), "@task('Countre') names no task of the module"),
+    "a hidden test without a sentence": ((H, '    """Every element is doubled."""\n', ""), "test_doubles has no docstring"),
+    "a hidden test with a fixture of pytest's": (
+        (H, "def test_doubles(agree, draw)", "def test_doubles(agree, draw, tmp_path)"),
+        "test_doubles asks for the fixture 'tmp_path': hidden tests have agree, student, reference, draw, digits",
+    ),
+    "a hidden test with an unknown mark": (
+        (H, '@task("double", weight=2)', '@pytest.mark.skipif(True, reason="")\n@task("double", weight=2)'),
+        "test_doubles is marked 'skipif'",
+    ),
+    "a hidden suite with a set-up of its own": (
+        (H, None, "+\n\n@pytest.fixture(autouse=True)\ndef seeded():\n    torch.manual_seed(0)\n"),
+        "is set up by 'seeded'",
+    ),
+    "a README with other numbers": (
+        ("README.md", None, "| `mini` | Miniature | 2 | 6 | 3 |\n"),
+        "README.md: the table of modules needs the row `mini`",
+    ),
     "a weight of nothing": ((H, "weight=2", "weight=0"), "a test of double has weight 0"),
 }
 

@@ -1,0 +1,137 @@
+"""What the gate reads: whether files, manifest and README agree, and whether each task has all that a task needs."""
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import zip_longest
+
+from grader.course.content import Bank, docstrings, make_stub, read_bank, solution_lines
+from grader.course.manifest import Course, Module
+from grader.protocol.watch import exists
+
+__all__ = ["MINIMUM_ALTERNATIVES", "MINIMUM_MISCONCEPTIONS", "course_problems", "module_problems", "unreadable_files"]
+
+MINIMUM_MISCONCEPTIONS, MINIMUM_ALTERNATIVES = 3, 2
+_FOLDERS = ("solutions", "exercises", "tests/public", "tests/hidden", "tests/misconceptions", "tests/alternatives")
+
+
+def course_problems(course: Course) -> list[str]:
+    """What is wrong with the course as a whole."""
+    return [*_stray_files(course), *_readme_problems(course)]
+
+
+def _stray_files(course: Course) -> Iterator[str]:
+    """Files that the manifest does not know."""
+    for folder in _FOLDERS:
+        expected = {f"{module.name}.py" for module in course.modules} | {f"test_{module.name}.py" for module in course.modules}
+        for path in sorted((course.root / folder).glob("*.py")):
+            if path.name not in expected | {"conftest.py", "__init__.py"}:
+                yield f"{folder}/{path.name} belongs to no module of course.toml: add the module, or take the file out"
+
+
+def _readme_problems(course: Course) -> Iterator[str]:
+    """A table of modules in the README that is not the manifest's; a README without one is fine."""
+    readme = course.root / "README.md"
+    text = readme.read_text() if readme.is_file() else ""
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (\d+) \| ([\d.]+) \| (\d+) \|$", text, re.MULTILINE)
+    due = [(module.name, str(len(module.tasks)), f"{module.points:g}", str(module.minutes)) for module in course.modules]
+    for row, expected in zip_longest(rows, due):
+        if rows and row != expected:
+            name, *numbers = expected or row
+            wanted = f"needs the row {' | '.join([f'`{name}`', '…', *numbers])}" if expected else f"has a row `{name}`, which is no module"
+            yield f"README.md: the table of modules {wanted}"
+            return
+
+
+def unreadable_files(course: Course, module: Module) -> list[str]:
+    """What stands in the way of checking a module: files that are missing or do not parse."""
+    name = module.name
+    paths = [course.solution(name), course.stub(name), course.public_suite(name), course.hidden_suite(name)]
+    paths += [course.misconceptions(name), course.alternatives(name)]
+    problems = []
+    for path in paths:
+        place = path.relative_to(course.root)
+        try:
+            ast.parse(path.read_text())
+        except FileNotFoundError:
+            problems.append(f"{place} is missing: write it, or make it with `grader stubs`")
+        except (SyntaxError, ValueError, OSError) as error:
+            problems.append(f"{place} can't be read: {error}")
+    return problems
+
+
+def module_problems(course: Course, module: Module) -> list[str]:
+    """What is wrong with a module's tasks, as far as it can be read."""
+    whole = course.module(module.name)
+    solution, stub = course.solution(module.name).read_text(), course.stub(module.name).read_text()
+    return [
+        *_stub_problems(whole, solution, stub),
+        *_task_problems(module, solution, stub),
+        *_suite_problems(whole, course.hidden_suite(module.name).read_text()),
+        *_bank_problems(whole, module, "misconception", read_bank(course.misconceptions(module.name).read_text(), "misconception")),
+        *_bank_problems(whole, module, "alternative", read_bank(course.alternatives(module.name).read_text(), "alternative")),
+    ]
+
+
+def _stub_problems(module: Module, solution: str, stub: str) -> Iterator[str]:
+    tasks = [task.name for task in module.tasks]
+    ours, theirs = docstrings(solution, tasks), docstrings(stub, tasks)
+    for name in tasks:
+        if not ours.get(name):
+            yield f"solutions/{module.name}.py: {name} is missing or has no docstring"
+    if ours != theirs:
+        different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        yield f"exercises/{module.name}.py: the docstring of {different[0]} differs from the reference's: run `grader stubs`"
+    if stub != make_stub(solution, tasks):
+        yield f"exercises/{module.name}.py is out of date: run `grader stubs`"
+
+
+def _task_problems(module: Module, solution: str, stub: str) -> Iterator[str]:
+    statements = docstrings(stub, [task.name for task in module.tasks])
+    for task in module.tasks:
+        for ban in task.bans:
+            if not exists(ban):
+                yield f"{module.name}: {ban}, a ban of {task.name}, names nothing: mend its spelling"
+        whole = "\n".join(text or "" for name, text in statements.items() if name.split(".")[0] == task.name)
+        if bool(task.bans) != ("Not allowed:" in whole):
+            what = "bans something, and its docstring has no line `Not allowed:`" if task.bans else "says `Not allowed:`, and bans nothing"
+            yield f"{module.name}: {task.name} {what}: a student has to know"
+        squeezed = [_squeeze(hint) for hint in task.hints]
+        for line in solution_lines(solution, task.name):
+            if len(_squeeze(line)) >= 10 and any(_squeeze(line) in hint for hint in squeezed):
+                yield f"{module.name}: a hint of {task.name} holds a line of the solution: {line}"
+
+
+def _suite_problems(module: Module, suite: str) -> Iterator[str]:
+    """Hidden tests of tasks that don't exist, which would count for nobody, and hidden tests that don't say what they check."""
+    place = f"tests/hidden/test_{module.name}.py"
+    for node in ast.walk(ast.parse(suite)):
+        match node:
+            case ast.Call(func=ast.Name(id="task"), args=[ast.Constant(value=name), *_]) if name not in [
+                task.name for task in module.tasks
+            ]:
+                yield f"{place}: @task({name!r}) names no task of the module: mend its spelling, or add the task to course.toml"
+            case ast.FunctionDef(name=name) if name.startswith("test_") and not ast.get_docstring(node):
+                yield f"{place}: {name} has no docstring: say in a sentence what it checks, because students are told"
+
+
+def _squeeze(text: str) -> str:
+    return re.sub(r"[\s`]+", "", text)
+
+
+def _bank_problems(whole: Module, module: Module, kind: str, bank: Bank) -> Iterator[str]:
+    """Entries that are no use, and, for the tasks of `module`, too few of them."""
+    names = [entry.name for entry in bank.entries]
+    for name in sorted(set(names)):
+        if names.count(name) > 1:
+            yield f"{module.name}: two {kind}s are called {name}: rename one"
+    for entry in bank.entries:
+        if entry.task not in [task.name for task in whole.tasks]:
+            yield f"{module.name}: the {kind} {entry.name} is for {entry.task}, which is no task of the module"
+        if kind == "misconception" and not entry.why.strip():
+            yield f"{module.name}: the misconception {entry.name} does not say why it is wrong"
+    minimum = MINIMUM_MISCONCEPTIONS if kind == "misconception" else MINIMUM_ALTERNATIVES
+    for task in module.tasks:
+        count = sum(entry.task == task.name for entry in bank.entries)
+        if count < minimum:
+            yield f"{module.name}: {task.name} has {count} {kind}s, and needs {minimum}"

@@ -1,0 +1,99 @@
+"""The public tests of all modules, on references and on stubs: in one process that loads torch once and forks for each run.
+
+`python -P -m grader.check.public FOLDER` reads runs as JSON from standard input, in the course's root, and writes a JUnit report of each
+into FOLDER. Public tests are the course's own, so nothing confines them.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+
+from grader.course.manifest import Course, Module
+
+__all__ = ["public_problems"]
+
+_ON = {"solutions": "the reference", "exercises": "the stub"}
+
+
+def public_problems(course: Course, modules: Iterable[Module]) -> list[str]:
+    """The public tests pass on the reference, fail on the stub, and leave no task out."""
+    problems: list[str] = []
+    modules = list(modules)
+    outcomes = run_public(course, modules)
+    for module in modules:
+        suite = f"tests/public/test_{module.name}.py"
+        tasks = [task.name for task in module.tasks]
+        passed, failed = _of(tasks, course, module, *outcomes[module.name, "solutions"])
+        problems += [f"{suite}: {name} fails on the reference" for name in failed]
+        for task in tasks:
+            if not any(name.startswith(f"test_{task}") for name in passed + failed):
+                problems.append(f"{suite} has no test called test_{task}…")
+        passed, _ = _of(tasks, course, module, *outcomes[module.name, "exercises"])
+        problems += [f"{suite}: {name} passes on the stub" for name in passed]
+    return problems
+
+
+def _of(tasks: list[str], course: Course, module: Module, passed: list[str], failed: list[str]) -> tuple[list[str], list[str]]:
+    """The tests that are not another task's, where only some of the module's tasks are checked."""
+    others = [task.name for task in course.module(module.name).tasks if task.name not in tasks]
+
+    def ours(name: str) -> bool:
+        owners = [task for task in [*tasks, *others] if name.startswith(f"test_{task}")]
+        return not owners or max(owners, key=len) in tasks
+
+    return [name for name in passed if ours(name)], [name for name in failed if ours(name)]
+
+
+def run_public(course: Course, modules: Iterable[Module]) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
+    """Names of the public tests that pass and fail, by module and by the folder whose modules are tested."""
+    runs = [(module.name, code) for module in modules for code in _ON]
+    with tempfile.TemporaryDirectory(prefix="grader-public-") as folder:
+        command = [sys.executable, "-P", "-m", "grader.check.public", folder]
+        subprocess.run(command, input=msgspec.json.encode(runs), cwd=course.root, capture_output=True, check=False)
+        return {run: _read(Path(folder, f"{'.'.join(run)}.xml")) for run in runs}
+
+
+def _read(report: Path) -> tuple[list[str], list[str]]:
+    try:
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    except (OSError, ElementTree.ParseError):
+        return [], []  # no test ran: each task is said to have none
+    bad = {case.get("name", "") for case in cases if case.find("failure") is not None or case.find("error") is not None}
+    skipped = {case.get("name", "") for case in cases if case.find("skipped") is not None}
+    return sorted({case.get("name", "") for case in cases} - bad - skipped), sorted(bad)
+
+
+def _main() -> None:
+    runs = msgspec.json.decode(sys.stdin.buffer.read(), type=list[tuple[str, str]])
+    course = Course.read(Path.cwd())
+    import pytest  # with torch, loaded once for all runs
+    import torch
+
+    from grader.base.torchvision_compat import import_torchvision
+
+    torch.set_num_threads(1)  # a warm pool of threads hangs in a fork
+    if any("torchvision" in text for text in _texts(course, runs)):
+        import_torchvision()
+    for module, code in runs:
+        process = os.fork()
+        if process == 0:
+            report = Path(sys.argv[1], f"{module}.{code}.xml")
+            options = ["--code", code, f"--junitxml={report}", "-q", "-p", "no:cacheprovider", "--rootdir", str(course.root)]
+            os._exit(int(pytest.main([str(course.public_suite(module)), *options, "-c", str(course.root / "pyproject.toml")])))
+        os.waitpid(process, 0)
+
+
+def _texts(course: Course, runs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for module in {module for module, _ in runs}:
+        for path in (course.public_suite(module), course.solution(module)):
+            yield path.read_text(encoding="utf-8", errors="replace")
+
+
+if __name__ == "__main__":
+    _main()

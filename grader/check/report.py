@@ -1,0 +1,21 @@
+"""What the content gate counted and found."""
+
+from msgspec import Struct
+
+__all__ = ["Report"]
+
+
+class Report(Struct):
+    """What the gate counted and found. It is content where `survived` and `problems` are empty."""
+
+    modules: int = 0
+    tasks: int = 0
+    tests: int = 0
+    misconceptions: int = 0
+    alternatives: int = 0
+    survived: list[str] = []
+    """Misconceptions that no test of their task rejects."""
+    rejected: list[str] = []
+    """Misconceptions that are rejected."""
+    problems: list[str] = []
+    """Everything else that has to be mended, a sentence each."""
