@@ -66,7 +66,7 @@ def module_problems(course: Course, module: Module) -> list[str]:
     solution, stub = course.solution(module.name).read_text(), course.stub(module.name).read_text()
     return [
         *_stub_problems(whole, solution, stub),
-        *_task_problems(module, solution, stub),
+        *_task_problems(module, solution),
         *_suite_problems(whole, course.hidden_suite(module.name).read_text()),
         *_bank_problems(whole, module, "misconception", read_bank(course.misconceptions(module.name).read_text(), "misconception")),
         *_bank_problems(whole, module, "alternative", read_bank(course.alternatives(module.name).read_text(), "alternative")),
@@ -86,8 +86,8 @@ def _stub_problems(module: Module, solution: str, stub: str) -> Iterator[str]:
         yield f"exercises/{module.name}.py is out of date: run `grader stubs`"
 
 
-def _task_problems(module: Module, solution: str, stub: str) -> Iterator[str]:
-    statements = docstrings(stub, [task.name for task in module.tasks])
+def _task_problems(module: Module, solution: str) -> Iterator[str]:
+    statements = docstrings(solution, [task.name for task in module.tasks])
     for task in module.tasks:
         for ban in task.bans:
             if not exists(ban):
@@ -105,11 +105,10 @@ def _task_problems(module: Module, solution: str, stub: str) -> Iterator[str]:
 def _suite_problems(module: Module, suite: str) -> Iterator[str]:
     """Hidden tests of tasks that don't exist, which would count for nobody, and hidden tests that don't say what they check."""
     place = f"tests/hidden/test_{module.name}.py"
+    tasks = [task.name for task in module.tasks]
     for node in ast.walk(ast.parse(suite)):
         match node:
-            case ast.Call(func=ast.Name(id="task"), args=[ast.Constant(value=name), *_]) if name not in [
-                task.name for task in module.tasks
-            ]:
+            case ast.Call(func=ast.Name(id="task"), args=[ast.Constant(value=name), *_]) if name not in tasks:
                 yield f"{place}: @task({name!r}) names no task of the module: mend its spelling, or add the task to course.toml"
             case ast.FunctionDef(name=name) if name.startswith("test_") and not ast.get_docstring(node):
                 yield f"{place}: {name} has no docstring: say in a sentence what it checks, because students are told"

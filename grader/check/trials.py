@@ -30,6 +30,7 @@ class Trial:
 
 
 def trials_of(course: Course, module: Module, report: Report, seed: int, seeds: int) -> Iterable[Trial]:
+    """All that is graded of a module; counts go into the report at once, findings when the results are judged."""
     solution = course.solution(module.name).read_text()
     fresh = [derive_seed(seed, number) for number in range(seeds)]
     tasks = [task.name for task in module.tasks]

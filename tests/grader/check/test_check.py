@@ -151,3 +151,16 @@ def test_a_broken_course_is_noticed(tmp_path, report_of, way):
         path.write_text(path.read_text().replace(old, new, 1))
     report = report_of(root, public=name == P)
     assert any(sentence in text for text in report["problems"] + report["survived"]), "\n".join(report["problems"] + report["survived"])
+
+
+def test_a_single_task_is_checked_alone(tmp_path):
+    """`--task` grades and counts that task only; another task's fault is not looked for."""
+    root = mini_course(tmp_path)
+    path = root / A
+    path.write_text(path.read_text().replace("return x / 0.5", "return x / 0.25"))
+    done = command("check", "--json", "--seeds", 1, "--jobs", 1, "--task", "Counter", cwd=root)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    counts = {key: report[key] for key in ("modules", "tasks", "tests", "misconceptions", "alternatives")}
+    assert counts == {"modules": 1, "tasks": 1, "tests": 2, "misconceptions": 3, "alternatives": 2}
+    assert command("check", "--json", "--seeds", 1, "--jobs", 1, "--task", "double", cwd=root).returncode == 1
