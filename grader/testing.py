@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-__all__ = ["alternative", "misconception", "raised", "task"]
+from grader.protocol.values import Ending
+
+__all__ = ["Ending", "alternative", "misconception", "raised", "task"]
 
 T = TypeVar("T")
 
@@ -41,18 +43,20 @@ def alternative(task: str) -> Callable[[T], T]:
     return lambda right: right
 
 
-def raised(expected: type[BaseException], call: Callable[[], Any]) -> str:
-    """Say how `call` ended, as a string that a probe can return and `agree` can compare.
+def raised(expected: type[BaseException], call: Callable[[], Any]) -> Ending:
+    """Say how `call` ended, as an `Ending` that a probe can return and `agree` can compare.
 
-    Returns "raises ValueError" where `expected` is ValueError and was raised (or a subclass of it), "returns normally",
-    or "raises KeyError" for another error. NotImplementedError passes through, so that a stub stays a stub.
+    Returns: Ending("ValueError") where `expected` is ValueError and was raised, or a subclass of it; Ending("KeyError") for another error;
+    Ending() where the call returned. NotImplementedError passes through, so that a stub stays a stub.
     """
+    from grader.protocol.values import Ending
+
     try:
         call()
     except expected:
-        return f"raises {expected.__name__}"
+        return Ending(expected.__name__)
     except NotImplementedError:
         raise
     except Exception as error:
-        return f"raises {type(error).__name__}"
-    return "returns normally"
+        return Ending(type(error).__name__)
+    return Ending()

@@ -66,10 +66,14 @@ class Returned(Struct, frozen=True, forbid_unknown_fields=True, tag="returned"):
 
 
 class Raised(Struct, frozen=True, forbid_unknown_fields=True, tag="raised"):
-    """The module or the probe raised. `place` is where in the student's file."""
+    """The module or the probe raised. `place` is where in the student's file.
+
+    `in_torch` marks a NotImplementedError of torch's own, for copies of meta tensors and the like, which is no stub's.
+    """
 
     nonce: str
     error: str
+    in_torch: bool
     message: str
     place: str
     banned: list[str]

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from msgspec import Meta, Struct
 
-__all__ = ["Malformed", "Node", "Opaque", "decode", "encode"]
+__all__ = ["Ending", "Malformed", "Node", "Opaque", "decode", "encode"]
 
 _NATIVE = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
@@ -37,6 +37,17 @@ class Opaque:
     """Stands for a value that does not travel, such as an object of the student's own class."""
 
     description: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a call ended, for probes that compare endings: `grader.testing.raised` makes them."""
+
+    error: str = ""
+    """The class of what was raised; empty where the call returned."""
+
+    def __str__(self) -> str:
+        return f"raises {self.error}" if self.error else "returns normally"
 
 
 class Number(Struct, frozen=True, forbid_unknown_fields=True, tag="number"):
@@ -80,13 +91,19 @@ class Mapping(Struct, frozen=True, forbid_unknown_fields=True, tag="mapping"):
     values: list["Node"]
 
 
+class Ended(Struct, frozen=True, forbid_unknown_fields=True, tag="ended"):
+    """An `Ending`."""
+
+    error: str
+
+
 class Other(Struct, frozen=True, forbid_unknown_fields=True, tag="other"):
     """A value that does not travel."""
 
     description: str
 
 
-Node = Number | Text | Block | MetaTensor | Sequence | Mapping | Other | None
+Node = Number | Text | Block | MetaTensor | Sequence | Mapping | Ended | Other | None
 
 
 def encode(value: Any) -> tuple[Node, bytes]:
@@ -118,6 +135,8 @@ def _encode(value: Any, tensors: list[torch.Tensor], depth: int) -> Node:
         return Text("dtype", str(value))
     if kind is torch.device:
         return Text("device", str(value))
+    if kind is Ending and type(value.error) is str and _is_unicode(value.error):
+        return Ended(value.error)
     if kind in _NATIVE:
         return _encode_tensor(value, tensors)
     if kind is list or kind is tuple or kind is torch.Size:
@@ -258,6 +277,8 @@ def _decode(node: Node, tensors: dict[str, torch.Tensor], used: set[str], depth:
             if len(set(keys)) != len(keys):
                 raise ValueError("a key stands twice")
             return dict(zip(keys, (_decode(item, tensors, used, depth + 1) for item in items), strict=True))
+        case Ended(error):
+            return Ending(error)
         case Other(description):
             return Opaque(description)
     raise Malformed(f"unknown node {type(node).__name__}")

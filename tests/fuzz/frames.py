@@ -74,7 +74,7 @@ def check(frame: bytes) -> str:
 def _texts_of(reply: Reply) -> list[str]:
     """The strings that a student may get to see."""
     match reply:
-        case Raised(_, error, message, place, banned):
+        case Raised(_, error, _, message, place, banned):
             return [error, message, place, *banned]
         case Returned(_, _, banned):
             return banned
@@ -159,7 +159,10 @@ def corpus() -> list[bytes]:
     values += [[torch.ones(2), {"w": torch.zeros(3, 4), "b": torch.ones(4) > 0}, 1.5, "x"], [torch.full((1,), float(i)) for i in range(20)]]
     frames = [_returned(value) for value in values]
     frames += [pack(Loaded({"f": "function", "C": "class", "g": "missing"})), pack(Loaded({}))]
-    frames += [pack(Raised("0123456789abcdef", "ValueError", "no \x1b[31m good", "line 3, in f", [])), pack(Raised("", "E", "", "", ["x"]))]
+    frames += [
+        pack(Raised("0123456789abcdef", "ValueError", False, "no \x1b[31m good", "line 3, in f", [])),
+        pack(Raised("", "E", True, "", "", ["x"])),
+    ]
     return frames
 
 

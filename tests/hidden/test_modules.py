@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from grader.testing import raised, task
+from grader.testing import Ending, raised, task
 
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
 NAN, INF = math.nan, math.inf
@@ -597,7 +597,7 @@ class TestDropout:
         x = draw.uniform(31, 37, low=1, high=2)
         bad, y = student(lambda m: ([raised(ValueError, lambda p=p: m.Dropout(p)) for p in (-0.1, 1.1)], m.Dropout(0.4)(x)))
         check_dropped(y, x, 0.4)
-        assert bad == ["raises ValueError"] * 2, "A p outside of [0, 1] must raise ValueError."
+        assert bad == [Ending("ValueError")] * 2, "A p outside of [0, 1] must raise ValueError."
 
 
 NORM_SHAPES = [(7,), (3, 7), (2, 5, 7), (0, 7), (2, 0, 7)]
@@ -1022,7 +1022,7 @@ class TestKaimingInit:
 
         endings, w, good = student(probe)
         check_normal(entries(good, (97, 101), "the weight"), math.sqrt(2 / 101), "the entries")
-        assert endings == ["raises ValueError"] * 6, "Fewer than two dimensions and unknown names must raise ValueError."
+        assert endings == [Ending("ValueError")] * 6, "Fewer than two dimensions and unknown names must raise ValueError."
         assert torch.equal(w, x), "Where a ValueError is raised, the weight must stay as it was."
 
 

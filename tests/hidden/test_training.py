@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from grader.testing import raised, task
+from grader.testing import Ending, raised, task
 
 F64 = torch.float64
 
@@ -1299,7 +1299,7 @@ class TestSplitIndices:
         nothing, everything, *errors = student(probe)
         check_split(nothing, labels, 0.0)
         check_split(everything, labels, 1.0)
-        assert errors == ["raises ValueError"] * 2, "A fraction outside [0, 1] must raise a ValueError."
+        assert errors == [Ending("ValueError")] * 2, "A fraction outside [0, 1] must raise a ValueError."
 
 
 def digits_network(height, width):

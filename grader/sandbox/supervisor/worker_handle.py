@@ -191,7 +191,9 @@ class WorkerHandle:
     def _raised(self, reply: Raised, prefix: str = "") -> Outcome:
         error, message = one_line(reply.error, 60), one_line(reply.message.replace(self._scratch, "."), 300)
         place = f" ({one_line(reply.place, 80)})" if reply.place else ""
-        if error == "NotImplementedError":
+        if reply.in_torch:
+            error += " in torch"
+        elif error == "NotImplementedError":
             return Outcome(Status.NOT_IMPLEMENTED, f"{prefix}not implemented yet.")
         if error == "MemoryError" or "DefaultCPUAllocator" in message:
             return Outcome(Status.OUT_OF_MEMORY, f"{prefix}asked for more memory than a test may have{place}.")

@@ -147,10 +147,9 @@ def _raised(nonce: str, error: BaseException, filename: str, banned: list[str], 
         message = ""
     line, function = _place(error, filename)
     name = type(error).__name__
-    if name == "NotImplementedError" and name not in linecache.getline(filename, line):
-        name += " in torch"  # which has some of its own, for copies of meta tensors and the like: no stub
+    in_torch = name == "NotImplementedError" and name not in linecache.getline(filename, line)
     place = place_of(line, cells) + (f", in {function}" if function else "") if line else ""
-    return Raised(nonce, _encodable(name), _encodable(message), _encodable(place), banned)
+    return Raised(nonce, _encodable(name), in_torch, _encodable(message), _encodable(place), banned)
 
 
 def _encodable(text: str) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, tensor
 
 from grader.grading.compare import describe, difference
-from grader.protocol.values import Opaque
+from grader.protocol.values import Ending, Opaque
 
 NAN, INF = math.nan, math.inf
 
@@ -43,6 +43,8 @@ def _differ(got: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> 
         (tensor([True]), tensor([False]), "values: 1 of 1 are wrong; the first at [0]: expected False, got True"),
         (2.5, 2.0, "value: expected 2, got 2.5"),
         (3, 4, "value: expected the int 4, got the int 3"),
+        (Ending(), Ending("KeyError"), "value: expected a call that raises KeyError, got one that returns normally"),
+        ("returns normally", Ending(), "type: expected a call that returns normally, got the string 'returns normally'"),
         ("sum", "mean", "value: expected the string 'mean', got the string 'sum'"),
         (torch.float64, torch.float32, "value: expected torch.float32, got torch.float64"),
     ],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from grader.protocol.messages import HEADER, Loaded, Returned, pack, parse_reply
-from grader.protocol.values import Malformed, Opaque, decode, encode
+from grader.protocol.values import Ending, Malformed, Opaque, decode, encode
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2]
 INTEGERS = [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64]
@@ -97,6 +97,14 @@ def test_every_dtype_arrives(dtype: torch.dtype, shape: tuple[int, ...]) -> None
     """Every dtype that has a name in safetensors, without dimensions, empty and full."""
     value = torch.arange(math.prod(shape)).reshape(shape).to(dtype)
     assert _same(_travel(value), value)
+
+
+@pytest.mark.parametrize("ending", [Ending(), Ending("ValueError")], ids=str)
+def test_endings_arrive(ending: Ending) -> None:
+    """How a call ended arrives as that, and is no string; one with another kind of name is only described."""
+    assert _travel([ending]) == [ending]
+    assert _travel([ending]) != [str(ending)]
+    assert _travel(Ending(3)) == Opaque("an object of class Ending")  # type: ignore[arg-type]
 
 
 def _every_dtype() -> list[torch.dtype]:
