@@ -320,10 +320,15 @@ def grade_source(course: Course, zygote: ZygoteHandle) -> Grade:
         finally:
             os.environ.clear()
             os.environ.update(saved)
-            for name in [name for name in sys.modules if name.startswith("tests.hidden")]:
-                del sys.modules[name]
+            forget_suites()
 
     return run
+
+
+def forget_suites() -> None:
+    """Take collected suites out of this process, so that another course's can be collected under the same names."""
+    for name in [name for name in sys.modules if name.startswith("tests.hidden")]:
+        del sys.modules[name]
 
 
 def tasks_of(result: ModuleResult) -> dict[str, TaskResult]:

@@ -1,7 +1,6 @@
 """The content gate: content with the course in miniature, and not with any way of breaking it."""
 
 import json
-import sys
 
 import msgspec
 import pytest
@@ -10,7 +9,7 @@ import grader.check.gate
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.runner.job import grade
-from tests.grader.conftest import RIGHT, mini_course
+from tests.grader.conftest import RIGHT, forget_suites, mini_course
 from tests.grader.conftest import grader as command
 
 
@@ -35,8 +34,7 @@ def report_of(zygote, monkeypatch):
                 course, course.modules, seeds=1, jobs=1, seed=1, layers=zygote.layers, on_progress=lambda done, total, what: None
             )
         finally:
-            for name in [name for name in sys.modules if name.startswith("tests.hidden")]:
-                del sys.modules[name]
+            forget_suites()
         return msgspec.to_builtins(found)
 
     return run

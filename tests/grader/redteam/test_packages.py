@@ -25,7 +25,7 @@ from xml.etree import ElementTree
 import pytest
 
 from grader.course.manifest import Course
-from grader.protocol.bans import in_source
+from grader.grading.source_bans import in_source
 from grader.sandbox.worker.confine import supported
 from grader.submissions.ingest import read_submission
 from tests.grader.conftest import COUNTER, RIGHT, grader, mini_course

@@ -32,8 +32,8 @@ from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.protocol.confinement import Layers
 from grader.runner.job import grade
-from grader.runner.units import Unit
 from grader.runner.results import ModuleResult, TaskResult
+from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import draw_seed, machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.sandbox.worker.confine import MINIMUM_ABI, supported

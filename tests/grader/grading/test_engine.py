@@ -1,0 +1,128 @@
+"""The engine: as pytest would run the suite, each suite collected once, and each question asked once for a seed."""
+
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import grader.grading.engine
+from grader.base.outcome import Status
+from grader.course.manifest import Course
+from grader.grading import case as cases
+from grader.grading.engine import Engine
+from grader.submissions.ingest import Source
+from tests.grader.conftest import COUNTER, DOUBLE, HIDDEN, RIGHT, mini_course
+
+ROOT = Path(__file__).parents[3]
+
+WRONG = {
+    "right": RIGHT,
+    "wrong": f"def double(x):\n    return x * 3\n\n\n{COUNTER}",
+    "a known mistake": f"def double(x):\n    return x * x\n\n\n{COUNTER}",
+    "raises": f"def double(x):\n    return x.nonsense\n\n\n{COUNTER}",
+    "malformed": f"def double(x):\n    return 'six'\n\n\n{COUNTER}",
+    "banned": f"import torch\n\n\ndef double(x):\n    return torch.softmax(x, 0)\n\n\n{COUNTER}",
+    "a stub": f"def double(x):\n    raise NotImplementedError\n\n\n{COUNTER}",
+    "one class only": COUNTER,
+    "an endless loop": f"{DOUBLE}\n\nclass Counter:\n    def __init__(self, start=10):\n        while True:\n            pass\n",
+}
+
+
+def by_engine(engine: Engine, course: Course, text: str, seed: int = 1) -> dict[str, str]:
+    """Status and message of each test."""
+    graded = engine.grade(course.modules[0], Source(text), seed)
+    return {record.test.id: _said(record.outcome.status, record.outcome.message) for record in graded.records}
+
+
+def by_pytest(root: Path, suite: str, submission: str) -> dict[str, str]:
+    """The same, from pytest's own report."""
+    report = root / "report.xml"
+    command = [sys.executable, "-m", "pytest", suite, "--submission", submission, "--seed", "1", f"--junitxml={report}", "-q"]
+    subprocess.run([*command, "-p", "no:cacheprovider"], cwd=root, capture_output=True, timeout=120, check=False)
+    outcomes = {}
+    for test in ElementTree.parse(report).iter("testcase"):
+        owner = test.get("classname", "").rpartition(".")[2]
+        name = f"{owner}::{test.get('name')}" if owner.startswith("Test") else test.get("name", "")
+        failure, skipped = test.find("failure"), test.find("skipped")
+        if skipped is not None:
+            outcomes[name] = _said("skipped", skipped.get("message", ""))
+        else:
+            outcomes[name] = "passed" if failure is None else " ".join((failure.text or "").split())
+    return outcomes
+
+
+def _said(status: str, message: str) -> str:
+    return " ".join(f"{status}: {message}".split()) if message else str(status)
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_pytest_and_the_engine_agree(tmp_path, zygote, what):
+    """Both give each test the same outcome, to the last word."""
+    root = mini_course(tmp_path)
+    (root / "handed in").mkdir()
+    (root / "handed in" / "mini.py").write_text(WRONG[what])
+    course = Course.read(root)
+    expected = by_engine(Engine(course, zygote), course, WRONG[what])
+    assert by_pytest(root, "tests/hidden", "handed in") == expected
+    assert len(expected) == 5
+
+
+def test_pytest_and_the_engine_agree_on_a_real_suite(tmp_path, zygote):
+    """All of devices, with tests that need a GPU, on a file with right and wrong answers."""
+    course = Course.read(ROOT)
+    (module,) = course.select(["devices"], [])
+    text = course.solution("devices").read_text().replace("return ", "return None or ", 3)
+    (tmp_path / "devices.py").write_text(text)
+    graded = Engine(course, zygote).grade(module, Source(text), 1)
+    expected = {record.test.id: _said(record.outcome.status, record.outcome.message) for record in graded.records}
+    report = tmp_path / "report.xml"
+    command = [sys.executable, "-m", "pytest", "tests/hidden/test_devices.py", "--submission", str(tmp_path / "devices.py"), "--seed", "1"]
+    subprocess.run(
+        [*command, f"--junitxml={report}", "-q", "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True, timeout=200, check=False
+    )
+    counts = {status: sum(said.startswith(status) for said in expected.values()) for status in ("passed", "skipped", "failed")}
+    suite = next(ElementTree.parse(report).iter("testsuite"))
+    assert counts["skipped"] > 0
+    assert counts["failed"] == int(suite.get("failures", 0))
+    assert counts["skipped"] == int(suite.get("skipped", 0))
+    assert len(expected) == int(suite.get("tests", 0))
+
+
+def test_a_question_is_asked_once_for_a_seed(course, zygote, monkeypatch):
+    """What only compares is drawn and pickled for the first right answer, and done again without; a new seed begins anew."""
+    engine, frozen = Engine(course, zygote), []
+    monkeypatch.setattr(cases, "freeze", lambda probe, freeze=cases.freeze: frozen.append(probe) or freeze(probe))
+    counts, outcomes = [], []
+    for text, seed in ((WRONG["wrong"], 1), (RIGHT, 1), (RIGHT, 1), (WRONG["wrong"], 1), (RIGHT, 2)):
+        outcomes.append(by_engine(engine, course, text, seed))
+        counts.append(len(frozen))
+        frozen.clear()
+    assert counts == [5, 2, 1, 1, 5]  # test_sum_is_doubled uses `student`, so its steps could depend on what came back
+    assert outcomes[0] == outcomes[3]
+    assert outcomes[1] == outcomes[2] == outcomes[4] == dict.fromkeys(outcomes[1], "passed")
+
+
+def test_a_suite_is_collected_once(course, zygote, monkeypatch):
+    """However many submissions there are."""
+    collected = []
+    collect = grader.grading.engine.collect
+    monkeypatch.setattr(grader.grading.engine, "collect", lambda *arguments: collected.append(arguments) or collect(*arguments))
+    engine = Engine(course, zygote)
+    for text in WRONG.values():
+        by_engine(engine, course, text)
+    assert len(collected) == 1
+
+
+def test_a_test_that_hangs_on_the_trusted_side_is_the_graders_fault(tmp_path, zygote, monkeypatch):
+    """It ends, and the tests behind it run."""
+    monkeypatch.setattr(grader.grading.engine, "_TRUSTED_SECONDS", 0.5)
+    root = mini_course(tmp_path)
+    hangs = '@task("double")\ndef test_hangs(draw):\n    """Never ends."""\n    while True:\n        draw.normal(1)\n\n\n'
+    suite = HIDDEN.replace('@task("double", weight=2)', f'{hangs}@task("double", weight=2)')
+    (root / "tests/hidden/test_mini.py").write_text(suite)
+    course = Course.read(root)
+    outcomes = by_engine(Engine(course, zygote), course, RIGHT)
+    assert outcomes.pop("test_hangs").startswith(f"{Status.GRADER_ERROR}: TrustedSideHangs: the test took more than 0.5 s outside")
+    assert set(outcomes.values()) == {"passed"}
