@@ -13,7 +13,7 @@ from grader.course.manifest import Course
 from grader.grading import case as cases
 from grader.grading.engine import Engine
 from grader.submissions.ingest import Source
-from tests.grader.conftest import COUNTER, DOUBLE, HIDDEN, RIGHT, mini_course
+from tests.grader.conftest import COUNTER, DOUBLE, HIDDEN, RIGHT, forget_suites, mini_course
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,6 +28,12 @@ WRONG = {
     "one class only": COUNTER,
     "an endless loop": f"{DOUBLE}\n\nclass Counter:\n    def __init__(self, start=10):\n        while True:\n            pass\n",
 }
+
+
+@pytest.fixture(autouse=True)
+def _forget_suites():
+    yield
+    forget_suites()
 
 
 def by_engine(engine: Engine, course: Course, text: str, seed: int = 1) -> dict[str, str]:
@@ -99,7 +105,7 @@ def test_a_question_is_asked_once_for_a_seed(course, zygote, monkeypatch):
         outcomes.append(by_engine(engine, course, text, seed))
         counts.append(len(frozen))
         frozen.clear()
-    assert counts == [5, 2, 1, 1, 5]  # test_sum_is_doubled uses `student`, so its steps could depend on what came back
+    assert counts == [5, 3, 1, 1, 5]  # test_sum_is_doubled uses `student`, so its steps could depend on what came back
     assert outcomes[0] == outcomes[3]
     assert outcomes[1] == outcomes[2] == outcomes[4] == dict.fromkeys(outcomes[1], "passed")
 
