@@ -13,9 +13,9 @@ from grader.course.digits import Digits, DigitsNotFoundError
 from grader.course.manifest import Course, ManifestError
 from grader.grading.draw import Draw
 from grader.runner.jobs import grade_units
-from grader.runner.units import Unit
 from grader.runner.results import environment
 from grader.runner.store import Entry, Store
+from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import isolation, machine_layers
 from grader.submissions.ingest import Source
 from tests.grader.conftest import grader
