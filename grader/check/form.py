@@ -30,7 +30,7 @@ def _stray_files(course: Course) -> Iterator[str]:
 
 
 def _readme_problems(course: Course) -> Iterator[str]:
-    """A table of modules in the README that is not the manifest's; a README without one is fine."""
+    """A README whose table of modules differs from the manifest. A README without such a table is fine."""
     readme = course.root / "README.md"
     text = readme.read_text() if readme.is_file() else ""
     rows = re.findall(r"^\| `(\w+)` \| .* \| (\d+) \| ([\d.]+) \| (\d+) \|$", text, re.MULTILINE)
@@ -44,7 +44,7 @@ def _readme_problems(course: Course) -> Iterator[str]:
 
 
 def unreadable_files(course: Course, module: Module) -> list[str]:
-    """What stands in the way of checking a module: files that are missing or do not parse."""
+    """Files of a module that are missing or do not parse, so that it can't be checked."""
     name = module.name
     paths = [course.solution(name), course.stub(name), course.public_suite(name), course.hidden_suite(name)]
     paths += [course.misconceptions(name), course.alternatives(name)]
@@ -61,7 +61,7 @@ def unreadable_files(course: Course, module: Module) -> list[str]:
 
 
 def module_problems(course: Course, module: Module) -> list[str]:
-    """What is wrong with a module's tasks, as far as it can be read."""
+    """What is wrong with a module's tasks and can be found by reading their files."""
     whole = course.module(module.name)
     solution, stub = course.solution(module.name).read_text(), course.stub(module.name).read_text()
     return [
@@ -119,7 +119,7 @@ def _squeeze(text: str) -> str:
 
 
 def _bank_problems(whole: Module, module: Module, kind: str, bank: Bank) -> Iterator[str]:
-    """Entries that are no use, and, for the tasks of `module`, too few of them."""
+    """Entries that are wrong, and tasks of `module` that have too few entries."""
     names = [entry.name for entry in bank.entries]
     for name in sorted(set(names)):
         if names.count(name) > 1:

@@ -60,7 +60,7 @@ def check(
         grade_units([trial.unit for trial in trials], course, jobs=jobs, layers=layers, on_done=on_done)
         report.problems += public.result()
     finally:
-        beside.shutdown(cancel_futures=True)  # a refusal or an interrupt does not wait for those that are left
+        beside.shutdown(cancel_futures=True)  # after a refusal or an interrupt, don't wait for the public tests
     for name in (report.survived, report.rejected, report.problems):
         name.sort()
     return report

@@ -1,4 +1,4 @@
-"""The public tests of all modules, on references and on stubs: in one process that loads torch once and forks for each run.
+"""Runs the public tests of all modules, on references and on stubs, in one process that loads torch once and forks for each run.
 
 `python -P -m grader.check.public FOLDER` reads runs as JSON from standard input, in the course's root, and writes a JUnit report of each
 into FOLDER. Public tests are the course's own, so nothing confines them.
@@ -40,7 +40,7 @@ def public_problems(course: Course, modules: Iterable[Module]) -> list[str]:
 
 
 def _of(tasks: list[str], course: Course, module: Module, passed: list[str], failed: list[str]) -> tuple[list[str], list[str]]:
-    """The tests that are not another task's, where only some of the module's tasks are checked."""
+    """Leave out the tests of tasks that are not checked."""
     others = [task.name for task in course.module(module.name).tasks if task.name not in tasks]
 
     def ours(name: str) -> bool:
@@ -63,7 +63,7 @@ def _read(report: Path) -> tuple[list[str], list[str]]:
     try:
         cases = list(ElementTree.parse(report).iter("testcase"))
     except (OSError, ElementTree.ParseError):
-        return [], []  # no test ran: each task is said to have none
+        return [], []  # no test ran, so each task is reported to have none
     bad = {case.get("name", "") for case in cases if case.find("failure") is not None or case.find("error") is not None}
     skipped = {case.get("name", "") for case in cases if case.find("skipped") is not None}
     return sorted({case.get("name", "") for case in cases} - bad - skipped), sorted(bad)

@@ -6,7 +6,7 @@ __all__ = ["Report"]
 
 
 class Report(Struct):
-    """What the gate counted and found. It is content where `survived` and `problems` are empty."""
+    """What the gate counted and found. All is well if `survived` and `problems` are empty."""
 
     modules: int = 0
     tasks: int = 0
@@ -18,4 +18,4 @@ class Report(Struct):
     rejected: list[str] = []
     """Misconceptions that are rejected."""
     problems: list[str] = []
-    """Everything else that has to be mended, a sentence each."""
+    """Everything else that has to be mended, one sentence each."""

@@ -1,4 +1,4 @@
-"""What the gate grades, and what is expected of each result: stubs, references, banks and answers without thought."""
+"""What the gate grades (stubs, references, banks, trivial answers), and what it expects of each result."""
 
 from collections.abc import Callable, Iterable
 from itertools import zip_longest
@@ -30,7 +30,7 @@ class Trial:
 
 
 def trials_of(course: Course, module: Module, report: Report, seed: int, seeds: int) -> Iterable[Trial]:
-    """All that is graded of a module; counts go into the report at once, findings when the results are judged."""
+    """All that is graded of a module. Counts go into the report now, findings when the results are judged."""
     solution = course.solution(module.name).read_text()
     fresh = [derive_seed(seed, number) for number in range(seeds)]
     tasks = [task.name for task in module.tasks]
@@ -54,7 +54,7 @@ def trials_of(course: Course, module: Module, report: Report, seed: int, seeds: 
             name = f"alternatives {', '.join(entry.name for entry in column)}, seed {number}"
             names = {entry.task: f"alternative {entry.name}, seed {number}" for entry in column}
             yield Trial(answered, name, text, number, _expect_full(module, name, report, names))
-    for task in module.tasks:  # its tests alone: what a misconception could do to another task's is settled by "on its own"
+    for task in module.tasks:  # only its own tests: the trial "on its own" shows that no other task's tests use it
         only = _only(module, [task.name])
         text = answer_only(solution, task.name, [other.name for other in course.module(module.name).tasks if other.name != task.name])
         name = f"{task.name} on its own"

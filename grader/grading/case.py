@@ -1,4 +1,4 @@
-"""One hidden test while it runs: what its fixtures are, and what its end means for the student."""
+"""One hidden test while it runs: its fixtures, and what its end means for the student."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class Case:
         self._reference_poses_as_student = False
         self.asked_student = False
         self.comparisons: list[Comparison] | None = []
-        """All that the test asks of the student, so far; None once it has seen a value of the student's, which may steer it."""
+        """All comparisons so far. None once the test has seen a value of the student's, because its next steps may depend on that."""
         self.draw = Draw(derive_seed(seed, id, "draw"))
 
     def restart_with_reference(self) -> None:
@@ -70,12 +70,12 @@ class Case:
         self.draw.restart()
 
     def student(self, probe: Probe) -> Any:
-        """The student's values. Raises: Ended."""
+        """What the probe returns for the student's module. Raises: Ended."""
         self.comparisons = None
         return self._ask_student(freeze(probe), self._next_seed())
 
     def reference(self, probe: Probe) -> Any:
-        """The reference's values."""
+        """What the probe returns for the reference."""
         return self._reference.call(freeze(probe), self._next_seed())
 
     def agree(self, probe: Probe, *, rtol: float, atol: float) -> None:
@@ -100,7 +100,7 @@ class Case:
             raise Ended(Outcome(Status.FAILED, f"{clean(message)}." + (f"\nIt looks like this: {why}" if why else "")))
 
     def compare_all(self, comparisons: Iterable[Comparison]) -> None:
-        """Do again what a test did whose only steps were comparisons. Raises: Ended."""
+        """Repeat a test that consists of comparisons only. Raises: Ended."""
         for comparison in comparisons:
             self.compare(comparison)
 
@@ -125,7 +125,7 @@ def _agree(case: Case) -> Agree:
 
 
 def _student(case: Case) -> Run:
-    """`student(probe)`: the values that the student's module gives, for checks that are no comparison."""
+    """`student(probe)`: the values that the student's module gives, for checks other than a comparison."""
     return case.student
 
 

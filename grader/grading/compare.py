@@ -1,7 +1,7 @@
-"""Compare what a student returned with what the reference returned, strictly, in words for the student.
+"""Compare a student's values with the reference's strictly, and say in words for the student how they differ.
 
-Runs in the trusted process on decoded values only, so no code of the student's can take part. The order of the checks is the order of
-usefulness: type, structure, shape, dtype, device, NaN and inf, values. Never broadcasts; never shows whole tensors.
+Runs in the trusted process on decoded values only, so no code of the student's can take part. The most useful difference is reported
+first: type, structure, shape, dtype, device, NaN and inf, values. Never broadcasts; never shows whole tensors.
 """
 
 from typing import Any

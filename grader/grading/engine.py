@@ -1,7 +1,7 @@
 """Grades modules of submissions, one after another, with one zygote: collects each suite once and asks each question once.
 
-The verdict is made here, in the trusted process. What is the same for every submission under one seed is kept until the seed changes: the
-reference's answers and, for tests that only compare, their draws and pickled probes.
+The verdict is made here, in the trusted process. The reference's answers are kept until the seed changes, because they are the same for
+every submission. For tests that only compare, so are their draws and pickled probes.
 """
 
 import contextlib
@@ -48,12 +48,12 @@ class Graded:
 
 
 class TrustedSideHangs(Exception):
-    """A hidden test did not come to an end on the trusted side: its author's fault."""
+    """A hidden test did not end on the trusted side. This is its author's fault."""
 
 
 @dataclass
 class _Kept:
-    """What one seed's questions have in common for all submissions, by module and test."""
+    """What is kept for one seed: the comparisons of each test, by module and test."""
 
     seed: int
     scripts: dict[tuple[str, str], tuple[Comparison, ...]] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Engine:
         return Graded(tuple(records), student.usage)
 
     def _outcome(self, module: str, test: HiddenTest, student: StudentSide, seed: int, *, explain: bool) -> Outcome:
-        """Run one test. A fault of the grader's, or of the test's author, is an outcome as well."""
+        """Run one test. A fault of the grader's or of the test's author is an outcome too."""
         if test.gpu and (refusal := gpu_refusal(available=torch.cuda.is_available(), confined=self._zygote.layers is not None)):
             return Outcome(Status.SKIPPED, refusal)
         if test.problem:

@@ -1,4 +1,4 @@
-"""The pytest plugin for `pytest tests/hidden --submission PATH`: the same tests, sides and outcomes as the engine's, run by pytest.
+"""The pytest plugin for `pytest tests/hidden --submission PATH`. It runs the same tests as the engine, with the same outcomes.
 
 tests/hidden/conftest.py loads it. `grader grade` uses the engine instead.
 """

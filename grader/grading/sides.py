@@ -1,6 +1,6 @@
 """The two sides of a hidden test: the student's module in a confined worker, and the reference in the trusted process.
 
-Both take the same pickled probe, so what one side does to its inputs the other never sees.
+Both get the same pickled probe, so neither side sees what the other does to its inputs.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ __all__ = ["ReferenceSide", "StudentSide", "TrustedModule"]
 
 
 class TrustedModule:
-    """A module of the course's own, run in this process, with its answers kept: a batch asks the same questions of every student."""
+    """A module of the course's own, run in this process. Its answers are kept, because a batch asks every student the same questions."""
 
     def __init__(self, name: str, text: str) -> None:
         self._name, self._text = name, text
@@ -42,7 +42,7 @@ class TrustedModule:
         if self._module is None:
             torch.set_num_threads(1)  # as in the workers, so that sums are taken in the same order
             if "torchvision" in self._text:
-                import_torchvision()  # whose import takes some help on a machine without CUDA
+                import_torchvision()  # its import needs help on a machine without CUDA
             self._module = sys.modules[self._name] = ModuleType(self._name)
             exec(compile(self._text, f"{self._name}.py", "exec"), self._module.__dict__)
         return self._module
@@ -56,7 +56,7 @@ class TrustedModule:
             try:
                 self._kept[key] = decode(*encode(thaw(probe)(module)))
             finally:
-                reset_state(seed)  # what a probe leaves behind, such as a default dtype, is not for the tests' own code
+                reset_state(seed)  # the tests' own code must not see what a probe leaves behind, such as a default dtype
         return self._kept[key]
 
     def forget(self) -> None:
@@ -77,7 +77,7 @@ class ReferenceSide(TrustedModule):
         return "class" if isinstance(getattr(self.module, task), type) else "function"
 
     def explain(self, task: str, probe: bytes, seed: int, matches: Callable[[Any], bool]) -> str:
-        """Why the student's value is wrong, where exactly one known mistake gives a value that matches it; else an empty string."""
+        """Why the student's value is wrong, if exactly one known mistake gives a matching value; otherwise an empty string."""
         if task not in self._mistakes:
             self._mistakes[task] = [
                 (entry.why, TrustedModule(f"misconceptions.{entry.name}", answer_with(self._text, self._bank, [entry])))
@@ -92,7 +92,7 @@ class ReferenceSide(TrustedModule):
         return found[0] if len(found) == 1 else ""
 
     def forget(self) -> None:
-        """Drop the answers that are kept, those of the mistakes too."""
+        """Drop the answers that are kept, including those of the known mistakes."""
         super().forget()
         for mistakes in self._mistakes.values():
             for _, mistake in mistakes:
@@ -113,7 +113,7 @@ class StudentSide:
         self._source = source
         self._reference = reference
         self._places: dict[tuple[float, int, int], _Workplace] = {}
-        self._closed_tasks: dict[str, Outcome] = {}  # nothing of these can be tried again
+        self._closed_tasks: dict[str, Outcome] = {}  # these tasks are not tried again
         self._task_seconds: dict[str, float] = {}
 
     def call(self, task: str, probe: bytes, seed: int) -> Any:
@@ -147,7 +147,7 @@ class StudentSide:
         return sum((place.usage for place in self._places.values()), Usage())
 
     def _place(self, limits: Limits) -> "_Workplace":
-        """The worker for tasks with these limits on import, memory and files, which hold for a worker as a whole."""
+        """The worker for tasks with these limits on import, memory and files. These limits hold for a whole worker."""
         key = limits.import_seconds, limits.memory_mib, limits.scratch_mib
         if key not in self._places:
             self._places[key] = _Workplace(self._zygote, limits, self._module, self._source)
@@ -177,18 +177,18 @@ class StudentSide:
 
 
 class _Workplace:
-    """A worker with the student's module loaded, and the next one after it has died."""
+    """A worker with the student's module loaded. It is replaced after it has died."""
 
     def __init__(self, zygote: ZygoteHandle, limits: Limits, module: Module, source: Source) -> None:
         self._zygote, self._limits, self._module, self._source = zygote, limits, module, source
         self._worker: WorkerHandle | None = None
         self._import_seconds = 0.0
-        self._fatal: Outcome | None = None  # nothing can be tried here (again)
+        self._fatal: Outcome | None = None  # set when nothing more can be tried here
         self.kinds: dict[str, str] = {}
         self.usage = Usage()
 
     def worker(self) -> WorkerHandle:
-        """The worker, made and loaded where there is none. Raises: Ended, ZygoteError."""
+        """The worker. It is made and loaded if there is none. Raises: Ended, ZygoteError."""
         if self._fatal is not None:
             raise Ended(self._fatal)
         if self._worker is None:
@@ -202,7 +202,7 @@ class _Workplace:
                 self.close()
                 self._fatal = end.outcome
                 raise
-            # A module that is slow to import and kills its workers may not cost an import a test.
+            # A module that imports slowly and kills its workers must not cost one import for each test.
             self._import_seconds += time.monotonic() - start
             if self._import_seconds > 3 * self._limits.import_seconds:
                 self._fatal = _not_tried("the module's import took too long in all; it is run again after a crash.")

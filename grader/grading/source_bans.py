@@ -1,4 +1,4 @@
-"""Bans in the source: the first use of a forbidden name in a task, or in what the task uses of its module.
+"""Bans in the source: finds the first use of a forbidden name in a task, or in what the task uses of its module.
 
 The trusted process reads the source; the worker watches what runs (`grader.protocol.watch`). A determined evader can pass both (see
 SECURITY.md).
@@ -21,7 +21,7 @@ __all__ = ["in_source"]
 def in_source(source: str, task: str, bans: Iterable[str], cells: tuple[int, ...] = ()) -> str | None:
     """Find the first use of a banned name in a task or in what it uses of its module.
 
-    Returns: "torch.softmax, line 12", or None. A source that does not parse has no uses: loading it fails anyway. Of a notebook, whose
+    Returns: "torch.softmax, line 12", or None. A source that does not parse has no uses, and loading it fails anyway. In a notebook, whose
     cells begin at the lines `cells`, this holds for each cell.
     """
     wanted = {leaf(ban): ban for ban in bans}
@@ -93,12 +93,12 @@ def _aliases(parts: Iterable[ast.AST]) -> dict[str, str]:
 
 
 _PRIVATE = ("torch._refs", "torch._decomp", "torch._prims", "torch._C")
-"""Where torch keeps second copies of its operators: no honest answer to a task with bans needs them."""
+"""Where torch keeps second copies of its operators. No honest answer to a task with bans needs them."""
 _LONGEST_NAME = 12
 
 
 def _dotted(node: ast.AST, aliases: dict[str, str]) -> str | None:
-    """The full name that an expression spells, `getattr` with a literal included; None for what can't be a name of torch's."""
+    """The full name that an expression spells, including `getattr` with a literal; None if it can't be a name of torch's."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute) and len(parts) < _LONGEST_NAME:
         parts.append(node.attr)

@@ -1,4 +1,4 @@
-"""A hidden suite, collected by pytest once a process, as plain functions that the engine calls for one submission after another."""
+"""A hidden suite as plain functions. pytest collects it once in a process; the engine calls them for each submission."""
 
 import inspect
 import os
@@ -67,7 +67,7 @@ def collect(course: Course, module: str) -> Suite:
 
 
 class Collector:
-    """Takes the tests that pytest has collected, and lets it run none of them. A plugin of pytest's."""
+    """A pytest plugin that takes the collected tests, and lets pytest run none of them."""
 
     def __init__(self) -> None:
         self.tests: list[HiddenTest] = []
@@ -89,7 +89,7 @@ class Collector:
 
 
 def describe(item: pytest.Item) -> HiddenTest:
-    """What the engine has to know of a collected test. Raises: SuiteError where it belongs to no task."""
+    """What the engine has to know of a collected test. Raises: SuiteError if it belongs to no task."""
     marker = item.get_closest_marker("task")
     if marker is None:
         raise SuiteError(f'{item.nodeid} has no task: decorate it with @task("name")')

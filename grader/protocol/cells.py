@@ -11,7 +11,7 @@ __all__ = ["cells_of", "parse_cell", "place_of"]
 
 
 def cells_of(source: str, starts: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Each cell with its first line, counted from 1; the whole source as one where no starts are given."""
+    """Each cell with its first line, counted from 1. Without starts, the whole source is one cell."""
     lines = source.split("\n")
     for first, following in zip(starts or [1], [*starts[1:], len(lines) + 1], strict=True):
         yield first, "\n".join(lines[first - 1 : following - 1])

@@ -1,4 +1,4 @@
-"""What confines a worker, and what it keeps: agreed on by the trusted process, which chooses, and the worker, which applies it.
+"""What confines a worker, and what the worker may still use. The trusted process chooses it, and the worker applies it.
 
 Needs Python's own library only: exports ship it beside `grader.sandbox.worker.confine`.
 """
@@ -21,7 +21,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Permissions:
-    """What the process keeps."""
+    """What the process may still use."""
 
     readable: tuple[str, ...]
     """Files and folders that it may read."""

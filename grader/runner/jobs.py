@@ -172,14 +172,14 @@ class WarmJob:
 
     def grade(self, unit: Unit) -> Entry:
         """The unit's result; a fault where the process died of it. Raises: Refused."""
-        if self._job is not None and self._job.connection.poll():  # nothing was asked, so it has died
+        if self._job is not None and self._job.connection.poll():  # it says something unasked, so it has died
             self.close()
         if self._job is None:
             self._job = self._server.start()
         try:
             self._job.send(unit)
             entry = self._job.receive()
-        except BaseException:  # an interrupt too: the answer would be taken for the next unit's
+        except BaseException:  # also after an interrupt: the answer would be taken for the next unit's
             self.close()
             raise
         if self._job.ended:
@@ -194,7 +194,7 @@ class WarmJob:
 
 
 _STARTING = threading.Lock()
-"""Held while a process is started: what `_bare` changes belongs to all threads."""
+"""Held while a process is started, because `_bare` changes what belongs to all threads."""
 
 
 @contextlib.contextmanager
@@ -219,7 +219,7 @@ def _serve(control: Connection, course: Course, layers: Layers | None, scratch: 
     """The server process. It starts the zygote before it loads torch itself, so that both load at the same time."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process decides what an interrupt means
     tempfile.tempdir = scratch
-    gc.disable()  # until all is imported: imports make no garbage, and looking for it takes a fifth of their time
+    gc.disable()  # until all is imported: imports make hardly any garbage, and looking for it takes a fifth of their time
     with ZygoteHandle(layers, course.bans) as zygote:
         from grader.runner.job import serve
 

@@ -57,7 +57,7 @@ class TestResult(Struct, frozen=True):
 
 
 class TaskResult(Struct, frozen=True):
-    """One task: its points times the passed share of its counted weight; nothing where one of its tests ran into a ban."""
+    """One task. It earns its points times the passed share of its counted weight, and nothing if one of its tests ran into a ban."""
 
     name: str
     score: float
@@ -143,7 +143,7 @@ def _sums(tasks: Sequence[TaskResult]) -> tuple[float, float]:
 
 
 def exact_score(task: TaskResult) -> Fraction:
-    """A task's score from its tests, without rounding: points times passed weight over counted weight, nothing after a ban."""
+    """A task's score from its tests, without rounding: points times passed weight over counted weight, and nothing after a ban."""
     return _exact_score(task.max_score, task.tests)
 
 
@@ -156,7 +156,7 @@ def _exact_score(points: float, tests: Sequence[TestResult]) -> Fraction:
 
 
 def decimal_fraction(number: float) -> Fraction:
-    """A number of the manifest or of results.json as it is written: 0.1 is a tenth."""
+    """A number of the manifest or of results.json exactly as it is written: 0.1 is a tenth."""
     return Fraction(repr(number))
 
 
@@ -205,7 +205,7 @@ def environment() -> Environment:
 
 
 def _vector_extension() -> str:
-    """The widest vector instructions, by which torch chooses its kernels and with them the last bits of a sum."""
+    """The widest vector instructions. torch chooses its kernels by them, and kernels differ in the last bits of a sum."""
     try:
         flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
     except OSError:

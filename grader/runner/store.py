@@ -48,7 +48,7 @@ class Store:
         return digest.hexdigest()
 
     def get(self, key: str) -> Entry | None:
-        """The entry, or None where there is none that can be read."""
+        """The entry, or None if there is none that can be read."""
         try:
             return msgspec.json.decode((self._folder / f"{key}.json").read_bytes(), type=Entry)
         except (OSError, msgspec.DecodeError):

@@ -1,1 +1,1 @@
-"""Where students' code runs: `worker/` is confined, `supervisor/` is the trusted process's hold on it."""
+"""Where students' code runs. `worker/` is confined; `supervisor/` is how the trusted process controls it."""

@@ -33,7 +33,7 @@ def machine_layers() -> Layers | None:
 
 
 def choose_layers(*, allow_unconfined: bool, trusted: bool = False) -> Layers | None:
-    """What confines students' code on this machine; None where nothing can, if allowed, or for trusted code. Raises: NotConfined."""
+    """What confines students' code on this machine. None for trusted code, and where nothing can, if allowed. Raises: NotConfined."""
     if sys.platform == "win32":
         raise NotConfined("the grader needs processes that fork, which Windows lacks: use WSL, or run the public tests with `pytest`")
     if trusted:

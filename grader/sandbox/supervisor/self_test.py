@@ -1,7 +1,7 @@
-"""Which protections are in force on this machine, found out by trying them from inside a worker.
+"""Finds out which protections are in force on this machine, by trying to break them from inside a worker.
 
-The hostile module below is loaded as any student's would be. Before official grading it runs once, and a protection that does not hold
-stops the grading, unless unconfined grading is asked for in so many words.
+The hostile module below is loaded like a student's. It runs once before official grading. If a protection does not hold, nothing is
+graded, unless unconfined grading was asked for explicitly.
 """
 
 import os
@@ -23,7 +23,7 @@ __all__ = ["Protection", "ensure_confined", "inspect_protections"]
 
 
 class Protection(Struct, frozen=True):
-    """One thing that student code must not be able to do, and what came of trying it."""
+    """One thing that student code must not be able to do, and what happened when it was tried."""
 
     name: str
     holds: bool
@@ -64,7 +64,7 @@ _ATTEMPTS = {
 
 _NAMES = "see which files exist outside"
 _ATTEMPTS[_NAMES] = "os.stat(m.CANARY)"
-_NOT_REQUIRED = {_NAMES}  # no score is lost by it: names and sizes tell nothing of answers
+_NOT_REQUIRED = {_NAMES}  # names and sizes of files say nothing about answers, so scores stay right
 
 _HOSTILE = """
 import ctypes, os, socket, resource

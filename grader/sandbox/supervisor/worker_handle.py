@@ -37,7 +37,7 @@ _MAX_ENTRIES, _MAX_DEPTH = 10_000, 16
 
 
 class Ended(Exception):
-    """A module or probe came to an end other than returning; carries the outcome for the student."""
+    """A module or probe ended without returning. Carries the outcome for the student."""
 
     def __init__(self, outcome: Outcome, *, died: bool = False) -> None:
         super().__init__(outcome.message)
@@ -97,7 +97,7 @@ class WorkerHandle:
 
     def call(self, probe: bytes, seed: int, bans: tuple[str, ...], limits: Limits) -> Any:
         """Run a pickled probe on the module; returns what it returned. Raises: Ended, ZygoteError."""
-        nonce = secrets.token_hex(8)  # ties the answer to the question: a stale or early frame is no answer
+        nonce = secrets.token_hex(8)  # ties the answer to the question, so that a stale or early frame does not count
         reply, block = self._exchange(Call(nonce, seed, list(bans)), probe, limits, "the test")
         if isinstance(reply, Loaded) or reply.nonce != nonce:
             raise self._malformed()
@@ -154,7 +154,7 @@ class WorkerHandle:
                 self._enforce(clock, limits, doing)
 
     def _receive(self, incoming: bytearray) -> bool:
-        """Take what has come; False where the worker closed its end."""
+        """Take what has arrived. False if the worker closed its end."""
         try:
             chunk = self._channel.recv(1 << 20)
         except BlockingIOError:
@@ -177,7 +177,7 @@ class WorkerHandle:
         return len(chunk)
 
     def _enforce(self, clock: "_Clock", limits: Limits, doing: str) -> None:
-        """Hold the limits that only a look from outside can hold. Raises: Ended."""
+        """Enforce the limits that can only be checked from outside. Raises: Ended."""
         if reason := clock.exceeded():
             raise self._killed(Outcome(Status.TIMED_OUT, f"ran out of time: {doing} took more than {reason}."))
         if _threads(self._pid) > limits.threads:
@@ -224,7 +224,7 @@ class WorkerHandle:
         return Ended(Outcome(Status.ERROR, f"ended the process (exit status {code}): take out exit calls."), died=True)
 
     def _end(self, grace_seconds: float = 0.0) -> bool:
-        """Kill and reap, once; True where the process had ended by itself within the grace, so that its exit status is its own."""
+        """Kill and reap, once. True if the process had ended by itself within the grace, so that its exit status is its own."""
         if self._exit is not None:
             return False
         deadline = time.monotonic() + grace_seconds
@@ -246,7 +246,7 @@ class _Clock:
         self._cpu_start = self._cpu()
 
     def tick(self) -> bool:
-        """True at most once a tick, so that a chatty worker does not make the checks expensive."""
+        """True at most once a tick, so that a worker that sends often does not make the checks expensive."""
         now = time.monotonic()
         due = now - self._last >= _TICK_SECONDS
         if due:
@@ -284,7 +284,7 @@ def _proc_stat(pid: int, field: int) -> str:
 
 
 def _scratch_bytes(folder: str) -> float:
-    """Bytes below a folder that its owner is changing at the same time; infinite where there are too many entries, or too deep ones."""
+    """Bytes below a folder that its owner may be changing. Infinite if there are too many entries, or too deep ones."""
     total, entries, pending = 0, 0, [(folder, 0)]
     while pending:
         place, depth = pending.pop()
@@ -306,7 +306,7 @@ def _scratch_bytes(folder: str) -> float:
 
 
 def _nameless_bytes(pid: int) -> int:
-    """Bytes in files that a worker keeps open after it took their names away."""
+    """Bytes in files that a worker keeps open after deleting them."""
     total = 0
     with contextlib.suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):

@@ -45,7 +45,7 @@ SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # Keep freed memory: to give it back and fetch it again, as tensors of some size come and go, takes a tenth of the time.
+    # Keep freed memory. Giving it back and fetching it again for each large tensor takes a tenth of the time.
     "MALLOC_MMAP_THRESHOLD_": str(32 * _MIB),
     "MALLOC_TRIM_THRESHOLD_": str(256 * _MIB),
     "MALLOC_TOP_PAD_": str(4 * _MIB),
@@ -60,7 +60,7 @@ import grader.sandbox.worker.zygote
 sys.path.remove(folder)
 grader.sandbox.worker.zygote.main(int(descriptor))
 """
-"""Runs this code, and not that of another checkout that happens to be installed. Imports make no garbage, so it isn't looked for."""
+"""Runs this code, and not that of another checkout that happens to be installed. Imports make hardly any garbage, so none is looked for."""
 
 A = TypeVar("A", bound=Answer)
 
@@ -84,9 +84,9 @@ class ZygoteHandle:
     """The exec'd interpreter that forks workers. Use as a context manager, in the thread that outlives it."""
 
     def __init__(self, layers: Layers | None, bans: Iterable[str] = ()) -> None:
-        """Start it. Its workers are confined by `layers`, or, where that is None, not at all.
+        """Start it. `layers` confine its workers; None means that nothing does.
 
-        What `bans` name is loaded before the first fork, so that no worker has to.
+        What `bans` name is loaded before the first fork, so that no worker has to load it.
         """
         self.layers = layers
         self._readable = readable_paths() if layers else ()
@@ -106,7 +106,7 @@ class ZygoteHandle:
         self._control = ours
         self._ready, self._shared = False, False
         enclosure = Enclosure(self._readable, self.home) if layers and layers.namespaces else None
-        with contextlib.suppress(OSError):  # whether it is gone is found out when its answer is awaited
+        with contextlib.suppress(OSError):  # if it has died, waiting for its answer will tell
             self._control.send(pack(Start(enclosure, tuple(bans))))
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
 """Namespaces for the zygote, where the machine allows them: a file system that holds the readable paths and nothing else, and no network.
 
-An additional layer. Landlock and the system-call filter keep a student's code from files without it; what it adds is that names outside
-can't even be asked for, so that `stat` tells nothing. Workers inherit it. Needs unprivileged user namespaces, which some systems
+An additional layer. Landlock and the system-call filter already keep a student's code from files. This layer hides the names of files
+too, so that `stat` tells nothing. Workers inherit it. Needs unprivileged user namespaces, which some systems
 refuse (Ubuntu 24.04 through AppArmor, most containers): then the other layers stand alone.
 
 Sources: user_namespaces(7), mount_namespaces(7), pivot_root(2), mount_setattr(2).

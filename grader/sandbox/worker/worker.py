@@ -60,7 +60,7 @@ def _load(load: Load, module: types.ModuleType) -> Reply:
 
 
 def _run_cells(load: Load, module: types.ModuleType, filename: str) -> None:
-    """Run a notebook as Jupyter does where errors are allowed: a cell that fails costs what it would have defined, and no more."""
+    """Run a notebook cell by cell. If a cell fails, only what it would have defined is missing."""
     flags, patience = 0, _Patience(load.seconds)
     for first, text in cells_of(load.source, load.cells):
         try:
@@ -75,9 +75,9 @@ def _run_cells(load: Load, module: types.ModuleType, filename: str) -> None:
 
 
 class _Patience:
-    """A block that takes more than half of the time that is left is interrupted, so that the blocks behind it still have some.
+    """Interrupts a block that takes more than half of the remaining time, so that the blocks after it have some left.
 
-    This is for students who try things out in a notebook, and no defence: the limits that count are kept outside.
+    This helps students who try things out in a notebook. It is no defence: the limits that count are enforced from outside.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -112,7 +112,7 @@ class _Patience:
 
 
 def _stand_in(error: BaseException, kind: str) -> object:
-    """In place of a function or class whose cell failed: raises the cell's error whenever it is used."""
+    """Stands for a function or class whose cell failed. It raises the cell's error whenever it is used."""
     place = error.__traceback__
 
     def fail(*_: object, **__: object) -> None:
@@ -133,7 +133,7 @@ def _call(call: Call, probe: bytes, module: types.ModuleType, watch: Watch, cell
     reset_state(call.seed)
     try:
         with watch.over(call.bans):
-            value = thaw(probe)(module)  # within the watch as a whole: what unpickling calls, a student may have replaced
+            value = thaw(probe)(module)  # unpickling is watched too, because a student may have replaced what it calls
         node, block = encode(value)
         return pack(Returned(call.nonce, node, watch.hits), block)
     except BaseException as error:

@@ -96,7 +96,7 @@ def _obey(
             for descriptor in (channel, output, theirs):
                 os.close(descriptor)
             with open(report, "rb") as file:
-                problem = file.read(1000)  # until the worker closes its end, which it does before it reads a byte of the student's
+                problem = file.read(1000)  # ends when the worker closes its end, before it reads any of the student's code
             control.send(pack(Forked(pid, problem.decode(errors="replace"))))
 
 
@@ -108,7 +108,7 @@ def _die_with_parent() -> None:
 
 
 def _let_parent_look() -> None:
-    """Let processes of this user look into this one: the trusted process into a worker's open files, for the limit on them."""
+    """Let processes of this user look into this one. The trusted process looks at a worker's open files, to limit them."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
@@ -119,7 +119,7 @@ def _address_space() -> int:
 
 
 def _become_worker(fork: Fork, channel: int, output: int, report: int) -> None:
-    """Never returns. What goes wrong before the confinement is complete is told through `report`."""
+    """Never returns. Whatever fails before the confinement is complete is written to `report`."""
     try:
         parent = os.getppid()
         space = _address_space()

@@ -107,7 +107,7 @@ def test_nothing_is_left_of_it(watch: Watch, then: str) -> None:
         x, w = image(2, 1, 5, 5).requires_grad_(), W.clone().requires_grad_()
         y = F.max_pool2d(F.conv2d(x, w), 2).flatten(1).softmax(-1)
         (y * y).sum().backward()
-        return [y.detach(), x.grad, w.grad, F.conv2d(x.detach().to("meta"), W.to("meta")).shape]
+        return [y.tolist(), x.grad.tolist(), w.grad.tolist(), F.conv2d(x.detach().to("meta"), W.to("meta")).shape]
 
     expected = values()
     with watch.over(BANS), pytest.raises(BannedCall):
@@ -115,7 +115,7 @@ def test_nothing_is_left_of_it(watch: Watch, then: str) -> None:
     if then == "for another task":
         with watch.over(("torch.cdist",)):
             pass
-    assert str(values()) == str(expected)
+    assert values() == expected
 
 
 def test_only_forbidden_operators_have_other_kernels(watch: Watch) -> None:
