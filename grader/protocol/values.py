@@ -179,7 +179,7 @@ def _encode_tensor(tensor: torch.Tensor, tensors: list[torch.Tensor]) -> Node:
 
 
 def _pack(tensors: list[torch.Tensor]) -> bytes:
-    """The safetensors block of contiguous CPU tensors, named by their numbers. With safetensors' own `save`, encoding took four times as long."""
+    """The safetensors block of contiguous CPU tensors, named by number. With safetensors' own `save`, encoding took four times as long."""
     header: dict[str, _Entry] = {}
     data, at = [], 0
     for number, tensor in enumerate(tensors):
