@@ -26,8 +26,8 @@ from grader.exports.nbgrader.ahead import Graders, graders_for
 from grader.exports.nbgrader.notebooks import SCHEMA_VERSION, graded_cell, graded_id
 from grader.reports.feedback import explain
 from grader.runner.jobs import Refused
-from grader.runner.units import Unit
 from grader.runner.results import ModuleResult, TaskResult
+from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed, isolation
 from grader.submissions.ingest import MAX_NOTEBOOK_BYTES, Source, notebook_source
 
