@@ -25,7 +25,7 @@ from grader.protocol.state import reset_state
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.worker_handle import WorkerHandle
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 
 
 @dataclass

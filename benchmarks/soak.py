@@ -31,10 +31,10 @@ import msgspec
 from grader.base.outcome import Status
 from grader.course.manifest import Course, Module, load_course
 from grader.runner.jobs import grade_units
-from grader.runner.units import Unit
 from grader.runner.store import Entry
+from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 
 PROGRAMS = Path("tests", "grader", "redteam", "programs")
 ATTACKED, HONEST = "batched_gather", "one_hot"

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from grader.course.content import Bank, docstrings, make_stub, read_bank, solution_lines
+from grader.course.banks import Bank, read_bank
 from grader.course.manifest import Course, Module
+from grader.course.stubs import docstrings, make_stub, solution_lines
 from grader.protocol.watch import exists
 
 __all__ = ["MINIMUM_ALTERNATIVES", "MINIMUM_MISCONCEPTIONS", "course_problems", "module_problems", "unreadable_files"]

@@ -7,12 +7,12 @@ import msgspec
 
 from grader.base.outcome import Status
 from grader.check.report import Report
-from grader.course.content import Bank, BankEntry, answer_only, answer_with, read_bank, trivial_answers
+from grader.course.banks import Bank, BankEntry, answer_only, answer_with, read_bank, trivial_answers
 from grader.course.manifest import Course, Module
 from grader.grading.draw import derive_seed
 from grader.runner.results import ModuleResult, TaskResult
 from grader.runner.units import Unit
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 
 __all__ = ["Trial", "trials_of"]
 

@@ -12,7 +12,7 @@ from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
 from grader.cli.terminal import CourseOption, console, load, progress_bar, stop
 from grader.exports.escape import log_line
 from grader.submissions.collect import RECORD, collect, read_list
-from grader.submissions.ingest import BadInput
+from grader.submissions.sources import BadInput
 
 __all__ = ["collect_"]
 

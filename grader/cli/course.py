@@ -8,10 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
+from grader.base.files import write_atomically
 from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, stop
-from grader.course.content import make_stub
 from grader.course.manifest import ManifestError, Module
-from grader.runner.results import json_schema, write_atomically
+from grader.course.stubs import make_stub
+from grader.runner.results import json_schema
 
 __all__ = ["hint", "list_", "schema", "stubs"]
 

@@ -21,7 +21,7 @@ from grader.exports.classroom50_result import BadIdentity, Identity
 from grader.exports.escape import file_name, log_line
 from grader.exports.files import WouldOverwrite, chosen, write_files
 from grader.runner.results import Results, ResultsError, read_results
-from grader.submissions.ingest import BadInput
+from grader.submissions.sources import BadInput
 
 __all__ = ["app"]
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_INTERRUPTED
+from grader.base.files import write_atomically
 from grader.base.outcome import Status
 from grader.base.text import without_commands
 from grader.cli.terminal import (
@@ -34,7 +35,7 @@ from grader.protocol.confinement import Layers
 from grader.reports import scoreboard as reports
 from grader.runner.jobs import Refused, grade_units
 from grader.runner.results import SCHEMA as RESULTS_SCHEMA
-from grader.runner.results import Results, environment, submission_result, write_atomically
+from grader.runner.results import Results, environment, submission_result
 from grader.runner.store import Entry, Store
 from grader.runner.units import Unit, units_of
 from grader.sandbox.supervisor.isolation import (
@@ -43,10 +44,10 @@ from grader.sandbox.supervisor.isolation import (
     draw_seed,
     isolation,
 )
-from grader.submissions.ingest import BadInput, Submission, find_submissions
+from grader.submissions.find import find_submissions
+from grader.submissions.sources import BadInput, Submission
 
 __all__ = ["grade"]
-
 
 
 def grade(

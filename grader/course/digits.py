@@ -7,13 +7,13 @@ real MNIST (70,000 of 28×28), of which less is used, so that a fit still takes 
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from grader.base.torchvision_compat import import_torchvision
-from grader.grading.draw import Draw
 
 __all__ = ["Digits", "DigitsNotFoundError", "load_digits"]
 
@@ -45,6 +45,13 @@ def load_digits(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     return digits.data.unsqueeze(1).to(torch.float32) / 255, digits.targets.to(torch.int64)
 
 
+class Permutes(Protocol):
+    """What splits digits at random: a test's `draw`."""
+
+    def permutation(self, n: int, /) -> Tensor:
+        """The numbers 0 to n - 1 in random order, (n,) int64."""
+
+
 @dataclass(frozen=True)
 class Digits:
     """All digits of a folder: images (N, 1, H, W), float32 in [0, 1], and labels (N,), int64. Not to be modified."""
@@ -61,7 +68,7 @@ class Digits:
         images = avg_pool2d(images, 2) if images.shape[-1] == 28 else images
         return cls(images, torch.cat([labels for _, labels in parts]))
 
-    def split(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def split(self, draw: Permutes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """At most 4,000 training images and labels, in a new order, and 600 held-out ones: drawn anew for each test and run.
 
         Some draws are hard (an 8 can look like a 9): 360 held-out images of a hard draw cost a good network two points, 600 one.

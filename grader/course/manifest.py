@@ -5,7 +5,7 @@ Everything else asks here for modules, tasks, points, limits, bans and hints, an
 
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -48,18 +48,18 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Threads alive at a time."""
 
 
-class Overrides(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+if TYPE_CHECKING:
+    Overrides = Limits
+else:  # the same fields, none of them needed
+    Overrides = msgspec.defstruct(
+        "Overrides",
+        [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in get_type_hints(Limits, include_extras=True).items()],
+        module=__name__,
+        frozen=True,
+        forbid_unknown_fields=True,
+        omit_defaults=True,
+    )
     """Limits of one task that differ from the course's, by the same names."""
-
-    test_seconds: Seconds | None = None
-    test_cpu_seconds: Seconds | None = None
-    task_seconds: Seconds | None = None
-    import_seconds: Seconds | None = None
-    memory_mib: Count | None = None
-    scratch_mib: Count | None = None
-    reply_mib: Count | None = None
-    output_kib: Count | None = None
-    threads: Count | None = None
 
 
 class Task(Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,7 +74,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
 
     def limits_within(self, course: Limits) -> Limits:
         """The course's limits with this task's own in their place."""
-        own = {name: value for name, value in msgspec.structs.asdict(self.limits).items() if value is not None}
+        own = {name: value for name, value in msgspec.structs.asdict(self.limits).items() if value is not msgspec.UNSET}
         merged = msgspec.structs.replace(course, **own)
         return msgspec.structs.replace(merged, task_seconds=max(merged.task_seconds, merged.test_seconds))
 

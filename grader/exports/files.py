@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from grader.base.files import write_atomically
 from grader.base.text import one_line
-from grader.runner.results import Results, ResultsError, SubmissionResult, write_atomically
+from grader.runner.results import Results, ResultsError, SubmissionResult
 
 __all__ = ["WouldOverwrite", "chosen", "write_files"]
 

@@ -15,10 +15,12 @@ from typing import Any
 import msgspec
 
 from grader.base.exit_codes import EXIT_GRADER_FAILED
+from grader.base.files import write_atomically
 from grader.course.manifest import Course
 from grader.exports.gradescope import Settings, gradescope_results, refusal
-from grader.runner.results import read_results, write_atomically
-from grader.submissions.ingest import BadInput, find_submissions
+from grader.runner.results import read_results
+from grader.submissions.find import find_submissions
+from grader.submissions.sources import BadInput
 
 __all__ = ["main"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grader
-from grader.course.content import make_stub
 from grader.course.manifest import Course, Module
+from grader.course.stubs import make_stub
 
 __all__ = ["MINIMUM", "Leak", "find_leaks", "secrets_of"]
 

@@ -22,7 +22,7 @@ from grader.grading.draw import Draw, derive_seed
 from grader.grading.sides import ReferenceSide, StudentSide
 from grader.grading.suite import HiddenTest, Suite, collect, gpu_refusal
 from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteHandle
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 
 __all__ = ["Engine", "Graded", "Record"]
 

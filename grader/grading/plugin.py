@@ -19,7 +19,8 @@ from grader.grading.sides import StudentSide
 from grader.grading.suite import Collector, HiddenTest, SuiteError, describe, gpu_refusal
 from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
-from grader.submissions.ingest import BadInput, Source, read_submission
+from grader.submissions.find import read_submission
+from grader.submissions.sources import BadInput, Source
 
 _CASE = pytest.StashKey[Case]()
 _TEST = pytest.StashKey[HiddenTest]()

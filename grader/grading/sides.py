@@ -15,7 +15,7 @@ import torch
 
 from grader.base.outcome import Outcome, Status
 from grader.base.torchvision_compat import import_torchvision
-from grader.course.content import Bank, answer_with, read_bank
+from grader.course.banks import Bank, answer_with, read_bank
 from grader.course.manifest import Course, Limits, Module
 from grader.grading.source_bans import in_source
 from grader.protocol.probes import thaw
@@ -23,7 +23,7 @@ from grader.protocol.state import reset_state
 from grader.protocol.values import decode, encode
 from grader.sandbox.supervisor.worker_handle import Ended, WorkerHandle
 from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteHandle
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 
 __all__ = ["ReferenceSide", "StudentSide", "TrustedModule"]
 

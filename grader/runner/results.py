@@ -4,8 +4,6 @@ results.json is byte-identical for the same submissions, suites, environment and
 memory, host) goes into timings.json beside it.
 """
 
-import os
-import tempfile
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
@@ -39,7 +37,6 @@ __all__ = [
     "rounded",
     "score_module",
     "submission_result",
-    "write_atomically",
 ]
 
 SCHEMA = "pytorch-exercises/results/v1"
@@ -217,18 +214,3 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of results.json."""
     schema = msgspec.json.schema(Results)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": SCHEMA, **schema}
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put a file in place whole or not at all, so that an interruption leaves the old one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

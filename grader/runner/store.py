@@ -6,10 +6,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from grader.base.files import write_atomically
 from grader.course.manifest import Course, Module
-from grader.runner.results import Environment, ModuleResult, ModuleTiming, write_atomically
+from grader.runner.results import Environment, ModuleResult, ModuleTiming
 from grader.sandbox.supervisor.isolation import Isolation
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 
 __all__ = ["Entry", "Store"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from grader.course.manifest import Module
 from grader.runner.results import ModuleTiming, module_fault
 from grader.runner.store import Entry
-from grader.submissions.ingest import Source, Submission
+from grader.submissions.sources import Source, Submission
 
 __all__ = ["Unit", "grading_fault", "take", "units_of"]
 

@@ -18,10 +18,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from grader.base.files import write_atomically
 from grader.base.text import one_line
 from grader.course.manifest import Course
-from grader.runner.results import write_atomically
-from grader.submissions.ingest import BadInput, committed_files
+from grader.submissions.repositories import committed_files
+from grader.submissions.sources import BadInput
 
 __all__ = ["MOST_BYTES", "RECORD", "Collected", "Row", "collect", "read_list", "read_record"]
 

@@ -34,8 +34,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from grader.course.manifest import Course, Limits, Module, Task
-from grader.submissions import ingest
-from grader.submissions.ingest import BadInput, Submission, find_submissions, read_submission
+from grader.submissions.find import find_submissions, read_submission
+from grader.submissions.sources import MAX_SOURCE_BYTES, BadInput, Submission
 from tests.fuzz.engines import Target, Violation, command
 
 __all__ = ["TARGET", "check"]
@@ -215,7 +215,7 @@ def _judge(one: Submission | str, several: list[Submission] | str) -> str:
         for source in seen.sources.values():
             _demand(not (source.text and source.problem) and not source.missing, "a text and a problem")
             _demand(_harmless(source.problem) and len(source.problem) <= 500, f"{source.problem!r} would be shown")
-            _demand(len(source.text) <= ingest.MAX_SOURCE_BYTES and "\0" not in source.text, "a text beyond the caps")
+            _demand(len(source.text) <= MAX_SOURCE_BYTES and "\0" not in source.text, "a text beyond the caps")
             _demand(_SECRET not in source.text, "a text from outside of the package")
             source.text.encode()
         found = list(seen.sources.values())
@@ -552,7 +552,14 @@ TARGET = Target(
     corpus=corpus,
     mutate=mutate,
     strategy=strategy,
-    instrumented=("grader.submissions.ingest", "grader.base.text", "tarfile", "zipfile"),
+    instrumented=(
+        "grader.submissions.archives",
+        "grader.submissions.find",
+        "grader.submissions.notebooks",
+        "grader.base.text",
+        "tarfile",
+        "zipfile",
+    ),
     cpu_seconds=15.0,
     memory_mib=1024,
 )

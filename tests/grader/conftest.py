@@ -15,7 +15,7 @@ from grader.runner.results import ModuleResult, TaskResult
 from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 
 MANIFEST = """\
 title = "A course in miniature"
@@ -269,7 +269,7 @@ class Subtracts:
 
 def mini_course(folder: Path) -> Path:
     """Write the course in miniature; `grader check` is content with it. Returns its folder."""
-    from grader.course.content import make_stub
+    from grader.course.stubs import make_stub
 
     files = {
         "course.toml": MANIFEST,

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import grader
+from grader.base.files import write_atomically
 from grader.course.manifest import Course, Module
 from grader.exports.nbgrader.notebooks import make_notebook
-from grader.runner.results import write_atomically
 
 __all__ = ["ExportError", "Written", "needs_nbgrader", "write_course"]
 

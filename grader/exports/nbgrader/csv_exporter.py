@@ -11,8 +11,9 @@ from pathlib import Path
 from nbgrader.api import Gradebook, MissingEntry, SubmittedAssignment
 from nbgrader.plugins import ExportPlugin
 
+from grader.base.files import write_atomically
 from grader.reports.scoreboard import csv_cell, csv_text
-from grader.runner.results import rounded, write_atomically
+from grader.runner.results import rounded
 
 __all__ = ["SafeCsvExporter"]
 

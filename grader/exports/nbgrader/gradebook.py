@@ -25,14 +25,15 @@ from nbgrader.preprocessors import AssignLatePenalties, ClearOutput, ClearSoluti
 from nbgrader.utils import parse_utc
 from sqlalchemy.exc import DBAPIError, SAWarning
 
+from grader.base.files import write_atomically
 from grader.base.outcome import Status
 from grader.base.text import one_line
 from grader.course.manifest import Course, Module
 from grader.exports.nbgrader.notebooks import graded_id, make_notebook, solution_id
 from grader.exports.nbgrader.preprocessor import score_outputs
 from grader.reports.feedback import explain
-from grader.runner.results import ModuleResult, Results, write_atomically
-from grader.submissions.ingest import Source
+from grader.runner.results import ModuleResult, Results
+from grader.submissions.sources import Source
 
 __all__ = ["Exported", "GradebookError", "export_gradebook", "verbatim"]
 

@@ -8,8 +8,8 @@ import html
 import re
 from typing import Any
 
-from grader.course.content import cut_up
 from grader.course.manifest import Course, Module, Task
+from grader.course.notebook import cut_up
 
 __all__ = ["SCHEMA_VERSION", "graded_cell", "graded_id", "make_notebook", "solution_id"]
 

@@ -29,7 +29,8 @@ from grader.runner.jobs import Refused
 from grader.runner.results import ModuleResult, TaskResult
 from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed, isolation
-from grader.submissions.ingest import MAX_NOTEBOOK_BYTES, Source, notebook_source
+from grader.submissions.notebooks import notebook_source
+from grader.submissions.sources import MAX_NOTEBOOK_BYTES, Source
 
 __all__ = ["AskForManualGrades", "Disarm", "GradeInWorkers", "GradingFailed", "MendMarks", "SubmissionFailed", "score_outputs"]
 

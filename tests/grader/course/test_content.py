@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from grader.course.content import answer_only, answer_with, cut_up, docstrings, make_stub, read_bank, solution_lines, trivial_answers
+from grader.course.banks import answer_only, answer_with, read_bank, trivial_answers
 from grader.course.manifest import Course
+from grader.course.notebook import cut_up
+from grader.course.stubs import docstrings, make_stub, solution_lines
 
 SOLUTION = '''\
 """A module."""

@@ -17,7 +17,7 @@ from grader.runner.results import environment
 from grader.runner.store import Entry, Store
 from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import isolation, machine_layers
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 from tests.grader.conftest import grader
 
 ROOT = Path(__file__).parents[3]

@@ -11,7 +11,7 @@ from grader.exports.nbgrader import ahead
 from grader.exports.nbgrader.ahead import Graders, graders_for
 from grader.runner.jobs import Refused
 from grader.runner.units import Unit
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 from tests.grader.conftest import mini_course
 
 

@@ -24,7 +24,7 @@ from grader.course.manifest import Course
 from grader.reports.feedback import explain
 from grader.runner.results import SCHEMA, ModuleResult, Results, SubmissionResult, TestResult, environment, score_module, submission_result
 from grader.sandbox.supervisor.isolation import Isolation
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 from tests.grader.conftest import COUNTER, RIGHT, grader, mini_course
 
 pytest.importorskip("nbgrader", reason="needs the extra nbgrader")

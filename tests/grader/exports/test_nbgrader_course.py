@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from grader.course.content import cut_up, solution_lines
 from grader.course.manifest import Course, Module, Task
+from grader.course.notebook import cut_up
+from grader.course.stubs import solution_lines
 from grader.runner.results import read_results
 from grader.sandbox.supervisor.isolation import machine_layers
 from tests.grader.conftest import COUNTER, DOUBLE, HIDDEN, PUBLIC, SOLUTION, grader, mini_course

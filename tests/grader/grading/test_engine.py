@@ -12,7 +12,7 @@ from grader.base.outcome import Status
 from grader.course.manifest import Course
 from grader.grading import case as cases
 from grader.grading.engine import Engine
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 from tests.grader.conftest import COUNTER, DOUBLE, HIDDEN, RIGHT, forget_suites, mini_course
 
 ROOT = Path(__file__).parents[3]

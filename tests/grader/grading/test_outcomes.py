@@ -5,7 +5,8 @@ import json
 import pytest
 
 from grader.base.outcome import Status
-from grader.submissions.ingest import Source, notebook_source
+from grader.submissions.notebooks import notebook_source
+from grader.submissions.sources import Source
 from tests.grader.conftest import COUNTER, DOUBLE, RIGHT, SOLUTION, mini_course, tasks_of
 
 HEAD = "import ctypes, os, sys, time\nimport torch\n\n\n"

@@ -23,7 +23,7 @@ from grader.protocol.probes import freeze
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.worker_handle import Ended
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 
 __all__ = ["TWINS", "Stopped", "Twin", "Verdict", "render", "study", "written"]
 

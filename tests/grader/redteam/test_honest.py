@@ -16,7 +16,7 @@ from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.sandbox.worker.confine import supported
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))
 

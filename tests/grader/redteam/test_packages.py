@@ -27,7 +27,7 @@ import pytest
 from grader.course.manifest import Course
 from grader.grading.source_bans import in_source
 from grader.sandbox.worker.confine import supported
-from grader.submissions.ingest import read_submission
+from grader.submissions.find import read_submission
 from tests.grader.conftest import COUNTER, RIGHT, grader, mini_course
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))

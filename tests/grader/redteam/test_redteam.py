@@ -37,7 +37,7 @@ from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import draw_seed, machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.sandbox.worker.confine import MINIMUM_ABI, supported
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 from tests.grader.redteam import table
 
 pytestmark = pytest.mark.skipif(supported() is not None, reason=str(supported()))

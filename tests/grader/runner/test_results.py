@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from grader.base.files import write_atomically
 from grader.base.outcome import Status
 from grader.course.manifest import Module, Task
 from grader.runner.results import (
@@ -24,7 +25,6 @@ from grader.runner.results import (
     rounded,
     score_module,
     submission_result,
-    write_atomically,
 )
 from grader.sandbox.supervisor.isolation import Isolation, isolation
 

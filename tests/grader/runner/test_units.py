@@ -9,7 +9,7 @@ from grader.base.outcome import Status
 from grader.grading.engine import Engine
 from grader.protocol.probes import _imported_submodules
 from grader.runner.units import Unit, take
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 from tests.grader.conftest import RIGHT
 
 

@@ -10,7 +10,7 @@ from grader.base.outcome import Status
 from grader.runner.jobs import JobServer, Refused, WarmJob, grade_units
 from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
-from grader.submissions.ingest import Source
+from grader.submissions.sources import Source
 from tests.grader.conftest import RIGHT
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from grader.course.manifest import Course
 from grader.submissions.collect import Row, collect, read_list, read_record
-from grader.submissions.ingest import MAX_SOURCE_BYTES, BadInput, find_submissions
+from grader.submissions.find import find_submissions
+from grader.submissions.sources import MAX_SOURCE_BYTES, BadInput
 from tests.grader.conftest import RIGHT, grader, mini_course
 from tests.grader.exports.test_workflows import publish
 

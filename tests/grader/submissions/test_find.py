@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from grader.protocol.cells import cells_of
-from grader.submissions.ingest import BadInput, find_submissions, notebook_source, read_submission
+from grader.submissions.find import find_submissions, read_submission
+from grader.submissions.notebooks import notebook_source
+from grader.submissions.sources import BadInput
 
 TEXT = "def double(x):\n    return x + x\n"
 

@@ -1,0 +1,95 @@
+"""A reference cut into the parts of a notebook, with each answer between nbgrader's marks."""
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from grader.course.source import Definition, bound_name, first_line, gap, head, helpers_of, is_private, text_of, todo
+
+__all__ = ["ModuleParts", "cut_up"]
+
+
+@dataclass(frozen=True)
+class ModuleParts:
+    """A reference in parts, for a notebook: its docstring, what stands beside the tasks, and each task with its answer between marks."""
+
+    docstring: str
+    preamble: str
+    tasks: dict[str, str]
+
+
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+"""nbgrader's marks: what stands between them, a line that raises takes the place of."""
+
+
+def cut_up(solution: str, tasks: Iterable[str]) -> ModuleParts:
+    """Cut a reference into its parts. Between the marks stands all that the stub lacks: bodies, and the private helpers of each task.
+
+    A helper that several tasks use goes with the first of them. Raises: ValueError where a class can't be marked.
+    """
+    lines = solution.splitlines()
+    tree = ast.parse(solution)
+    wanted = list(tasks)
+    nodes = {node.name: node for node in tree.body if isinstance(node, Definition) and node.name in wanted}
+    private = [node for node in tree.body if is_private(node)]
+    owners = _owners([nodes[name] for name in wanted], private)
+    docstring = ast.get_docstring(tree) or ""
+    preamble, previous = "", None
+    for node in tree.body[1 if docstring else 0 :]:
+        if node not in nodes.values() and node not in private:
+            preamble += gap(previous, node, lines) + text_of(lines, first_line(node), node.end_lineno or node.lineno)
+            previous = node
+    cells = {}
+    for name in wanted:
+        own = [node for node in private if owners[node] is nodes[name]]
+        answer = _marked(nodes[name], lines, helpers_of(tree))
+        helpers = "".join(f"\n\n\n{text_of(lines, first_line(node), node.end_lineno or node.lineno)}" for node in own)
+        if helpers and not answer.endswith(END):
+            raise ValueError(f"{name}: its helpers can't be hidden behind a class that does not end in a method: put its methods last")
+        cells[name] = f"{answer.removesuffix(END).rstrip()}{helpers}\n{END}" if helpers else answer
+    return ModuleParts(docstring, preamble, cells)
+
+
+def _owners(tasks: list[Definition], private: list[ast.stmt]) -> dict[ast.stmt, Definition]:
+    """For each private statement of a module, the first task that needs it, itself or through others."""
+    names = {bound_name(node): node for node in private}
+    owners: dict[ast.stmt, Definition] = {}
+    for task in tasks:
+        pending: list[ast.stmt] = [task]
+        while pending:
+            for part in ast.walk(pending.pop()):
+                node = names.get(part.id) if isinstance(part, ast.Name) else None
+                if node is not None and node not in owners:
+                    owners[node] = task
+                    pending.append(node)
+    return {node: owners.get(node, tasks[0]) for node in private}
+
+
+def _marked(node: Definition, lines: list[str], helpers: dict[str, Definition]) -> str:
+    """A task with its bodies between marks, and the private parts of a class behind the method that they follow."""
+    if isinstance(node, ast.FunctionDef):
+        return f"{_open(node, lines, helpers)}\n{' ' * (node.col_offset + 4)}{END}"
+    items = node.body[1 if ast.get_docstring(node) else 0 :]
+    parts, hidden, within = [head(node, lines)], "", False
+    for item in items:
+        text = text_of(lines, first_line(item), item.end_lineno or item.lineno)
+        if is_private(item) and not within:
+            hidden += f"\n\n{text}"
+        elif is_private(item):
+            parts[-1] += f"\n\n{text}"
+        else:
+            if within:
+                parts[-1] += f"\n{' ' * 8}{END}"
+            within = isinstance(item, ast.FunctionDef)
+            parts.append(f"\n{_open(item, lines, helpers)}{hidden}" if isinstance(item, ast.FunctionDef) else f"\n{text}")
+            hidden = "" if within else hidden
+    if hidden:
+        raise ValueError(f"{node.name}: its private parts can't be hidden behind a method, since it has none: add one")
+    return "\n".join(parts) + (f"\n{' ' * 8}{END}" if within else "")
+
+
+def _open(node: ast.FunctionDef, lines: list[str], helpers: dict[str, Definition]) -> str:
+    """A function whose body begins with a mark, which is still to be closed."""
+    indent, beginning = " " * (node.col_offset + 4), head(node, lines)
+    body = lines[first_line(node) + beginning.count("\n") : node.end_lineno]
+    return "\n".join([beginning, f"{indent}{todo(node, lines, helpers)}", f"{indent}{BEGIN}", *body])

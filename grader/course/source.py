@@ -1,0 +1,90 @@
+"""A reference's source in parts: heads, bodies, helpers, and the gaps between statements. Text only; nothing here is executed."""
+
+import ast
+
+__all__ = ["Definition", "body_lines", "bound_name", "first_line", "gap", "head", "helpers_of", "is_private", "text_of", "todo"]
+
+Definition = ast.FunctionDef | ast.ClassDef
+
+
+def helpers_of(tree: ast.Module) -> dict[str, Definition]:
+    """The private definitions, of the module and of its classes."""
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, Definition) and is_private(node)}
+
+
+def gap(previous: ast.stmt | None, node: ast.stmt, lines: list[str]) -> str:
+    """The blank lines between two statements: two around definitions, elsewhere as in the reference."""
+    if previous is None:
+        return ""
+    if isinstance(previous, Definition) or isinstance(node, Definition):
+        return "\n\n\n"
+    between = lines[previous.end_lineno or previous.lineno : first_line(node) - 1]
+    return "\n\n" if any(not line.strip() for line in between) else "\n"
+
+
+def todo(node: ast.FunctionDef, lines: list[str], helpers: dict[str, Definition]) -> str:
+    """The comment that stands for a body, with the number of lines that the reference takes."""
+    count, more = len(body_lines(node, lines)), _lines_of_helpers(node, lines, helpers)
+    return f"# TODO: about {count} line{'s' if count != 1 else ''}{f', and {more} in helpers of your own' if more else ''}."
+
+
+def _lines_of_helpers(node: ast.AST, lines: list[str], helpers: dict[str, Definition]) -> int:
+    """Lines of the private definitions that a body uses, and that those use."""
+    found: dict[str, Definition] = {}
+    pending: list[ast.AST] = [node]
+    while pending:
+        for part in ast.walk(pending.pop()):
+            name = part.id if isinstance(part, ast.Name) else part.attr if isinstance(part, ast.Attribute) else ""
+            if name in helpers and name not in found:
+                found[name] = helpers[name]
+                pending.append(helpers[name])
+    outermost = [
+        helper for helper in found.values() if not any(helper in ast.walk(other) for other in found.values() if other is not helper)
+    ]
+    return sum(1 + len(body_lines(helper, lines)) for helper in outermost)
+
+
+def head(node: Definition, lines: list[str]) -> str:
+    """Decorators, signature and docstring."""
+    last = node.body[0].end_lineno if ast.get_docstring(node) else first_line(node.body[0]) - 1
+    head = lines[first_line(node) - 1 : last]
+    while not head[-1].strip() or head[-1].lstrip().startswith("#"):  # a comment on the body may give it away
+        head.pop()
+    return "\n".join(head)
+
+
+def first_line(node: ast.stmt) -> int:
+    """The line at which a statement begins, decorators included."""
+    decorators = getattr(node, "decorator_list", [])
+    return int(min([node.lineno, *(decorator.lineno for decorator in decorators)]))
+
+
+def text_of(lines: list[str], first: int, last: int) -> str:
+    """The lines from the first to the last, counted from 1."""
+    return "\n".join(lines[first - 1 : last])
+
+
+def body_lines(node: Definition, lines: list[str]) -> list[str]:
+    """The lines of a body that are code: no docstring, blanks or comments."""
+    body = node.body[1:] if ast.get_docstring(node) else node.body
+    if not body:
+        return []
+    text = (line.strip() for line in lines[body[0].lineno - 1 : node.end_lineno])
+    return [line for line in text if line and not line.startswith("#")]
+
+
+def is_private(node: ast.stmt) -> bool:
+    """True for what binds a name with a leading underscore, which is no part of the statement."""
+    name = bound_name(node)
+    return name.startswith("_") and not name.endswith("__")
+
+
+def bound_name(node: ast.stmt) -> str:
+    """The name that a definition or assignment binds; empty for other statements."""
+    match node:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return name
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name
+        case _:
+            return ""

@@ -1,0 +1,187 @@
+"""The files of a .zip or .tar.gz, read as data: nothing is extracted, and what is asked of memory and time has caps."""
+
+import io
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from grader.course.manifest import Course
+from grader.submissions.sources import (
+    MAX_MATCHED_BYTES,
+    MAX_MATCHES,
+    MAX_MEMBERS,
+    MAX_NOTEBOOK_BYTES,
+    MAX_SOURCE_BYTES,
+    Entry,
+    Unreadable,
+    module_of,
+)
+
+__all__ = ["ARCHIVES", "archived_files"]
+
+MAX_ARCHIVE_BYTES = 256 << 20
+MAX_UNPACKED_BYTES = 1 << 30
+MAX_DIRECTORY_BYTES = 4 << 20  # a zip's list of members, which is read as a whole
+MAX_HEADER_BYTES = 64 << 10  # a tar's header of a long name
+ARCHIVES = (".zip", ".tar.gz", ".tgz")
+
+_BAD_ARCHIVE: tuple[type[Exception], ...] = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, OSError, EOFError)
+_BAD_ARCHIVE += (ValueError, LookupError, ArithmeticError, RuntimeError, MemoryError)
+"""What reading a damaged archive raises: zipfile lets through what its parts raise."""
+
+
+def archived_files(path: Path, course: Course) -> list[Entry]:
+    """The regular files of an archive that are called like modules. Raises: Unreadable."""
+    if path.stat().st_size > MAX_ARCHIVE_BYTES:
+        raise Unreadable(f"it is larger than {MAX_ARCHIVE_BYTES >> 20} MiB.")
+    try:
+        entries, total = [], 0
+        for member, read in (_zip_members if path.name.lower().endswith(".zip") else _tar_members)(path):
+            if _plain(member) and module_of(PurePosixPath(member).name, course):
+                data = read((MAX_NOTEBOOK_BYTES if member.endswith(".ipynb") else MAX_SOURCE_BYTES) + 1)  # now: a tar is read in one pass
+                entries.append(Entry(PurePosixPath(member), lambda limit, data=data: data[:limit]))  # type: ignore[misc]
+                total += len(data)
+                if len(entries) > MAX_MATCHES or total > MAX_MATCHED_BYTES:
+                    raise Unreadable("it holds the same modules many times over.")
+    except _BAD_ARCHIVE:
+        raise Unreadable("it is damaged, or not the kind of archive that its name says.") from None
+    return entries
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
+    with open(path, "rb", buffering=0) as raw, _Reluctant(raw) as file, zipfile.ZipFile(file) as archive:
+        file.most = MAX_ARCHIVE_BYTES
+        members = archive.infolist()
+        if len(members) > MAX_MEMBERS:
+            raise Unreadable(f"it has more than {MAX_MEMBERS} members.")
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if not member.filename.endswith("/") and kind in (0, stat.S_IFREG):  # is_dir fails on an empty name
+                yield member.filename, partial(_zip_member, archive, member)
+
+
+class _Reluctant(io.BufferedReader):
+    """A file that refuses to be read by more than so much at a time."""
+
+    most = MAX_DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.most:
+            raise Unreadable(f"it has more than {MAX_MEMBERS} members, or very long names.")
+        return super().read(size)
+
+
+def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> bytes:
+    if member.flag_bits & 1:
+        raise Unreadable("it is encrypted: hand it in without a password.")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # of others, a few bytes can ask for gigabytes of memory
+        raise Unreadable("it is packed in an unusual way: make an ordinary .zip.")
+    with archive.open(member) as file:
+        return file.read(limit)
+
+
+_TOO_MUCH = f"it has more than {MAX_MEMBERS} members, or unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB."
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class _Unpacked:
+    """The content of a gzip file, read in one pass and never kept."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file, self._zlib = file, zlib.decompressobj(wbits=31)
+        self._ready = bytearray()
+        self._left = MAX_UNPACKED_BYTES
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, or fewer at the end. Raises: EOFError where the file is cut off, zlib.error, Unreadable."""
+        while len(self._ready) < size and not self._zlib.eof:
+            packed = self._zlib.unconsumed_tail or self._file.read(1 << 16)
+            if not packed:
+                raise EOFError
+            self._ready += self._zlib.decompress(packed, 1 << 20)
+        data = bytes(self._ready[:size])
+        del self._ready[:size]
+        self._left -= len(data)
+        if self._left < 0:
+            raise Unreadable(_TOO_MUCH)
+        return data
+
+    def skip(self, size: int) -> None:
+        """Pass over so many bytes. Raises: EOFError where there are fewer."""
+        while size > 0:
+            part = self.read(min(size, 1 << 20))
+            if not part:
+                raise EOFError
+            size -= len(part)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
+    """The regular files, header by header: tarfile itself takes quadratic time, or all memory, over headers that are made for it."""
+    with open(path, "rb") as file:
+        content = _Unpacked(file)
+        name, sparse = "", False  # what a header before the file's own says of it
+        for _ in range(3 * MAX_MEMBERS):
+            block = content.read(_BLOCK)
+            if not block.strip(b"\0"):
+                return
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if header.size < 0 or header.type == tarfile.GNUTYPE_SPARSE:
+                raise tarfile.ReadError
+            held = -(-header.size // _BLOCK) * _BLOCK
+            if held > MAX_UNPACKED_BYTES:
+                raise Unreadable(_TOO_MUCH)
+            if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+                if header.size > MAX_HEADER_BYTES:
+                    raise Unreadable("it holds a name that is too long.")
+                data = content.read(held)[: header.size]
+                if header.type == tarfile.GNUTYPE_LONGNAME:
+                    name = data.partition(b"\0")[0].decode(errors="replace")
+                else:
+                    records = _pax_records(data)
+                    name = records.get(b"path", b"").decode(errors="replace") or name
+                    sparse = any(key.startswith(b"GNU.sparse.") for key in records)
+                continue
+            if header.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not sparse:
+                left = [held]
+                yield name or header.name, partial(_tar_member, content, header.size, left)
+                content.skip(left[0])
+            elif header.type not in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE):
+                content.skip(held)
+            if header.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
+                name, sparse = "", False
+        raise Unreadable(_TOO_MUCH)
+
+
+def _tar_member(content: _Unpacked, size: int, left: list[int], limit: int) -> bytes:
+    """At most `limit` bytes of the file that begins here; `left` then holds how much of the archive still belongs to it."""
+    data = content.read(min(size, limit))
+    if len(data) < min(size, limit):
+        raise EOFError
+    left[0] -= len(data)
+    return data
+
+
+def _pax_records(data: bytes) -> dict[bytes, bytes]:
+    """The records "LENGTH KEY=VALUE", each ended by a line feed and all of it counted."""
+    records, at = {}, 0
+    while at < len(data):
+        space = data.index(b" ", at, at + 8)
+        end = at + int(data[at:space])
+        if not space < end <= len(data):
+            raise tarfile.ReadError
+        key, _, value = data[space + 1 : end - 1].partition(b"=")
+        records[key] = value
+        at = end
+    if b"size" in records:  # stands in for a size that the header has no room for
+        raise Unreadable(_TOO_MUCH)
+    return records
+
+
+def _plain(name: str) -> bool:
+    """True for a relative path that stays inside."""
+    return not name.startswith("/") and "\\" not in name and ".." not in PurePosixPath(name).parts

@@ -1,0 +1,55 @@
+"""The files of a folder, read as data: links are not followed, and only regular files are opened."""
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+from grader.submissions.sources import MAX_MEMBERS, Entry, Unreadable
+
+__all__ = ["folder_files", "reader", "wrapped_folder_files"]
+
+
+def reader(path: Path) -> Callable[[int], bytes]:
+    """Reads at most so many bytes of a regular file."""
+
+    def read(limit: int) -> bytes:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise Unreadable(f"{error.strerror}.") from None
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Unreadable("it is not a regular file.")
+            return file.read(limit)
+
+    return read
+
+
+def folder_files(root: Path) -> list[Entry]:
+    """The regular files at the top of a folder and in its exercises/; links are not followed."""
+    return _files(root, (root, root / "exercises"))
+
+
+def wrapped_folder_files(root: Path) -> list[Entry]:
+    """The same, of the one folder within where there is nothing but that, as in an archive of GitHub's."""
+    inner = [child for child in root.iterdir() if not child.name.startswith((".", "__MACOSX"))]
+    if len(inner) == 1 and inner[0].name != "exercises" and not inner[0].is_symlink() and inner[0].is_dir():
+        return _files(root, (inner[0], inner[0] / "exercises"))
+    return folder_files(root)
+
+
+def _files(root: Path, folders: Iterable[Path]) -> list[Entry]:
+    entries = []
+    for folder in folders:
+        if folder.is_symlink() and folder != root:
+            continue
+        try:
+            children = sorted(os.scandir(folder), key=lambda item: item.name)
+        except OSError:
+            continue
+        for child in children[:MAX_MEMBERS]:
+            if child.is_file(follow_symlinks=False):
+                path = Path(child.path)
+                entries.append(Entry(PurePosixPath(path.relative_to(root).as_posix()), reader(path)))
+    return entries
