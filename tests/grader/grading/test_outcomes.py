@@ -396,16 +396,15 @@ def test_a_banned_call_while_a_probe_is_unpickled_is_seen(grade_source):
     """The watch begins before the student's arguments are made: what makes them, a module may have replaced."""
     spy = """import torch
 
-KEPT, REAL = [], torch.frombuffer
+KEPT, REAL = [], torch.empty
 
 
-def spy(data, dtype):
-    entries = REAL(data, dtype=dtype)
-    KEPT.append(torch.softmax(entries, 0))
-    return entries
+def spy(*shape, **options):
+    KEPT.append(torch.softmax(torch.ones(3), 0))
+    return REAL(*shape, **options)
 
 
-torch.frombuffer = spy
+torch.empty = spy
 """
     tasks = tasks_of(grade_source(f"{spy}\n\n{DOUBLE}\n\n{COUNTER}"))
     assert tasks["double"].status is Status.BANNED
