@@ -12,6 +12,7 @@ from grader.base.files import write_atomically
 from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, stop
 from grader.course.manifest import ManifestError, Module
 from grader.course.stubs import make_stub
+from grader.practice.hints import hints_of
 from grader.runner.results import json_schema
 
 __all__ = ["hint", "list_", "schema", "stubs"]
@@ -49,7 +50,7 @@ def hint(
         (module,) = loaded.select([], [task])
     except ManifestError as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
-    for text in module.task(task).hints[: more + 1]:
+    for text in hints_of(module.task(task), more):
         Console().print(Text(text))
 
 

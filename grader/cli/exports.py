@@ -16,10 +16,10 @@ from grader.base.outcome import Status
 from grader.cli.terminal import CourseOption, ModuleOption, console, load, stop
 from grader.course.manifest import MANIFEST, ManifestError
 from grader.exports import classroom50, gradescope
-from grader.exports import github_classroom as reporter
 from grader.exports.classroom50_result import BadIdentity, Identity
 from grader.exports.escape import file_name, log_line
 from grader.exports.files import WouldOverwrite, chosen, write_files
+from grader.exports.github_classroom import reporter_files
 from grader.runner.results import Results, ResultsError, read_results
 from grader.submissions.sources import BadInput
 
@@ -44,7 +44,7 @@ def github_classroom(
 ) -> None:
     """Write the JSON of GitHub Classroom's reporter, for each submission and module."""
     try:
-        files = reporter.reporter_files(_read(results), submission or ())
+        files = reporter_files(_read(results), submission or ())
     except ResultsError as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     _write(out, files, force)

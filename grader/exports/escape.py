@@ -10,7 +10,7 @@ import secrets
 
 from grader.base.text import clean, one_line, without_commands
 
-__all__ = ["file_name", "github_output", "html_text", "log_line", "markdown_block", "markdown_text"]
+__all__ = ["file_name", "github_output", "log_line", "markdown_block", "markdown_text"]
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$^=:])")  # < > & become entities
 _AUTOMATIC = re.compile(r"(?<=[@#/])(?=\S)|(?<=GH\\-)(?=\d)|(?<=www)(?=\\\.)", re.IGNORECASE)
@@ -45,11 +45,6 @@ def markdown_block(text: str, limit: int = 4000) -> str:
     lines = clean(text, limit)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", lines)), default=0))
     return f"{fence}text\n{lines}\n{fence}"
-
-
-def html_text(text: str, limit: int = 4000) -> str:
-    """Text for an element or a quoted attribute of HTML."""
-    return html.escape(clean(text, limit), quote=True)
 
 
 def file_name(text: str) -> str:

@@ -1,11 +1,6 @@
-"""Reports made from results: the terminal's scoreboard, JUnit XML, CSV. Every string of a student's is escaped for its medium."""
+"""The terminal's scoreboard."""
 
-import csv
-import io
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from xml.etree import ElementTree
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -16,7 +11,7 @@ from grader.base.text import without_commands
 from grader.reports.feedback import words
 from grader.runner.results import ModuleResult, Results, SubmissionResult, TaskResult, rounded
 
-__all__ = ["csv_cell", "csv_report", "csv_text", "junit_report", "scoreboard"]
+__all__ = ["scoreboard"]
 
 _STYLES = {Status.PASSED: "green", Status.SKIPPED: "dim", Status.NOT_IMPLEMENTED: "dim", Status.GRADER_ERROR: "bold magenta"}
 
@@ -67,64 +62,3 @@ def _details(name: str, tasks: list[TaskResult]) -> Table:
             Text(task.name), f"{rounded(task.score)} / {task.max_score:g}", status, Text(without_commands(message.replace("\n", " ")))
         )
     return table
-
-
-def csv_report(results: Results) -> str:
-    """One row a submission and task, with the first message."""
-    rows = [["submission", "module", "task", "score", "max_score", "status", "tests_passed", "tests", "message"]]
-    for submission in results.submissions:
-        for module in submission.modules:
-            for task in module.tasks:
-                message = next((test.message for test in task.tests if test.message), "").replace("\n", " ")
-                passed = sum(test.status is Status.PASSED for test in task.tests)
-                row = [submission.id, module.name, task.name, str(rounded(task.score)), f"{task.max_score:g}"]
-                rows.append([csv_cell(value) for value in [*row, task.status, str(passed), str(len(task.tests)), message]])
-    return csv_text(rows)
-
-
-def csv_text(rows: Iterable[Sequence[str]]) -> str:
-    """RFC 4180 with a byte order mark, so that spreadsheets read it. Cells that hold a string of a user's go through `csv_cell` first."""
-    out = io.StringIO()
-    out.write("\ufeff")
-    csv.writer(out, lineterminator="\r\n").writerows(rows)
-    return out.getvalue()
-
-
-def csv_cell(value: str) -> str:
-    """A string that no spreadsheet takes for a formula."""
-    value = re.sub(r"([;\t]\s*)(?=[=+\-@])", r"\1'", value)  # where a spreadsheet splits at other separators
-    return f"'{value}" if value.lstrip().startswith(("=", "+", "-", "@")) else value
-
-
-def junit_report(results: Results) -> bytes:
-    """One testsuite a submission and module, points in its properties (pytest's dialect allows none on a test)."""
-    root = ElementTree.Element("testsuites")
-    for submission in results.submissions:
-        for module in submission.modules:
-            tests = [(task, test) for task in module.tasks for test in task.tests]
-            counts = Counter(_junit_kind(test.status) for _, test in tests)
-            suite = ElementTree.SubElement(root, "testsuite", name=f"{submission.id}.{module.name}", tests=str(len(tests)))
-            for attribute, kind in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-                suite.set(attribute, str(counts[kind]))
-            properties = ElementTree.SubElement(suite, "properties")
-            for name, value in (("score", module.score), ("max_score", module.max_score), ("seed", results.seed)):
-                ElementTree.SubElement(properties, "property", name=name, value=str(value))
-            for task, test in tests:
-                case = ElementTree.SubElement(suite, "testcase", classname=f"{module.name}.{task.name}", name=test.id)
-                if kind := _junit_kind(test.status):
-                    ElementTree.SubElement(case, kind, message=f"{test.status}: {test.message}")
-    ElementTree.indent(root)
-    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return text
-
-
-def _junit_kind(status: Status) -> str:
-    match status:
-        case Status.PASSED:
-            return ""
-        case Status.SKIPPED:
-            return "skipped"
-        case Status.FAILED | Status.NOT_IMPLEMENTED | Status.BANNED:
-            return "failure"
-        case _:
-            return "error"

@@ -12,7 +12,7 @@ from nbgrader.api import Gradebook, MissingEntry, SubmittedAssignment
 from nbgrader.plugins import ExportPlugin
 
 from grader.base.files import write_atomically
-from grader.reports.scoreboard import csv_cell, csv_text
+from grader.reports.csv_report import csv_cell, csv_text
 from grader.runner.results import rounded
 
 __all__ = ["SafeCsvExporter"]

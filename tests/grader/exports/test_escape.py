@@ -1,11 +1,10 @@
 """One function a medium, each against the same hostile string."""
 
-import html
 import re
 
 import pytest
 
-from grader.exports.escape import file_name, github_output, html_text, log_line, markdown_block, markdown_text
+from grader.exports.escape import file_name, github_output, log_line, markdown_block, markdown_text
 from tests.grader.exports.samples import HOSTILE, commands, outputs
 
 
@@ -67,13 +66,6 @@ def test_a_markdown_block_ends_where_it_should(text):
     assert re.fullmatch(r"`{3,}text", first)
     assert last == first.removesuffix("text")
     assert all(last not in line for line in inside)
-
-
-def test_html_text_is_text():
-    """No tag opens and no attribute ends."""
-    text = html_text(HOSTILE)
-    assert not re.search(r"[<>\"']", text)
-    assert "<script>" in html.unescape(text)
 
 
 @pytest.mark.parametrize(

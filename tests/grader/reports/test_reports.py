@@ -10,7 +10,9 @@ from rich.console import Console
 from grader.base.outcome import Status
 from grader.base.text import clean, one_line
 from grader.course.manifest import Module, Task
-from grader.reports.scoreboard import csv_report, junit_report, scoreboard
+from grader.reports.csv_report import csv_report
+from grader.reports.junit import junit_report
+from grader.reports.scoreboard import scoreboard
 from grader.runner.results import SCHEMA, Results, TestResult, environment, score_module, submission_result
 from grader.sandbox.supervisor.isolation import Isolation
 from tests.grader.conftest import COUNTER

@@ -1,0 +1,1 @@
+"""The student's loop. Knows no solution, no hidden test and no sandbox."""
