@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from grader.course.digits import load_digits
+from grader.exports.templating import ACTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,3 +27,10 @@ def test_torch_and_torchvision_are_pinned_together():
     """Scores depend on both versions, so constraints.txt names each exactly."""
     pins = re.findall(r"^(\w+)==[\d.]+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pins == ["torch", "torchvision"]
+
+
+def test_ci_pins_the_actions_that_exports_pin():
+    """One version of an action for everything here, pinned to a commit."""
+    used = re.findall(r"uses: (.+)$", (ROOT / ".github/workflows/ci.yml").read_text(), re.MULTILINE)
+    assert used
+    assert set(used) <= set(ACTIONS.values())
