@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from grader.course.manifest import Course, Module, Task
-from grader.course.notebook import cut_up
+from grader.course.parts import cut_up
 
 __all__ = ["SCHEMA_VERSION", "graded_cell", "graded_id", "make_notebook", "solution_id"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from grader.course.banks import answer_only, answer_with, read_bank, trivial_answers
 from grader.course.manifest import Course
-from grader.course.notebook import cut_up
+from grader.course.parts import cut_up
 from grader.course.stubs import docstrings, make_stub, solution_lines
 
 SOLUTION = '''\

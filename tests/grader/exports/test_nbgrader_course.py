@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from grader.course.manifest import Course, Module, Task
-from grader.course.notebook import cut_up
+from grader.course.parts import cut_up
 from grader.course.stubs import solution_lines
 from grader.runner.results import read_results
 from grader.sandbox.supervisor.isolation import machine_layers
