@@ -1,25 +1,53 @@
-"""The command `grader`: its commands, in the order in which `grader --help` shows them."""
+"""The command `grader`: its commands, in the order in which `grader --help` shows them.
+
+Students call `grader` often, so it has to start quickly: commands import what they need when they are called, and the exports' file is
+imported only for `grader export`.
+"""
+
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from grader.cli.check import check
-from grader.cli.collect import collect_
-from grader.cli.course import hint, list_, schema, stubs
+from grader.cli.collect import collect_repositories
+from grader.cli.course import hint, list_tasks, schema, stubs
 from grader.cli.doctor import doctor
-from grader.cli.exports import app as exports
 from grader.cli.grade import grade
 
 __all__ = ["app"]
 
+
+class _Exports(TyperGroup):
+    """The commands of `grader export`. Their file is imported when the group is used."""
+
+    @property
+    def commands(self) -> Any:
+        """The commands by name."""
+        from grader.cli.exports import app as exports
+
+        return get_group(exports).commands
+
+    @commands.setter
+    def commands(self, _: Any) -> None:
+        """Ignore the empty table that the constructor sets."""
+
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Exercises in PyTorch, and their grader."
 )
-app.command("list")(list_)
+app.command("list")(list_tasks)
 app.command()(grade)
-app.command("collect")(collect_)
+app.command("collect")(collect_repositories)
 app.command()(check)
 app.command()(stubs)
 app.command()(hint)
 app.command()(schema)
 app.command()(doctor)
-app.add_typer(exports, name="export")
+app.add_typer(
+    typer.Typer(
+        cls=_Exports, no_args_is_help=True, help="Write files that other programs read: nbgrader, GitHub, Classroom 50, Gradescope."
+    ),
+    name="export",
+)

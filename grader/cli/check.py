@@ -23,8 +23,6 @@ from grader.cli.terminal import (
     stop,
 )
 from grader.course.manifest import ManifestError
-from grader.runner.jobs import Refused
-from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed
 
 __all__ = ["check"]
 
@@ -32,16 +30,20 @@ __all__ = ["check"]
 def check(
     module: ModuleOption = None,
     task: TaskOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds for references and alternatives.")] = 20,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**53, help="What the fresh seeds come from (default: drawn).")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
+    seeds: Annotated[int, typer.Option(min=1, help="How many fresh seeds references and alternatives are graded with.")] = 20,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**53, help="The number that the fresh seeds are made from (default: a random one).")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="How many grading processes run at once.")] = min(4, os.cpu_count() or 1),
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
     trusted: TrustedOption = False,
     course: CourseOption = None,
 ) -> None:
-    """Prove that the suites reject every wrong answer in the banks and accept every right one, and that files and manifest agree."""
+    """Check that the suites reject every known wrong answer and accept every right one, and that files and manifest agree."""
     from grader.check.gate import check as run_check
+    from grader.runner.jobs import Refused
+    from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed
 
     loaded = load(course)
     seed = draw_seed() if seed is None else seed

@@ -10,22 +10,23 @@ from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
 from grader.cli.terminal import CourseOption, console, load, progress_bar, stop
-from grader.exports.escape import log_line
-from grader.submissions.collect import RECORD, collect, read_list
-from grader.submissions.sources import BadInput
 
-__all__ = ["collect_"]
+__all__ = ["collect_repositories"]
 
 
-def collect_(
+def collect_repositories(
     list_: Annotated[
         Path, typer.Argument(metavar="LIST", help="A CSV file with the columns repository,commit[,student], or the same as JSON.")
     ],
-    out: Annotated[Path, typer.Option(help="A new or empty folder: becomes a folder of submissions.")] = Path("submissions"),
-    server: Annotated[str, typer.Option(help="Where OWNER/NAME.git is fetched from.")] = "https://github.com",
+    out: Annotated[Path, typer.Option(help="A new or empty folder, which the submissions are written to.")] = Path("submissions"),
+    server: Annotated[str, typer.Option(help="The server that has OWNER/NAME.git.")] = "https://github.com",
     course: CourseOption = None,
 ) -> None:
-    """Fetch students' repositories at given commits, as data. A token for private ones is read from GRADER_GIT_TOKEN."""
+    """Fetch students' repositories at given commits. Nothing in them is run. For private repositories, set GRADER_GIT_TOKEN."""
+    from grader.exports.escape import log_line
+    from grader.submissions.collect import RECORD, collect, read_list
+    from grader.submissions.sources import BadInput
+
     loaded = load(course)
     try:
         rows = read_list(list_)

@@ -13,12 +13,11 @@ from grader.cli.terminal import CourseOption, JsonOption, console, load, print_j
 from grader.course.manifest import ManifestError, Module
 from grader.course.stubs import make_stub
 from grader.practice.hints import hints_of
-from grader.runner.results import json_schema
 
-__all__ = ["hint", "list_", "schema", "stubs"]
+__all__ = ["hint", "list_tasks", "schema", "stubs"]
 
 
-def list_(course: CourseOption = None, json: JsonOption = False) -> None:
+def list_tasks(course: CourseOption = None, json: JsonOption = False) -> None:
     """Show the modules and tasks, with points and minutes."""
     loaded = load(course)
     if json:
@@ -41,7 +40,7 @@ def _plain(module: Module) -> dict[str, Any]:
 
 def hint(
     task: Annotated[str, typer.Argument(help="The task's name.")],
-    more: Annotated[int, typer.Option("--more", "-m", count=True, help="One hint more; can be given twice.")] = 0,
+    more: Annotated[int, typer.Option("--more", "-m", count=True, help="One more hint; can be given twice.")] = 0,
     course: CourseOption = None,
 ) -> None:
     """Give a nudge; with --more the idea; with --more --more the shape of the answer."""
@@ -55,9 +54,10 @@ def hint(
 
 
 def stubs(
-    check: Annotated[bool, typer.Option("--check", help="Only say which stubs are out of date.")] = False, course: CourseOption = None
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; only say which stubs are out of date.")] = False,
+    course: CourseOption = None,
 ) -> None:
-    """Make exercises/ from solutions/."""
+    """Write the stubs in exercises/ from the references in solutions/."""
     loaded = load(course)
     outdated = 0
     for module in loaded.modules:
@@ -81,4 +81,6 @@ def stubs(
 
 def schema() -> None:
     """Print the JSON Schema of results.json."""
+    from grader.runner.results import json_schema
+
     print_json(json_schema())

@@ -10,19 +10,20 @@ from rich.text import Text
 
 from grader.base.exit_codes import EXIT_GRADER_FAILED, EXIT_PROBLEMS
 from grader.cli.terminal import JsonOption, print_json, stop
-from grader.sandbox.supervisor.isolation import Isolation, describe_machine, isolation, machine_layers
-from grader.sandbox.worker.confine import supported
 
-if TYPE_CHECKING:  # its import takes torch along
+if TYPE_CHECKING:
+    from grader.sandbox.supervisor.isolation import Isolation
     from grader.sandbox.supervisor.self_test import Protection
 
 __all__ = ["doctor"]
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Show what confines students' code on this machine, and what came of trying, from inside a worker, what it must not be able to do."""
+    """Show which sandbox layers are active on this machine, and test them from inside a worker."""
+    from grader.sandbox.supervisor.isolation import describe_machine, isolation, machine_layers
     from grader.sandbox.supervisor.self_test import inspect_protections
     from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteHandle
+    from grader.sandbox.worker.confine import supported
 
     reason, layers = supported(), machine_layers()
     try:
@@ -36,7 +37,7 @@ def doctor(json: JsonOption = False) -> None:
         report = {"machine": describe_machine(), "official": official, "reason": reason, "layers": record, "protections": protections}
         print_json(msgspec.to_builtins(report))
     else:
-        Console().print(_layers_table(record), _protections_table(protections))
+        Console().print(_layers_table(record, describe_machine()), _protections_table(protections))
         Console().print(
             "Official grading is possible here."
             if official
@@ -46,19 +47,23 @@ def doctor(json: JsonOption = False) -> None:
         raise typer.Exit(EXIT_PROBLEMS)
 
 
-def _layers_table(record: Isolation) -> Table:
-    table = Table("layer", "in force", "keeps student code from", title=describe_machine(), title_justify="left")
+def _layers_table(record: "Isolation", machine: str) -> Table:
+    table = Table("layer", "active", "keeps student code from", title=machine, title_justify="left")
     version = f"yes, version {record.landlock_abi}" if record.landlock_abi else ""
-    table.add_row("Landlock", _yes(version), "files outside its scratch folder; TCP from version 4, signals and abstract sockets from 6")
-    table.add_row("system-call filter", _yes("yes" * record.seccomp), "sockets, processes, tracing, changes of mode, owner and time")
-    table.add_row("no capabilities", _yes("yes" * record.confined), "what root may do")
-    table.add_row("namespaces", _yes("yes" * record.namespaces, "no (optional)"), "seeing which files exist outside; the network once more")
-    table.add_row("limits", _yes("yes"), "endless time, memory, files, threads, output")
+    table.add_row("Landlock", _yes(version), "files outside its scratch folder; from version 4 TCP, from 6 signals and abstract sockets")
+    table.add_row(
+        "system-call filter", _yes("yes" * record.seccomp), "sockets, new processes, tracing, changing a file's mode, owner or time"
+    )
+    table.add_row("no capabilities", _yes("yes" * record.confined), "using the powers of root")
+    table.add_row(
+        "namespaces", _yes("yes" * record.namespaces, "no (optional)"), "seeing which files exist outside, and the network (a second time)"
+    )
+    table.add_row("limits", _yes("yes"), "using too much time, memory, disk, threads or output")
     return table
 
 
 def _protections_table(protections: "list[Protection]") -> Table:
-    table = Table("student code can't", "holds", "what came of trying", title="Tried from inside a worker", title_justify="left")
+    table = Table("student code can't", "holds", "what happened", title="Tested from inside a worker", title_justify="left")
     for protection in protections:
         holds = _yes("yes" * protection.holds, "NO" if protection.required else "no (optional)")
         table.add_row(protection.name, holds, Text(protection.detail))

@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_INTERRUPTED
-from grader.base.files import write_atomically
-from grader.base.text import without_commands
 from grader.cli.terminal import (
     CourseOption,
     JsonOption,
@@ -26,36 +24,39 @@ from grader.cli.terminal import (
     stop,
 )
 from grader.course.manifest import ManifestError
-from grader.reports.csv_report import csv_report
-from grader.reports.junit import junit_report
-from grader.reports.scoreboard import scoreboard
-from grader.runner.flow import Interrupted, faults, run, write
-from grader.runner.jobs import Refused
-from grader.sandbox.supervisor.isolation import NotConfined, choose_layers
-from grader.submissions.find import find_submissions
-from grader.submissions.sources import BadInput
 
 __all__ = ["grade"]
 
 
 def grade(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Submissions, or folders whose children are submissions.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Submissions, or folders of submissions.")],
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("results"),
     module: ModuleOption = None,
     task: TaskOption = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**53, help="The run's seed (default: fresh, or that of an unfinished run in --out).")
+        int | None, typer.Option(min=0, max=2**53, help="The run's seed (default: that of an unfinished run in --out, or a fresh one).")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Grading processes.")] = min(4, os.cpu_count() or 1),
-    data: Annotated[Path | None, typer.Option(help="The digits: a folder that holds MNIST/raw (default: the course's data/).")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="How many grading processes run at once.")] = min(4, os.cpu_count() or 1),
+    data: Annotated[Path | None, typer.Option(help="The folder that holds MNIST/raw (default: the course's data/).")] = None,
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
     trusted: TrustedOption = False,
     course: CourseOption = None,
 ) -> None:
     """Grade submissions with the hidden suites, and write results.json, results.csv and junit.xml."""
+    from grader.base.files import write_atomically
+    from grader.base.text import without_commands
+    from grader.reports.csv_report import csv_report
+    from grader.reports.junit import junit_report
+    from grader.reports.scoreboard import scoreboard
+    from grader.runner.flow import Interrupted, faults, run, write
+    from grader.runner.jobs import Refused
+    from grader.sandbox.supervisor.isolation import NotConfined, choose_layers
+    from grader.submissions.find import find_submissions
+    from grader.submissions.sources import BadInput
+
     loaded = load(course)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is an interrupt
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run like Ctrl-C
     try:
         loaded = loaded.with_data(data) if data else loaded
         modules = loaded.select(module or [], task or [])

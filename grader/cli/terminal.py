@@ -1,18 +1,20 @@
-"""What the commands share: options, reading the course, stopping with a sentence, printing."""
+"""What the commands share: options, loading the course, printing, and ending with an error."""
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT
 from grader.base.text import without_commands
 from grader.course.manifest import Course, ManifestError, load_course
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = [
     "CourseOption",
@@ -28,12 +30,17 @@ __all__ = [
     "stop",
 ]
 
-CourseOption = Annotated[Path | None, typer.Option("--course", help="The course's folder (default: the one around here).")]
+CourseOption = Annotated[
+    Path | None,
+    typer.Option("--course", help="The course's folder (default: the current folder or the nearest one above it that holds course.toml)."),
+]
 ModuleOption = Annotated[list[str] | None, typer.Option("--module", "-m", help="Only this module; can be given again.")]
 TaskOption = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; can be given again.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TrustedOption = Annotated[bool, typer.Option(help="The code is ours: don't confine it, so that it can use a GPU; the results say so.")]
-UnconfinedOption = Annotated[bool, typer.Option(help="Run students' code even where it can't be confined; the results say so.")]
+TrustedOption = Annotated[
+    bool, typer.Option(help="Don't confine the code, because it is our own and needs a GPU. The results record this.")
+]
+UnconfinedOption = Annotated[bool, typer.Option(help="Grade even if this machine can't confine students' code. The results record this.")]
 
 console = Console(stderr=True)
 
@@ -47,17 +54,19 @@ def load(folder: Path | None) -> Course:
 
 
 def stop(sentence: str, code: int) -> typer.Exit:
-    """Print why the command ends; what to raise."""
+    """Print why the command ends. Returns: the exception to raise."""
     console.print(Text(without_commands(sentence), "red"), soft_wrap=True)
     return typer.Exit(code)
 
 
 def print_json(value: Any) -> None:
-    """Print a value to standard output."""
+    """Print a value to standard output, as JSON."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
-def progress_bar() -> Progress:
+def progress_bar() -> "Progress":
     """A progress bar on standard error, which shows only in a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

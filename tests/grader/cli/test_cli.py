@@ -175,6 +175,31 @@ def test_an_interrupted_run_keeps_what_is_finished(root, tmp_path, how):
     assert not (root / "results" / ".unfinished.json").exists()
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["hint", "double"], ["grade", "--help"]])
+def test_students_commands_start_quickly(root, arguments):
+    """They import neither torch nor what grades and exports: that would take longer than the command itself."""
+    program = (
+        "import sys\nfrom grader.cli.app import app\napp(sys.argv[1:], standalone_mode=False)\n"
+        "print(sorted({'.'.join(name.split('.')[:2]) for name in sys.modules if name.startswith(('torch', 'numpy', 'grader.'))}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=root, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "['grader.base', 'grader.cli', 'grader.course', 'grader.practice']"
+
+
+@pytest.mark.parametrize(("more", "hints"), [([], 1), (["--more"], 2), (["-mm"], 3)])
+def test_hints_come_one_after_another(root, more, hints):
+    """The first alone, and one more for each --more."""
+    shown = ["What is twice a number?", "A product has two factors.", "One factor is the argument."]
+    assert grader("hint", "double", *more, cwd=root).stdout.splitlines() == shown[:hints]
+
+
+def test_exports_are_known_by_name(root):
+    """The group's commands are loaded late, yet it lists them, and finds the one that was meant."""
+    assert "gradescope-autograder" in grader("export", "--help", cwd=root).stdout
+    wrong = grader("export", "feedbak", cwd=root)
+    assert (wrong.returncode, "Did you mean 'feedback'?" in wrong.stderr) == (2, True)
+
+
 def test_list(root):
     """Modules and tasks with points and minutes, for people and for programs."""
     assert "double" in grader("list", cwd=root).stdout
