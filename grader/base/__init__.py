@@ -1,1 +1,1 @@
-"""Vocabulary and helpers that every package may use: outcomes, hostile strings, torchvision beside a CPU build of torch."""
+"""What every package may use: outcomes, exit statuses, hostile strings, files, torchvision. Knows nothing else of the grader."""

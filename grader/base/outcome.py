@@ -1,4 +1,4 @@
-"""What a hidden test can come to, and how an outcome is said to the student."""
+"""The outcomes that a hidden test can have, each with a sentence for the student."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ __all__ = ["Outcome", "Status"]
 
 
 class Status(StrEnum):
-    """The outcomes of a test and, summed up, of a task."""
+    """The possible outcomes of a test. A task has one of them too, summed up from its tests."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A status with a clear sentence for the student (empty where the test passed)."""
+    """A status with a clear sentence for the student. The sentence is empty if the test passed."""
 
     status: Status
     message: str = ""

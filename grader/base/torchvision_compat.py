@@ -1,14 +1,13 @@
 """Lets `import torchvision` succeed next to a CPU build of torch.
 
-torchvision's wheel on PyPI is linked against CUDA. Next to a CPU build of torch its C++ extension can't load; torchvision
-accepts that (`torchvision.extension._has_ops()` is then False) and goes on, up to the line where it registers shape
-functions for `torchvision::nms` and `torchvision::qnms`. The extension would have defined these two operators, so the
-import ends in "operator torchvision::nms does not exist". Defining their schemas is all that is missing: datasets,
-transforms and models work then. The operators themselves still don't, since they have no kernel: calling
-`torchvision.ops.nms` raises an error, as it should.
+torchvision's wheel on PyPI is linked against CUDA. Next to a CPU build of torch, its C++ extension can't load. torchvision
+accepts that (`torchvision.extension._has_ops()` is then False) and goes on, until it registers shape functions for
+`torchvision::nms` and `torchvision::qnms`. The extension would have defined these two operators. Without it, the import
+fails with "operator torchvision::nms does not exist". It is enough to define the two schemas: then datasets, transforms
+and models work. The two operators still have no kernel, so calling `torchvision.ops.nms` raises an error, as it should.
 
-Where the extension loads, nothing is defined and this is a plain import. The trusted process and the zygote may both
-use this module; it knows nothing of the grader.
+If the extension loads, this module defines nothing and does a plain import. Both the trusted process and the zygote may
+use it. It knows nothing of the grader.
 """
 
 import importlib
@@ -19,7 +18,7 @@ import torch
 
 __all__ = ["import_torchvision"]
 
-_SCHEMAS = (  # the arguments of the functions in torchvision/_meta_registrations.py that are registered for them
+_SCHEMAS = (  # the same arguments as the shape functions in torchvision/_meta_registrations.py
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
@@ -27,12 +26,12 @@ _library: torch.library.Library | None = None  # the definitions live as long as
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, with the two missing schemas defined where its extension can't load. Call it as often as you like.
+    """Import torchvision. If its extension can't load, define the two missing schemas. You may call this more than once.
 
     Afterwards `import torchvision`, `from torchvision.transforms import v2` and so on work in the whole process.
 
     Returns: the module torchvision.
-    Raises: ModuleNotFoundError if torchvision isn't installed; whatever else its import raises for other reasons.
+    Raises: ModuleNotFoundError if torchvision isn't installed; any other error of its import.
     """
     global _library
     try:
@@ -40,7 +39,7 @@ def import_torchvision() -> ModuleType:
     except RuntimeError as error:
         if _library is not None or "operator torchvision::" not in str(error):
             raise
-    # A failed import takes `torchvision` out of sys.modules, but leaves the submodules that did load: start over.
+    # A failed import removes `torchvision` from sys.modules, but not the submodules that did load. Remove those and start again.
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
     _library = torch.library.Library("torchvision", "DEF")

@@ -1,1 +1,1 @@
-"""The course: manifest, stubs, banks of answers, digits. Knows nothing of submissions, grading or students."""
+"""The course: manifest, stubs, banks of answers, parts of notebooks, digits. Knows nothing of submissions, grading or students."""

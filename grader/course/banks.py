@@ -1,6 +1,6 @@
-"""Banks of answers: misconceptions, alternatives, trivial answers, and modules in which these stand in a task's place.
+"""Banks of answers: misconceptions, alternatives and trivial answers, and modules that are made of them.
 
-Reads and writes text only; nothing here is executed.
+Text only; nothing here is executed.
 """
 
 import ast
@@ -25,16 +25,16 @@ class BankEntry:
 
 @dataclass(frozen=True)
 class Bank:
-    """A file of named answers: its entries, and its statements without what only the bank needs."""
+    """A file of named answers: its entries, and those of its statements that an answer may need."""
 
     entries: tuple[BankEntry, ...]
     statements: tuple[ast.stmt, ...]
 
 
 def read_bank(source: str, decorator: str) -> Bank:
-    """Read a file of entries that are marked by `@misconception(task, why)` or `@alternative(task)`.
+    """Read a file whose entries are marked by `@misconception(task, why)` or `@alternative(task)`.
 
-    Imports from grader are dropped; `from solutions.m import f as g` becomes `g = f`, since the text is put behind the reference.
+    Imports from grader are dropped. `from solutions.m import f as g` becomes `g = f`, because the text is appended to the reference.
     """
     entries: list[BankEntry] = []
     kept: list[ast.stmt] = []
@@ -60,7 +60,7 @@ def _mark(node: Definition, name: str) -> ast.Call | None:
 
 
 def answer_with(solution: str, bank: Bank, entries: Iterable[BankEntry]) -> str:
-    """The reference module with these entries in their tasks' places, and of the bank only what they need."""
+    """The reference module, with each entry in place of its task. Only what the entries need is taken from the bank."""
     entries = list(entries)
     needed = needed_for([entry.name for entry in entries], bank.statements)
     text = "\n\n".join(ast.unparse(node) for node in bank.statements if node in needed or not defined_by(node))
@@ -69,7 +69,7 @@ def answer_with(solution: str, bank: Bank, entries: Iterable[BankEntry]) -> str:
 
 
 def answer_only(solution: str, task: str, others: Iterable[str]) -> str:
-    """The reference module with every other task replaced by one that fails, so that a test that needs a second task shows."""
+    """The reference module, with every other task replaced by one that raises. A test that needs a second task then fails."""
     poison = f"def _not_for_{task}(*args, **kwargs):\n    raise RuntimeError('the tests of {task} use another task')"
     bindings = "\n".join(f"{other} = _not_for_{task}" for other in others)
     return f"{solution}\n\n{poison}\n\n\n{bindings}\n"
@@ -79,7 +79,7 @@ def answer_only(solution: str, task: str, others: Iterable[str]) -> str:
 
 
 def trivial_answers(solution: str, tasks: Iterable[str]) -> dict[str, str]:
-    """Modules in which every task is answered without thought, by a name that says how: each must score exactly 0."""
+    """Modules that answer every task without thought, by a name that says how. Each must score exactly 0."""
     wanted = set(tasks)
     nodes = [node for node in ast.parse(solution).body if isinstance(node, Definition) and node.name in wanted]
     documented = "\n".join(text or "" for text in docstrings(solution, wanted).values())

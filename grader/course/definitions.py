@@ -1,4 +1,4 @@
-"""Which statements of a module a name depends on, as far as the source tells."""
+"""Finds the statements of a module that a name depends on, as far as the source shows. Nothing here is executed."""
 
 import ast
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ __all__ = ["defined_by", "names_in", "needed_for"]
 
 
 def defined_by(node: ast.stmt) -> list[str]:
-    """The names that a statement of a module binds, imports apart."""
+    """The names that a statement of a module binds. Imports don't count."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [node.name]
     if isinstance(node, ast.Import | ast.ImportFrom):
@@ -21,9 +21,9 @@ def names_in(node: ast.stmt) -> set[str]:
 
 
 def needed_for(names: Iterable[str], statements: Iterable[ast.stmt], names_in: Callable[[ast.stmt], set[str]] = names_in) -> list[ast.stmt]:
-    """Those of the statements that define the names, and those that define what these use, and so on; imports apart.
+    """The statements that define the names, those that define what these statements use, and so on. Imports don't count.
 
-    `names_in` says which names a statement uses, for callers that know already.
+    `names_in` says which names a statement uses. A caller that has worked them out already can pass its own function.
     """
     definitions: dict[str, list[ast.stmt]] = {}
     for node in statements:
@@ -31,7 +31,7 @@ def needed_for(names: Iterable[str], statements: Iterable[ast.stmt], names_in: C
             definitions.setdefault(name, []).append(node)
     pending, needed = list(names), []
     seen = set(pending)
-    walked: set[ast.stmt] = set()  # one statement can bind thousands of names
+    walked: set[ast.stmt] = set()  # one statement can bind thousands of names: visit it once
     while pending:
         for node in definitions.get(pending.pop(), []):
             if node in walked:

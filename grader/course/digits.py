@@ -1,7 +1,8 @@
 """The handwritten digits on the trusted side, for tasks that train on real images.
 
-Knows a folder in the layout of `torchvision.datasets.MNIST`: the repository's data/ (1,797 images of 8×8, see data/README.md) or a
-real MNIST (70,000 of 28×28), of which less is used, so that a fit still takes seconds. Nothing is ever downloaded.
+Reads a folder in the layout of `torchvision.datasets.MNIST`. That is the repository's data/ (1,797 images of 8×8, see data/README.md)
+or the real MNIST (70,000 of 28×28). A test uses only a part of the real MNIST, so that a fit still takes seconds. Nothing is ever
+downloaded.
 """
 
 import functools
@@ -21,7 +22,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 class DigitsNotFoundError(FileNotFoundError):
-    """There are no digits where they were looked for; the text says what belongs there."""
+    """A folder holds no digits. The text says what it must hold."""
 
 
 def load_digits(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
@@ -46,7 +47,7 @@ def load_digits(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
 
 
 class Permutes(Protocol):
-    """What splits digits at random: a test's `draw`."""
+    """Something that draws random permutations, such as a test's `draw`."""
 
     def permutation(self, n: int, /) -> Tensor:
         """The numbers 0 to n - 1 in random order, (n,) int64."""
@@ -54,7 +55,7 @@ class Permutes(Protocol):
 
 @dataclass(frozen=True)
 class Digits:
-    """All digits of a folder: images (N, 1, H, W), float32 in [0, 1], and labels (N,), int64. Not to be modified."""
+    """All digits of a folder: images (N, 1, H, W), float32 in [0, 1], and labels (N,), int64. Do not modify them."""
 
     images: Tensor
     labels: Tensor
@@ -62,16 +63,19 @@ class Digits:
     @classmethod
     @functools.cache
     def read(cls, root: Path) -> "Digits":
-        """Both parts of the folder, read once a process; MNIST's images are averaged to 14×14. Raises: DigitsNotFoundError."""
+        """Read both parts of the folder, once in each process. MNIST's images are averaged down to 14×14. Raises: DigitsNotFoundError."""
         parts = [load_digits(root, train=train) for train in (True, False)]
         images = torch.cat([images for images, _ in parts])
         images = avg_pool2d(images, 2) if images.shape[-1] == 28 else images
         return cls(images, torch.cat([labels for _, labels in parts]))
 
     def split(self, draw: Permutes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """At most 4,000 training images and labels, in a new order, and 600 held-out ones: drawn anew for each test and run.
+        """Draw at most 4,000 training images and 600 held-out ones, with their labels. Each test draws anew in each run.
 
-        Some draws are hard (an 8 can look like a 9): 360 held-out images of a hard draw cost a good network two points, 600 one.
+        Some draws are hard, because an 8 can look like a 9. With 360 held-out images, a hard draw cost a good network two points of
+        accuracy; with 600, it cost one.
+
+        Returns: training images, training labels, held-out images, held-out labels.
         """
         order = draw.permutation(len(self.labels))
         held_out, train = order[:600], order[600:4600]

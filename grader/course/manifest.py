@@ -1,6 +1,6 @@
-"""course.toml, the one ordered manifest, as frozen data classes.
+"""Reads course.toml, the one ordered manifest, into frozen data classes.
 
-Everything else asks here for modules, tasks, points, limits, bans and hints, and for where a module's files are.
+Modules, tasks, points, limits, bans, hints and the paths of a module's files come from here. Knows nothing of what is in those files.
 """
 
 import re
@@ -19,13 +19,13 @@ Count = Annotated[int, Meta(gt=0)]
 
 
 class ManifestError(Exception):
-    """course.toml is missing or wrong; the text names the file, the key and the fix."""
+    """course.toml is missing or wrong. The text names the file, the key and the fix."""
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a submission may use. Seconds are wall clock unless they say CPU; sizes are in MiB or KiB.
+    """What a submission may use. Seconds are wall-clock time unless the name says CPU. Sizes are in MiB or KiB.
 
-    Where a limit is hit, the test is `timed_out` or `out_of_memory`, or, for too much output, an `error`.
+    A test that exceeds a time limit is `timed_out`, and one that exceeds the memory limit is `out_of_memory`. Other limits give an `error`.
     """
 
     test_seconds: Seconds = 10.0
@@ -37,7 +37,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     import_seconds: Seconds = 10.0
     """Running the module's top level."""
     memory_mib: Count = 2048
-    """Address space beyond what Python with torch takes."""
+    """Address space, in addition to what Python with torch takes."""
     scratch_mib: Count = 256
     """Files in the private scratch folder."""
     reply_mib: Count = 64
@@ -50,7 +50,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
 if TYPE_CHECKING:
     Overrides = Limits
-else:  # the same fields, none of them needed
+else:  # the same fields, all optional
     Overrides = msgspec.defstruct(
         "Overrides",
         [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in get_type_hints(Limits, include_extras=True).items()],
@@ -59,7 +59,7 @@ else:  # the same fields, none of them needed
         forbid_unknown_fields=True,
         omit_defaults=True,
     )
-    """Limits of one task that differ from the course's, by the same names."""
+    """The limits that one task changes, under the same names."""
 
 
 class Task(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +73,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Overrides = Overrides()
 
     def limits_within(self, course: Limits) -> Limits:
-        """The course's limits with this task's own in their place."""
+        """The course's limits, except where this task has its own."""
         own = {name: value for name, value in msgspec.structs.asdict(self.limits).items() if value is not msgspec.UNSET}
         merged = msgspec.structs.replace(course, **own)
         return msgspec.structs.replace(merged, task_seconds=max(merged.task_seconds, merged.test_seconds))
@@ -120,20 +120,20 @@ class Course(Struct, frozen=True):
 
     @property
     def bans(self) -> tuple[str, ...]:
-        """What any task forbids."""
+        """The functions that at least one task bans."""
         return tuple(sorted({ban for module in self.modules for task in module.tasks for ban in task.bans}))
 
     def module(self, name: str) -> Module:
-        """The module of this name. Raises: ManifestError that lists the names there are."""
+        """The module of this name. Raises: ManifestError, which lists the modules that exist."""
         for module in self.modules:
             if module.name == name:
                 return module
         raise ManifestError(f"no module {name!r} in {MANIFEST}; it has {', '.join(m.name for m in self.modules)}")
 
     def select(self, modules: list[str], tasks: list[str]) -> tuple[Module, ...]:
-        """Keep the named modules and, within them, the named tasks; all where nothing is named.
+        """Keep only the named modules, and in them only the named tasks. An empty list keeps everything.
 
-        Raises: ManifestError where a name is in none of them.
+        Raises: ManifestError if a name is unknown.
         """
         chosen = tuple(self.module(name) for name in dict.fromkeys(modules)) or self.modules
         if not tasks:
@@ -146,7 +146,7 @@ class Course(Struct, frozen=True):
         return tuple(module for module in kept if module.tasks)
 
     def with_data(self, folder: Path) -> Self:
-        """The course with the digits in another folder. Raises: ManifestError where it isn't one."""
+        """The course with the digits of another folder. Raises: ManifestError if that folder holds none."""
         if not (folder / "MNIST" / "raw").is_dir():
             raise ManifestError(f"no digits in {folder}: it must hold MNIST/raw/ with MNIST's four IDX files, unpacked")
         return msgspec.structs.replace(self, data=folder.resolve())
@@ -160,7 +160,7 @@ class Course(Struct, frozen=True):
         return self.root / "solutions" / f"{module}.py"
 
     def public_suite(self, module: str) -> Path:
-        """The tests that a student reads."""
+        """The tests that students can read."""
         return self.root / "tests" / "public" / f"test_{module}.py"
 
     def hidden_suite(self, module: str) -> Path:
@@ -207,7 +207,7 @@ def load_course(folder: Path | None = None) -> Course:
 
 
 def _locate(message: str, path: Path) -> str:
-    """Turn "... - at `$.modules[0].tasks[2]`" into the names that stand in the file, followed by the fix."""
+    """Rewrite msgspec's "... - at `$.modules[0].tasks[2]`": name the module and task instead, and add the fix."""
     match = re.search(r"^(.*?)(?: - at `\$(.*)`)?$", message, re.DOTALL)
     what, place = (match[1], match[2] or "") if match else (message, "")
     node = msgspec.toml.decode(path.read_bytes())
@@ -226,15 +226,15 @@ def _locate(message: str, path: Path) -> str:
     where = ", ".join(words) or "top level"
     fixes = {
         r"missing required field `(\w+)`": "add the key `{0}`",
-        r"contains unknown field `(\w+)`": "take out the key `{0}` or mend its spelling",
+        r"contains unknown field `(\w+)`": "remove the key `{0}` or correct its spelling",
         r"Expected (.*), got (.*)": "give it a value of that kind",
     }
-    fix = next((text.format(*found.groups()) for pattern, text in fixes.items() if (found := re.search(pattern, what))), "mend it")
+    fix = next((text.format(*found.groups()) for pattern, text in fixes.items() if (found := re.search(pattern, what))), "correct it")
     return f"in {where}: {what}: {fix}"
 
 
 def _check(parsed: _File, path: Path) -> None:
-    """Hold the rules that types can't: unique names, three hints. Raises: ManifestError."""
+    """Check the rules that types can't express: unique names, three hints. Raises: ManifestError."""
     modules = [module.name for module in parsed.modules]
     tasks = [task.name for module in parsed.modules for task in module.tasks]
     for kind, names in (("module", modules), ("task", tasks)):

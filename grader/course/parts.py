@@ -1,4 +1,4 @@
-"""A reference cut into the parts of a notebook, with each answer between nbgrader's marks."""
+"""Cuts a reference into the parts of a notebook, with each answer between nbgrader's marks. Text only; nothing here is executed."""
 
 import ast
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ __all__ = ["ModuleParts", "cut_up"]
 
 @dataclass(frozen=True)
 class ModuleParts:
-    """A reference in parts, for a notebook: its docstring, what stands beside the tasks, and each task with its answer between marks."""
+    """The parts of a reference: its docstring, the public code outside of the tasks, and each task with its answer between marks."""
 
     docstring: str
     preamble: str
@@ -19,13 +19,13 @@ class ModuleParts:
 
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-"""nbgrader's marks: what stands between them, a line that raises takes the place of."""
+"""nbgrader replaces everything between these marks with a line that raises."""
 
 
 def cut_up(solution: str, tasks: Iterable[str]) -> ModuleParts:
-    """Cut a reference into its parts. Between the marks stands all that the stub lacks: bodies, and the private helpers of each task.
+    """Cut a reference into its parts. Everything that the stub lacks goes between marks: bodies, and each task's private helpers.
 
-    A helper that several tasks use goes with the first of them. Raises: ValueError where a class can't be marked.
+    A helper that several tasks use goes with the first of them. Raises: ValueError if a class can't be marked.
     """
     lines = solution.splitlines()
     tree = ast.parse(solution)
@@ -51,7 +51,7 @@ def cut_up(solution: str, tasks: Iterable[str]) -> ModuleParts:
 
 
 def _owners(tasks: list[Definition], private: list[ast.stmt]) -> dict[ast.stmt, Definition]:
-    """For each private statement of a module, the first task that needs it, itself or through others."""
+    """For each private statement of a module, the first task that needs it, directly or through other private statements."""
     names = {bound_name(node): node for node in private}
     owners: dict[ast.stmt, Definition] = {}
     for task in tasks:
@@ -66,7 +66,7 @@ def _owners(tasks: list[Definition], private: list[ast.stmt]) -> dict[ast.stmt, 
 
 
 def _marked(node: Definition, lines: list[str], helpers: dict[str, Definition]) -> str:
-    """A task with its bodies between marks, and the private parts of a class behind the method that they follow."""
+    """A task with its bodies between marks. A class's private parts go between the marks of the method before them, or else of the next."""
     if isinstance(node, ast.FunctionDef):
         return f"{_open(node, lines, helpers)}\n{' ' * (node.col_offset + 4)}{END}"
     items = node.body[1 if ast.get_docstring(node) else 0 :]
@@ -84,12 +84,12 @@ def _marked(node: Definition, lines: list[str], helpers: dict[str, Definition]) 
             parts.append(f"\n{_open(item, lines, helpers)}{hidden}" if isinstance(item, ast.FunctionDef) else f"\n{text}")
             hidden = "" if within else hidden
     if hidden:
-        raise ValueError(f"{node.name}: its private parts can't be hidden behind a method, since it has none: add one")
+        raise ValueError(f"{node.name}: its private parts have no method to be hidden behind: add one at the end of the class")
     return "\n".join(parts) + (f"\n{' ' * 8}{END}" if within else "")
 
 
 def _open(node: ast.FunctionDef, lines: list[str], helpers: dict[str, Definition]) -> str:
-    """A function whose body begins with a mark, which is still to be closed."""
+    """A function whose body begins with a mark. The caller adds the mark that ends it."""
     indent, beginning = " " * (node.col_offset + 4), head(node, lines)
     body = lines[first_line(node) + beginning.count("\n") : node.end_lineno]
     return "\n".join([beginning, f"{indent}{todo(node, lines, helpers)}", f"{indent}{BEGIN}", *body])

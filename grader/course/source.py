@@ -1,4 +1,4 @@
-"""A reference's source in parts: heads, bodies, helpers, and the gaps between statements. Text only; nothing here is executed."""
+"""The pieces of a reference's source: heads, bodies, helpers, gaps between statements. Text only; nothing here is executed."""
 
 import ast
 
@@ -8,12 +8,12 @@ Definition = ast.FunctionDef | ast.ClassDef
 
 
 def helpers_of(tree: ast.Module) -> dict[str, Definition]:
-    """The private definitions, of the module and of its classes."""
+    """The private functions, methods and classes of a module, by name."""
     return {node.name: node for node in ast.walk(tree) if isinstance(node, Definition) and is_private(node)}
 
 
 def gap(previous: ast.stmt | None, node: ast.stmt, lines: list[str]) -> str:
-    """The blank lines between two statements: two around definitions, elsewhere as in the reference."""
+    """The line breaks between two statements: two blank lines around definitions, otherwise as in the reference."""
     if previous is None:
         return ""
     if isinstance(previous, Definition) or isinstance(node, Definition):
@@ -23,13 +23,13 @@ def gap(previous: ast.stmt | None, node: ast.stmt, lines: list[str]) -> str:
 
 
 def todo(node: ast.FunctionDef, lines: list[str], helpers: dict[str, Definition]) -> str:
-    """The comment that stands for a body, with the number of lines that the reference takes."""
+    """The comment that a stub has instead of a body. It says how many lines the reference takes."""
     count, more = len(body_lines(node, lines)), _lines_of_helpers(node, lines, helpers)
     return f"# TODO: about {count} line{'s' if count != 1 else ''}{f', and {more} in helpers of your own' if more else ''}."
 
 
 def _lines_of_helpers(node: ast.AST, lines: list[str], helpers: dict[str, Definition]) -> int:
-    """Lines of the private definitions that a body uses, and that those use."""
+    """Count the lines of the private definitions that a body uses, directly or through others."""
     found: dict[str, Definition] = {}
     pending: list[ast.AST] = [node]
     while pending:
@@ -48,13 +48,13 @@ def head(node: Definition, lines: list[str]) -> str:
     """Decorators, signature and docstring."""
     last = node.body[0].end_lineno if ast.get_docstring(node) else first_line(node.body[0]) - 1
     head = lines[first_line(node) - 1 : last]
-    while not head[-1].strip() or head[-1].lstrip().startswith("#"):  # a comment on the body may give it away
+    while not head[-1].strip() or head[-1].lstrip().startswith("#"):  # a comment above the body may give the answer away
         head.pop()
     return "\n".join(head)
 
 
 def first_line(node: ast.stmt) -> int:
-    """The line at which a statement begins, decorators included."""
+    """The line at which a statement begins. Decorators belong to the statement."""
     decorators = getattr(node, "decorator_list", [])
     return int(min([node.lineno, *(decorator.lineno for decorator in decorators)]))
 
@@ -65,7 +65,7 @@ def text_of(lines: list[str], first: int, last: int) -> str:
 
 
 def body_lines(node: Definition, lines: list[str]) -> list[str]:
-    """The lines of a body that are code: no docstring, blanks or comments."""
+    """The lines of code of a body, without docstring, blank lines and comments."""
     body = node.body[1:] if ast.get_docstring(node) else node.body
     if not body:
         return []
@@ -74,13 +74,13 @@ def body_lines(node: Definition, lines: list[str]) -> list[str]:
 
 
 def is_private(node: ast.stmt) -> bool:
-    """True for what binds a name with a leading underscore, which is no part of the statement."""
+    """True if a statement binds a name with a leading underscore. Such a name is not part of the task's statement."""
     name = bound_name(node)
     return name.startswith("_") and not name.endswith("__")
 
 
 def bound_name(node: ast.stmt) -> str:
-    """The name that a definition or assignment binds; empty for other statements."""
+    """The name that a definition or assignment binds. Empty for other statements."""
     match node:
         case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
             return name

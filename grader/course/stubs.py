@@ -1,4 +1,4 @@
-"""Stubs made from references, and what the two have to share."""
+"""Makes stubs from references, and reads what both must share. Text only; nothing here is executed."""
 
 import ast
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ __all__ = ["docstrings", "make_stub", "solution_lines"]
 
 
 def make_stub(solution: str, tasks: Iterable[str]) -> str:
-    """The module as a student gets it: docstrings and signatures of the tasks, with a TODO in place of every body.
+    """The module as a student gets it: the tasks' signatures and docstrings, with a TODO in place of every body.
 
-    Private helpers and constants (leading underscore) are left out; imports and other public definitions stay.
+    Private helpers and constants (leading underscore) are left out. Imports and other public definitions stay.
     """
     lines = solution.splitlines()
     wanted = set(tasks)
@@ -48,7 +48,7 @@ def _function_stub(node: ast.FunctionDef, lines: list[str], name: str, helpers: 
 
 
 def solution_lines(solution: str, task: str) -> list[str]:
-    """The lines of code of a task's reference, for finding them where they should not be."""
+    """The lines of code of a task's reference. A caller can search for them in files that may not hold them."""
     lines = solution.splitlines()
     found: list[str] = []
     for node in ast.parse(solution).body:
@@ -59,7 +59,7 @@ def solution_lines(solution: str, task: str) -> list[str]:
 
 
 def docstrings(source: str, tasks: Iterable[str]) -> dict[str, str | None]:
-    """The docstrings of the tasks and of their methods that are not private, by dotted name."""
+    """The docstrings of the tasks and of their public methods, by dotted name."""
     found: dict[str, str | None] = {}
     for node in ast.parse(source).body:
         if isinstance(node, Definition) and node.name in set(tasks):

@@ -1,1 +1,1 @@
-"""What was handed in, reduced to source text: folders, archives, notebooks, git. Knows nothing of grading."""
+"""Reads what was handed in (folders, archives, notebooks, git) and keeps source text only. Knows nothing of grading."""

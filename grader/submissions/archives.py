@@ -1,4 +1,4 @@
-"""The files of a .zip or .tar.gz, read as data: nothing is extracted, and what is asked of memory and time has caps."""
+"""Reads the files of a .zip or .tar.gz as data. Nothing is extracted, and memory and time are capped."""
 
 import io
 import stat
@@ -26,24 +26,25 @@ __all__ = ["ARCHIVES", "archived_files"]
 
 MAX_ARCHIVE_BYTES = 256 << 20
 MAX_UNPACKED_BYTES = 1 << 30
-MAX_DIRECTORY_BYTES = 4 << 20  # a zip's list of members, which is read as a whole
-MAX_HEADER_BYTES = 64 << 10  # a tar's header of a long name
+MAX_DIRECTORY_BYTES = 4 << 20  # a zip's list of members, which zipfile reads as a whole
+MAX_HEADER_BYTES = 64 << 10  # a tar's header that holds a long name
 ARCHIVES = (".zip", ".tar.gz", ".tgz")
 
 _BAD_ARCHIVE: tuple[type[Exception], ...] = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, OSError, EOFError)
 _BAD_ARCHIVE += (ValueError, LookupError, ArithmeticError, RuntimeError, MemoryError)
-"""What reading a damaged archive raises: zipfile lets through what its parts raise."""
+"""What reading a damaged archive can raise. zipfile passes on the errors of the modules that it uses."""
 
 
 def archived_files(path: Path, course: Course) -> list[Entry]:
-    """The regular files of an archive that are called like modules. Raises: Unreadable."""
+    """The regular files of an archive that are named like modules. Raises: Unreadable."""
     if path.stat().st_size > MAX_ARCHIVE_BYTES:
         raise Unreadable(f"it is larger than {MAX_ARCHIVE_BYTES >> 20} MiB.")
     try:
         entries, total = [], 0
         for member, read in (_zip_members if path.name.lower().endswith(".zip") else _tar_members)(path):
             if _plain(member) and module_of(PurePosixPath(member).name, course):
-                data = read((MAX_NOTEBOOK_BYTES if member.endswith(".ipynb") else MAX_SOURCE_BYTES) + 1)  # now: a tar is read in one pass
+                limit = MAX_NOTEBOOK_BYTES if member.endswith(".ipynb") else MAX_SOURCE_BYTES
+                data = read(limit + 1)  # now, because a tar is read in one pass
                 entries.append(Entry(PurePosixPath(member), lambda limit, data=data: data[:limit]))  # type: ignore[misc]
                 total += len(data)
                 if len(entries) > MAX_MATCHES or total > MAX_MATCHED_BYTES:
@@ -61,12 +62,12 @@ def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
             raise Unreadable(f"it has more than {MAX_MEMBERS} members.")
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
-            if not member.filename.endswith("/") and kind in (0, stat.S_IFREG):  # is_dir fails on an empty name
+            if not member.filename.endswith("/") and kind in (0, stat.S_IFREG):  # is_dir() fails on an empty name
                 yield member.filename, partial(_zip_member, archive, member)
 
 
 class _Reluctant(io.BufferedReader):
-    """A file that refuses to be read by more than so much at a time."""
+    """A file that refuses to read more than `most` bytes at a time."""
 
     most = MAX_DIRECTORY_BYTES
 
@@ -79,7 +80,7 @@ class _Reluctant(io.BufferedReader):
 def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> bytes:
     if member.flag_bits & 1:
         raise Unreadable("it is encrypted: hand it in without a password.")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # of others, a few bytes can ask for gigabytes of memory
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # in others, a few bytes can request gigabytes of memory
         raise Unreadable("it is packed in an unusual way: make an ordinary .zip.")
     with archive.open(member) as file:
         return file.read(limit)
@@ -90,7 +91,7 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 class _Unpacked:
-    """The content of a gzip file, read in one pass and never kept."""
+    """The content of a gzip file, unpacked in one pass. What was read is not kept."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self._file, self._zlib = file, zlib.decompressobj(wbits=31)
@@ -98,7 +99,7 @@ class _Unpacked:
         self._left = MAX_UNPACKED_BYTES
 
     def read(self, size: int) -> bytes:
-        """So many bytes, or fewer at the end. Raises: EOFError where the file is cut off, zlib.error, Unreadable."""
+        """The next `size` bytes, or fewer at the end. Raises: EOFError if the file is cut off, zlib.error, Unreadable."""
         while len(self._ready) < size and not self._zlib.eof:
             packed = self._zlib.unconsumed_tail or self._file.read(1 << 16)
             if not packed:
@@ -112,7 +113,7 @@ class _Unpacked:
         return data
 
     def skip(self, size: int) -> None:
-        """Pass over so many bytes. Raises: EOFError where there are fewer."""
+        """Skip `size` bytes. Raises: EOFError if there are fewer."""
         while size > 0:
             part = self.read(min(size, 1 << 20))
             if not part:
@@ -121,10 +122,13 @@ class _Unpacked:
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
-    """The regular files, header by header: tarfile itself takes quadratic time, or all memory, over headers that are made for it."""
+    """The regular files of a tar, header by header.
+
+    tarfile only parses single headers here. Its own reader takes quadratic time, or all memory, over headers that are made for it.
+    """
     with open(path, "rb") as file:
         content = _Unpacked(file)
-        name, sparse = "", False  # what a header before the file's own says of it
+        name, sparse = "", False  # what an extra header says about the next file
         for _ in range(3 * MAX_MEMBERS):
             block = content.read(_BLOCK)
             if not block.strip(b"\0"):
@@ -158,7 +162,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
 
 
 def _tar_member(content: _Unpacked, size: int, left: list[int], limit: int) -> bytes:
-    """At most `limit` bytes of the file that begins here; `left` then holds how much of the archive still belongs to it."""
+    """Read at most `limit` bytes of the file that begins here. `left` then says how many bytes of the tar still belong to it."""
     data = content.read(min(size, limit))
     if len(data) < min(size, limit):
         raise EOFError
@@ -167,7 +171,7 @@ def _tar_member(content: _Unpacked, size: int, left: list[int], limit: int) -> b
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
-    """The records "LENGTH KEY=VALUE", each ended by a line feed and all of it counted."""
+    """Parse the records "LENGTH KEY=VALUE". Each ends in a line feed, and LENGTH counts the whole record."""
     records, at = {}, 0
     while at < len(data):
         space = data.index(b" ", at, at + 8)
@@ -177,11 +181,11 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
         key, _, value = data[space + 1 : end - 1].partition(b"=")
         records[key] = value
         at = end
-    if b"size" in records:  # stands in for a size that the header has no room for
+    if b"size" in records:  # used for a size that does not fit into the header
         raise Unreadable(_TOO_MUCH)
     return records
 
 
 def _plain(name: str) -> bool:
-    """True for a relative path that stays inside."""
+    """True for a relative path that stays inside the archive."""
     return not name.startswith("/") and "\\" not in name and ".." not in PurePosixPath(name).parts

@@ -1,7 +1,7 @@
-"""Fetches students' repositories at given commits. What comes back is data: of each commit the files that are called like modules.
+"""Fetches students' repositories at given commits, and keeps the files of each commit that are named like modules.
 
-Nothing is checked out, so that no hook, filter, submodule or large-file download of a student's has a say. A token goes to git in its
-environment, never on a command line; a repository or commit from the list is an argument of its own, never part of a shell's line.
+Nothing is checked out, so a student's hooks, filters, submodules and large-file downloads never run. git gets a token in its
+environment, never on a command line. No shell is used: a repository or commit from the list is one argument of git.
 """
 
 import base64
@@ -27,21 +27,21 @@ from grader.submissions.sources import BadInput
 __all__ = ["MOST_BYTES", "RECORD", "Collected", "Row", "collect", "read_list", "read_record"]
 
 RECORD = "collected.json"
-"""The file, beside the submissions, that says where each came from and what could not be fetched."""
+"""The file next to the submissions that says where each came from, and what could not be fetched."""
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})/[A-Za-z0-9._-]{1,100}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _STUDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SERVER = re.compile(r"(https|file)://[A-Za-z0-9._~:/-]+")
 _SECONDS = 180
-"""For one repository, which takes a few."""
+"""The time limit for one repository, which usually takes a few seconds."""
 MOST_BYTES = 256 << 20
-"""Of what a repository makes git write; exercises take some hundred KiB."""
+"""The largest file that git may write for one repository. Exercises take a few hundred KiB."""
 _PASSED_ON = ("PATH", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class Row(Struct, frozen=True, forbid_unknown_fields=True):
-    """One line of the list: which commit of which repository is whose."""
+    """One line of the list: a student, a repository and the commit to fetch."""
 
     repository: str
     commit: str
@@ -49,7 +49,7 @@ class Row(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Collected(Struct, frozen=True):
-    """What came of one row; `problem` is empty where it was fetched."""
+    """The result for one row. `problem` is empty if the commit was fetched."""
 
     student: str
     repository: str
@@ -61,19 +61,19 @@ class Collected(Struct, frozen=True):
 
 
 def read_list(path: Path) -> list[Row]:
-    """Read a list: CSV with the columns repository, commit and, if wanted, student; or JSON, a list of such objects. Raises: BadInput."""
+    """Read a list: CSV with the columns repository, commit and optionally student, or a JSON list of such objects. Raises: BadInput."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise BadInput(f"{path} can't be read ({one_line(str(error))}): give a list of repositories in UTF-8") from None
     rows = _json_rows(path, text) if path.suffix == ".json" else _csv_rows(path, text)
     if not rows:
-        raise BadInput(f"{path} lists no repository: write a line `repository,commit,student`, and below it one line a student")
+        raise BadInput(f"{path} lists no repository: write the line `repository,commit,student`, and below it one line for each student")
     named = [(where, _checked(row, f"{path}, {where}")) for where, row in rows]
     seen: dict[str, str] = {}
     for where, row in named:
         if row.student.lower() in seen:
-            raise BadInput(f"{path}, {where}: {row.student} stands in {seen[row.student.lower()]} as well: give each student one line")
+            raise BadInput(f"{path}, {where}: {row.student} is also in {seen[row.student.lower()]}: give each student one line")
         seen[row.student.lower()] = where
     return [row for _, row in named]
 
@@ -97,18 +97,20 @@ def _json_rows(path: Path, text: str) -> list[tuple[str, Row]]:
     try:
         return [(f"entry {number}", row) for number, row in enumerate(msgspec.json.decode(text, type=list[Row]), 1)]
     except msgspec.DecodeError as error:
-        raise BadInput(f'{path} is no list of {{"repository": …, "commit": …, "student": …}}: {error}') from None
+        raise BadInput(f'{path} is not a list of {{"repository": …, "commit": …, "student": …}}: {error}') from None
 
 
 def _checked(row: Row, where: str) -> Row:
-    """The row with a student, who is called like the repository where the list does not say. Raises: BadInput."""
+    """Check a row. A student without a name gets the repository's name. Raises: BadInput."""
     if not _REPOSITORY.fullmatch(row.repository) or row.repository.endswith(("/.", "/..")):
-        raise BadInput(f"{where}: {one_line(row.repository)!r} is no repository: write OWNER/NAME, without address or .git")
+        raise BadInput(f"{where}: {one_line(row.repository)!r} is not a repository: write OWNER/NAME, without address or .git")
     if not _COMMIT.fullmatch(row.commit):
-        raise BadInput(f"{where}: {one_line(row.commit)!r} is no commit: write its 40 hexadecimal digits, since a branch moves on")
+        raise BadInput(f"{where}: {one_line(row.commit)!r} is not a commit: write its 40 hexadecimal digits, because a branch can move")
     student = row.student or row.repository.partition("/")[2]
     if not _STUDENT.fullmatch(student) or student == "exercises":
-        raise BadInput(f"{where}: {one_line(student)!r} can't name a student: use letters, digits, ., _ and -, and a letter or digit first")
+        raise BadInput(
+            f"{where}: {one_line(student)!r} can't name a student: use letters, digits, ., _ and -, with a letter or digit first"
+        )
     return Row(row.repository, row.commit, student)
 
 
@@ -118,16 +120,16 @@ def _checked(row: Row, where: str) -> Row:
 def collect(
     rows: list[Row], course: Course, out: Path, *, server: str, token: str, on_done: Callable[[Collected], None] = lambda _: None
 ) -> list[Collected]:
-    """Fetch every row's commit into `out`, a folder a student, and note there what came of it. A row that fails does not stop the others.
+    """Fetch every row's commit into a folder of its own in `out`, and record the results there. A row that fails does not stop the others.
 
-    Raises: BadInput where the server's address is not one, or `out` is not empty: what was in it would be graded as well.
+    Raises: BadInput if `server` is not an address, or if `out` is not empty, because everything in it would be graded.
     """
     if not _SERVER.fullmatch(server):
-        raise BadInput(f"{one_line(server)!r} is no server: write https://github.com, or file:// and a folder of OWNER/NAME.git")
+        raise BadInput(f"{one_line(server)!r} is not a server: write https://github.com, or file:// and a folder of OWNER/NAME.git")
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
-            raise BadInput(f"{out} is not empty: name a new folder, or empty it, since everything in it would be graded")
+            raise BadInput(f"{out} is not empty: name a new folder, or empty it, because everything in it would be graded")
     except OSError as error:
         raise BadInput(f"{out} can't be used ({error.strerror}): name a folder") from None
     environment = _environment(server, token, os.environ)
@@ -145,7 +147,7 @@ def collect(
 
 
 def read_record(path: Path) -> list[Collected]:
-    """What `collect` noted. Raises: BadInput."""
+    """Read what `collect` recorded. Raises: BadInput."""
     try:
         record = msgspec.json.decode(path.read_bytes(), type=list[Collected])
     except (OSError, msgspec.DecodeError) as error:
@@ -156,7 +158,7 @@ def read_record(path: Path) -> list[Collected]:
 
 
 def _environment(server: str, token: str, around: Mapping[str, str]) -> dict[str, str]:
-    """What git is told: no settings of the machine's or the user's, one protocol, no questions; the token for this server alone."""
+    """The environment of git: no settings of the machine or the user, one protocol, no questions, and the token for this server only."""
     protocol = server.partition(":")[0]
     settings = {"core.hooksPath": os.devnull, "credential.helper": "", "http.followRedirects": "false", "gc.auto": "0"}
     settings |= {"protocol.allow": "never", f"protocol.{protocol}.allow": "always", "fetch.recurseSubmodules": "false"}
@@ -172,7 +174,7 @@ def _environment(server: str, token: str, around: Mapping[str, str]) -> dict[str
 
 
 def _fetch(row: Row, course: Course, server: str, environment: dict[str, str]) -> tuple[dict[str, bytes], str]:
-    """The files of a row's commit, or why there are none."""
+    """Fetch one row. Returns: the files of its commit, and what went wrong (empty if nothing did)."""
     address = f"{server.rstrip('/')}/{row.repository}.git"
     with tempfile.TemporaryDirectory(prefix="grader-collect-") as folder:
         for arguments in (
@@ -187,7 +189,7 @@ def _fetch(row: Row, course: Course, server: str, environment: dict[str, str]) -
 
 
 def _run(command: list[str], folder: str, environment: dict[str, str]) -> str:
-    """Run git. Returns: what went wrong, empty where nothing did."""
+    """Run git. Returns: what went wrong (empty if nothing did)."""
     try:
         done = subprocess.run(
             command,

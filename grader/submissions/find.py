@@ -1,4 +1,4 @@
-"""Finds the submissions in what was handed in: folders, archives, single files, git refs; and for each module the file that holds it."""
+"""Finds the submissions in folders, archives, single files and git refs, and in each submission the one file that holds a module."""
 
 import codecs
 import io
@@ -32,9 +32,9 @@ __all__ = ["find_submissions", "read_submission"]
 
 
 def find_submissions(paths: Iterable[Path], course: Course) -> tuple[list[Submission], list[str]]:
-    """Read every submission that the paths name, a path being a submission or a folder of submissions.
+    """Read every submission that the paths name. A path is one submission or a folder of submissions.
 
-    Returns: the submissions, and a sentence for each thing that was passed over. Raises: BadInput.
+    Returns: the submissions, and a sentence for each file or folder that was skipped. Raises: BadInput.
     """
     found: list[Submission] = []
     passed_over: list[str] = []
@@ -67,7 +67,7 @@ def find_submissions(paths: Iterable[Path], course: Course) -> tuple[list[Submis
 def read_submission(path: Path, course: Course) -> Submission:
     """Read one submission: a folder, a module's .py or .ipynb, a .zip, a .tar.gz, or REPOSITORY@REF.
 
-    An archive that can't be read becomes a submission whose every module has a problem, so that a batch goes on. Raises: BadInput.
+    If an archive can't be read, every module of the submission has a problem, and the batch goes on. Raises: BadInput.
     """
     name = path.name
     if not path.exists():
@@ -106,7 +106,7 @@ def _identify(name: str) -> str:
 
 
 def _take(entries: list[Entry], course: Course) -> dict[str, Source]:
-    """For each module, the one file that holds it: at the top or in exercises/, of the submission or of the folder that wraps it."""
+    """Choose one file for each module: at the top or in exercises/, of the submission or of a folder that wraps it."""
     sources = {}
     for module in course.modules:
         candidates = _best([entry for entry in entries if module_of(entry.path.name, course) == module.name])
@@ -119,7 +119,7 @@ def _take(entries: list[Entry], course: Course) -> dict[str, Source]:
 
 
 def _best(entries: list[Entry]) -> list[Entry]:
-    """The entries at the most expected place."""
+    """The entries at the most likely place. Several entries mean that the choice is not clear."""
 
     def place(entry: Entry) -> int | None:
         folders = entry.path.parts[:-1]
@@ -155,11 +155,11 @@ def _source(entry: Entry) -> Source:
 
 
 _ENCODINGS = ("utf-8", "ascii", "iso8859", "cp", "koi8", "mac", "big5", "gb", "euc", "shift_jis", "iso2022", "tis")
-"""The codecs that a source may name: others take quadratic time (punycode, idna) or are no encodings of text."""
+"""The codecs that a source may name. Others take quadratic time (punycode, idna) or do not encode text."""
 
 
 def _text(data: bytes) -> str:
-    """Decode Python source as Python does: UTF-8, unless its first lines say otherwise."""
+    """Decode source as Python does: as UTF-8, unless its first two lines name another encoding. Raises: Unreadable."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         if not codecs.lookup(encoding).name.startswith(_ENCODINGS):

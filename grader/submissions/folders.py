@@ -1,4 +1,4 @@
-"""The files of a folder, read as data: links are not followed, and only regular files are opened."""
+"""Reads the files of a folder as data. Links are not followed, and only regular files are read."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ __all__ = ["folder_files", "reader", "wrapped_folder_files"]
 
 
 def reader(path: Path) -> Callable[[int], bytes]:
-    """Reads at most so many bytes of a regular file."""
+    """Return a function that reads at most so many bytes of a regular file, or raises Unreadable."""
 
     def read(limit: int) -> bytes:
         try:
@@ -27,12 +27,12 @@ def reader(path: Path) -> Callable[[int], bytes]:
 
 
 def folder_files(root: Path) -> list[Entry]:
-    """The regular files at the top of a folder and in its exercises/; links are not followed."""
+    """The regular files at the top of a folder and in its exercises/. Links are not followed."""
     return _files(root, (root, root / "exercises"))
 
 
 def wrapped_folder_files(root: Path) -> list[Entry]:
-    """The same, of the one folder within where there is nothing but that, as in an archive of GitHub's."""
+    """Like `folder_files`. If there is only one folder inside, as in GitHub's archives, that one is read instead."""
     inner = [child for child in root.iterdir() if not child.name.startswith((".", "__MACOSX"))]
     if len(inner) == 1 and inner[0].name != "exercises" and not inner[0].is_symlink() and inner[0].is_dir():
         return _files(root, (inner[0], inner[0] / "exercises"))

@@ -1,4 +1,4 @@
-"""The student's code in a notebook, as Python: no outputs, no magics, and none of the cells that nbgrader hands out locked."""
+"""Turns the student's code in a notebook into Python, without outputs, magics and the cells that nbgrader locks."""
 
 import re
 from itertools import accumulate
@@ -12,7 +12,7 @@ __all__ = ["notebook_source"]
 
 
 def notebook_source(data: bytes, name: str) -> Source:
-    """The student's code cells of a notebook, in order, as Python; the cells that nbgrader hands out locked are not the student's."""
+    """The student's code cells of a notebook as Python, in order. Cells that nbgrader locks are not the student's."""
     try:
         cells = _notebook_cells(data)
         text = "\n\n".join(cells) + "\n"
@@ -33,7 +33,7 @@ class _Cell(msgspec.Struct):
 
     @property
     def handed_out(self) -> bool:
-        """True for a cell that nbgrader locks: it holds tests of the course's, or only a place for the points."""
+        """True for a cell that nbgrader locks: it holds the course's tests, or is only a place for points."""
         mark = self.metadata.get("nbgrader") if isinstance(self.metadata, dict) else None
         return isinstance(mark, dict) and mark.get("solution") is not True and True in (mark.get("locked"), mark.get("grade"))
 
@@ -43,7 +43,7 @@ class _Notebook(msgspec.Struct):
 
 
 def _notebook_cells(data: bytes) -> list[str]:
-    """The student's code cells in order, as Python."""
+    """The student's code cells as Python, in order. Raises: Unreadable."""
     try:
         notebook = msgspec.json.decode(data, type=_Notebook)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -57,9 +57,9 @@ def _notebook_cells(data: bytes) -> list[str]:
 
 _CELL_MAGIC = re.compile(r"\s*%%(\w*)[^\n]*")
 _TRANSPARENT = ("time", "timeit", "capture", "prun")
-"""Magics of a whole cell that run it as Python."""
+"""Magics of a whole cell that still run it as Python."""
 _MAGIC = re.compile(r"(?P<indent>[ \t]*+)(?:(?P<target>[\w.,\[\] ]++)=[ \t]*+[%!]|[%!?]|[\w.]++\?\??[ \t]*+$)[^\n]*", re.MULTILINE)
-"""Possessive, so that a long line of blanks takes no quadratic time."""
+"""The quantifiers are possessive (`*+`), because a long line of blanks would take quadratic time otherwise."""
 _LEXEME = re.compile(
     r"""\#[^\n]* | (?P<quote>\'{3}|"{3})(?:\\.|(?!(?P=quote)).)*(?:(?P=quote)|\Z) | "(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'?
     | (?P<open>[(\[{]) | (?P<close>[)\]}]) | \\. | [^\#"'()\[\]{}\\\n]+ | .""",
@@ -68,9 +68,9 @@ _LEXEME = re.compile(
 
 
 def _without_magics(cell: str) -> str:
-    """A cell's code; magics, shell lines and questions become comments where a statement could stand, and nowhere else.
+    """A cell's code, in which magics, shell lines and questions become comments, but only where a statement can begin.
 
-    A magic of the whole cell leaves the cell out, unless it runs it as Python.
+    If a magic applies to the whole cell, the cell is left out, unless the magic runs it as Python.
     """
     if start := _CELL_MAGIC.match(cell):
         if start[1] not in _TRANSPARENT:

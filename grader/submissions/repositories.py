@@ -1,4 +1,4 @@
-"""The files of a commit of a local git repository, read by plumbing that runs no filter, hook or external program."""
+"""Reads the files of a commit of a local git repository. Uses only git commands that run no filter, hook or other program."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ __all__ = ["committed_files", "git_files"]
 
 
 def git_files(repository: Path, ref: str) -> list[Entry]:
-    """The files of a commit of a local repository, read by plumbing that runs no filter, hook or external program. Raises: BadInput."""
+    """The Python files and notebooks of a commit of a local repository. Raises: BadInput."""
     commit = _run_git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     if commit is None:
         raise BadInput(f"{repository} has no commit, branch or tag called {one_line(ref)!r}")
@@ -23,15 +23,15 @@ def git_files(repository: Path, ref: str) -> list[Entry]:
         fields, _, name = line.partition("\t")
         if fields.startswith("100") and PurePosixPath(name).suffix in (".py", ".ipynb"):
             _, _, blob, size = fields.split()
-            if size.isdigit() and int(size) <= MAX_NOTEBOOK_BYTES:  # BAD where the object is missing
+            if size.isdigit() and int(size) <= MAX_NOTEBOOK_BYTES:  # the size is BAD if the object is missing
                 entries.append(Entry(PurePosixPath(name), partial(_blob, repository, blob)))
     return entries
 
 
 def committed_files(repository: Path, commit: str, course: Course) -> dict[str, bytes]:
-    """The files of a commit from which a submission is read, by path.
+    """The files of a commit that can hold modules of the course, by path.
 
-    Of a file that is too long, no more is read than shows that.
+    A file that is too large comes back one byte longer than the cap, so that a reader rejects it.
     """
     names = [f"{module.name}{suffix}" for module in course.modules for suffix in (".py", ".ipynb")]
     wanted = [*names, *(f"exercises/{name}" for name in names)]
@@ -50,7 +50,7 @@ def _blob(repository: Path, blob: str, limit: int) -> bytes:
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout
         data = process.stdout.read(limit)
-        process.kill()  # the rest is not wanted
+        process.kill()  # the rest is not needed
     return data
 
 

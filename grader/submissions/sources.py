@@ -1,6 +1,6 @@
-"""A submission reduced to source text, and what its parts are called. Nothing else of a submission survives.
+"""What a submission is reduced to: the source text of its modules, and nothing else. Holds the caps on size that all readers share.
 
-Data only: no archive is extracted, no link is followed, nothing is imported, sizes and counts are capped before anything is read.
+Readers treat a submission as data. They extract no archive, follow no link and import nothing, and they check sizes before they read.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 MAX_SOURCE_BYTES = 256 << 10
-MAX_NOTEBOOK_BYTES = 32 << 20  # outputs with pictures are large; only the code is kept
+MAX_NOTEBOOK_BYTES = 32 << 20  # pictures in outputs are large, but only the code is kept
 MAX_MEMBERS = 20_000
 MAX_MATCHES = 64
 MAX_MATCHED_BYTES = 128 << 20
@@ -37,22 +37,22 @@ TOO_LONG = f"its code is larger than {MAX_SOURCE_BYTES >> 10} KiB."
 
 
 class BadInput(Exception):
-    """A path that can't be graded; the text says why and what to do."""
+    """A path that can't be graded. The text says why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A student's module: its text, or the sentence that says why there is none."""
+    """A student's module: its text, or a sentence that says why it has none."""
 
     text: str = ""
     problem: str = ""
     missing: bool = False
     cells: tuple[int, ...] = ()
-    """The lines at which a notebook's cells begin, counted from 1: each runs although another fails. Empty for an ordinary module."""
+    """The lines at which a notebook's cells begin, counted from 1. A cell runs even if another one fails. Empty for an ordinary module."""
 
     @classmethod
     def not_handed_in(cls, module: str) -> Self:
-        """Stands for a module that a submission does not hold."""
+        """The source of a module that a submission does not hold."""
         return cls(problem=f"{module}.py was not handed in.", missing=True)
 
 
@@ -63,23 +63,23 @@ class Submission:
     id: str
     sources: dict[str, Source]
     only: tuple[str, ...] = ()
-    """The modules to grade, where the submission is a single file that names one; all of the course's where empty."""
+    """The modules to grade. A single file names the one that it holds; empty means all modules of the course."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A regular file of a submission: where it is, and how to read at most so many bytes of it."""
+    """A regular file of a submission: its path, and a function that reads at most so many bytes of it."""
 
     path: PurePosixPath
     read: Callable[[int], bytes]
 
 
 class Unreadable(Exception):
-    """One file that can't be taken; the text is for the student."""
+    """A file that can't be read. The text is for the student."""
 
 
 def shown(path: Path) -> str:
-    """A path as it is shown to people."""
+    """A path, made safe to show."""
     return one_line(str(path), 400)
 
 
@@ -89,6 +89,6 @@ def file_names(course: Course) -> list[str]:
 
 
 def module_of(name: str, course: Course) -> str | None:
-    """The module that a file of this name holds."""
+    """The module that a file of this name holds, or None."""
     names = {f"{module.name}{suffix}": module.name for module in course.modules for suffix in (".py", ".ipynb")}
     return names.get(name)

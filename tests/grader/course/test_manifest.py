@@ -13,7 +13,7 @@ WRONG = {
         ("minutes = 1", "minutes = 1\nminuets = 2"),
         "in module 'mini', task 'double': Object contains unknown field `minuets`",
     ),
-    "unknown limit": (("threads = 4", "thread = 4"), "in limits: Object contains unknown field `thread`: take out the key `thread`"),
+    "unknown limit": (("threads = 4", "thread = 4"), "in limits: Object contains unknown field `thread`: remove the key `thread`"),
     "no points": (("points = 2\n", ""), "task 'double': Object missing required field `points`: add the key `points`"),
     "negative points": (("points = 2", "points = -2"), "task 'double', points: Expected `float` > 0.0"),
     "no points at all": (("points = 2", "points = 0"), "points: Expected `float` > 0.0"),

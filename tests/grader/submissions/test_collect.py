@@ -43,16 +43,16 @@ BAD = {
     "an unknown column": (f"repository,commit,name\nschool/anna,{COMMIT},x\n", "must begin with the line"),
     "nothing": ("repository,commit\n", "lists no repository"),
     "too many cells": (f"repository,commit\nschool/anna,{COMMIT},x\n", "line 2: it has more cells"),
-    "a branch": ("repository,commit\nschool/anna,main\n", "line 2: 'main' is no commit: write its 40 hexadecimal digits"),
-    "an option for a commit": ("repository,commit\nschool/anna,--upload-pack=x\n", "is no commit"),
-    "an address": (f"repository,commit\nhttps://github.com/school/anna,{COMMIT}\n", "is no repository: write OWNER/NAME"),
-    "a command": (f"repository,commit\nschool/$(touch pwned),{COMMIT}\n", "is no repository"),
-    "an option": (f"repository,commit\n--upload-pack=x/y,{COMMIT}\n", "is no repository"),
-    "a way out": (f"repository,commit\nschool/..,{COMMIT}\n", "is no repository"),
-    "a protocol": (f"repository,commit\next::sh/x,{COMMIT}\n", "is no repository"),
+    "a branch": ("repository,commit\nschool/anna,main\n", "line 2: 'main' is not a commit: write its 40 hexadecimal digits"),
+    "an option for a commit": ("repository,commit\nschool/anna,--upload-pack=x\n", "is not a commit"),
+    "an address": (f"repository,commit\nhttps://github.com/school/anna,{COMMIT}\n", "is not a repository: write OWNER/NAME"),
+    "a command": (f"repository,commit\nschool/$(touch pwned),{COMMIT}\n", "is not a repository"),
+    "an option": (f"repository,commit\n--upload-pack=x/y,{COMMIT}\n", "is not a repository"),
+    "a way out": (f"repository,commit\nschool/..,{COMMIT}\n", "is not a repository"),
+    "a protocol": (f"repository,commit\next::sh/x,{COMMIT}\n", "is not a repository"),
     "a path for a student": (f"repository,commit,student\nschool/anna,{COMMIT},../anna\n", "can't name a student"),
     "a folder of ours for a student": (f"repository,commit\nschool/exercises,{COMMIT}\n", "can't name a student"),
-    "a student twice": (f"repository,commit,student\na/x,{COMMIT},anna\nb/x,{COMMIT},Anna\n", "line 3: Anna stands in line 2 as well"),
+    "a student twice": (f"repository,commit,student\na/x,{COMMIT},anna\nb/x,{COMMIT},Anna\n", "line 3: Anna is also in line 2"),
 }
 
 
@@ -70,7 +70,7 @@ def test_bad_lists_are_2_and_a_sentence(root, what):
 @pytest.mark.parametrize("server", ["http://github.com", "ext::sh", "ssh://github.com", "https://u:p@github.com", "--x"])
 def test_only_safe_servers(root, server):
     """Encrypted addresses without a password, or folders."""
-    with pytest.raises(BadInput, match="is no server"):
+    with pytest.raises(BadInput, match="is not a server"):
         collect([Row("school/anna", COMMIT, "anna")], Course.read(root), root / "out", server=server, token="")
 
 
@@ -134,7 +134,7 @@ def test_git_is_told_nothing_but_what_is_needed(root, tmp_path):
 def test_records_are_checked(tmp_path):
     """What a record says goes into addresses: a forged one is refused."""
     (tmp_path / "collected.json").write_text(json.dumps([{"student": "anna", "repository": "../x", "commit": COMMIT}]))
-    with pytest.raises(BadInput, match="is no repository"):
+    with pytest.raises(BadInput, match="is not a repository"):
         read_record(tmp_path / "collected.json")
     with pytest.raises(BadInput, match="can't be read"):
         read_record(tmp_path / "nothing.json")
