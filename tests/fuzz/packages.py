@@ -555,7 +555,9 @@ TARGET = Target(
     instrumented=(
         "grader.submissions.archives",
         "grader.submissions.find",
+        "grader.submissions.folders",
         "grader.submissions.notebooks",
+        "grader.submissions.sources",
         "grader.base.text",
         "tarfile",
         "zipfile",
