@@ -25,7 +25,7 @@ class Trial:
     def __init__(
         self, module: Module, name: str, text: str, seed: int, judge: _Judge, *, shuffled: bool = False, until_failure: bool = False
     ) -> None:
-        self.unit = Unit(name, module, Source(text), seed, shuffled, until_failure)
+        self.unit = Unit(name, module, Source(text), seed, shuffled, until_failure, explain=False)
         self.judge = judge
 
 

@@ -80,7 +80,16 @@ class Engine:
             self._suites[module] = collect(self._course, module)
         return self._suites[module]
 
-    def grade(self, module: Module, source: Source, seed: int, *, shuffled: bool = False, until_failure: bool = False) -> Graded:
+    def grade(
+        self,
+        module: Module,
+        source: Source,
+        seed: int,
+        *,
+        shuffled: bool = False,
+        until_failure: bool = False,
+        explain: bool = True,
+    ) -> Graded:
         """Run the tests of the module's tasks on a source.
 
         Args:
@@ -88,7 +97,8 @@ class Engine:
             source: the student's.
             seed: the run's.
             shuffled: run the tests in an order that is drawn from the seed.
-            until_failure: end with the first test that does not pass, and don't look for the known mistake behind it.
+            until_failure: end with the first test that does not pass.
+            explain: look for the known mistake behind a failed comparison.
 
         Raises: SuiteError.
         """
@@ -103,7 +113,7 @@ class Engine:
         try:
             for test in tests:
                 start = time.monotonic()
-                outcome = self._outcome(module.name, test, student, seed, explain=not until_failure)
+                outcome = self._outcome(module.name, test, student, seed, explain=explain)
                 records.append(Record(test, outcome, time.monotonic() - start))
                 if until_failure and outcome.status not in (Status.PASSED, Status.SKIPPED):
                     break

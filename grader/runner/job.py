@@ -107,7 +107,9 @@ def grade(unit: Unit, engine: Engine) -> Entry:
     start = time.monotonic()
     module = unit.module
     try:
-        graded = engine.grade(module, unit.source, unit.seed, shuffled=unit.shuffled, until_failure=unit.until_failure)
+        graded = engine.grade(
+            module, unit.source, unit.seed, shuffled=unit.shuffled, until_failure=unit.until_failure, explain=unit.explain
+        )
     except SuiteError as error:
         return grading_fault(module, str(error))
     tests: dict[str, list[TestResult]] = {}

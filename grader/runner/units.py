@@ -22,6 +22,8 @@ class Unit:
     shuffled: bool = False
     until_failure: bool = False
     """End with the first test that does not pass: one is enough to reject."""
+    explain: bool = True
+    """Look for the known mistake behind a failed comparison."""
 
 
 def units_of(submissions: Iterable[Submission], modules: Iterable[Module], seed: int) -> list[Unit]:
