@@ -1,7 +1,9 @@
 """course.toml: what is wrong with it is said with the file, the key and the fix."""
 
+import pickle
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from grader.course.manifest import Course, ManifestError, find_root
@@ -33,6 +35,14 @@ WRONG = {
     "a ban elsewhere": (('"torch.softmax"', '"numpy.sum"'), "bans"),
     "bans as a word": (('["torch.softmax", "torch.nn.Linear"]', '"torch.softmax"'), "bans: Expected `array`, got `str`"),
     "an unknown limit of a task": (("minutes = 1", "minutes = 1\nlimits = {patience = 9}"), "unknown field `patience`"),
+    "a task's limit of nothing": (
+        ("minutes = 1", "minutes = 1\nlimits = {test_seconds = 0}"),
+        "in module 'mini', task 'double', limits, test_seconds: Expected `float` > 0.0",
+    ),
+    "a task's limit in words": (
+        ("minutes = 1", 'minutes = 1\nlimits = {threads = "many"}'),
+        "task 'double', limits, threads: Expected `int`, got `str`: give it a value of that kind",
+    ),
     "a limit of nothing": (("test_seconds = 4", "test_seconds = 0"), "in limits, test_seconds: Expected `float` > 0.0"),
     "not TOML": (("[limits]", "[limits"), "is not valid TOML"),
     "a key twice": (("points = 2", "points = 2\npoints = 3"), "is not valid TOML"),
@@ -107,3 +117,13 @@ def test_a_tasks_limits_take_the_place_of_the_courses(tmp_path: Path):
     double, counter = (task.limits_within(course.limits) for task in course.modules[0].tasks)
     assert (double.test_seconds, double.output_kib, double.task_seconds, double.test_cpu_seconds) == (30, 7, 30, 1)
     assert counter == course.limits
+
+
+def test_a_task_says_only_the_limits_that_it_changes(tmp_path: Path):
+    """The store hashes a module as JSON, and modules travel between processes: limits that a task leaves alone are not in it."""
+    text = MANIFEST.replace("minutes = 1", "minutes = 1\nlimits = {output_kib = 7}", 1)
+    (tmp_path / "course.toml").write_text(text)
+    (module,) = Course.read(tmp_path).modules
+    assert [task["limits"] for task in msgspec.to_builtins(module)["tasks"] if "limits" in task] == [{"output_kib": 7}, {}]
+    assert pickle.loads(pickle.dumps(module)) == module
+    assert hash(pickle.loads(pickle.dumps(module))) == hash(module)
