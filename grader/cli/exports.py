@@ -25,24 +25,24 @@ from grader.submissions.sources import BadInput
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Write what other programs read: nbgrader, GitHub, Classroom 50, Gradescope.")
+app = typer.Typer(no_args_is_help=True, help="Write files that other programs read: nbgrader, GitHub, Classroom 50, Gradescope.")
 
-ResultsArgument = Annotated[Path, typer.Argument(metavar="RESULTS.JSON", help="What `grader grade` wrote.")]
-OutOption = Annotated[Path, typer.Option(help="The folder that is written.")]
+ResultsArgument = Annotated[Path, typer.Argument(metavar="RESULTS.JSON", help="The results.json that `grader grade` wrote.")]
+OutOption = Annotated[Path, typer.Option(help="The folder to write to.")]
 SubmissionOption = Annotated[list[str] | None, typer.Option("--submission", "-s", help="Only this submission; can be given again.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 
 
 @app.callback()
 def export() -> None:
-    """Write what other programs read: nbgrader, GitHub, Classroom 50, Gradescope."""
+    """Write files that other programs read: nbgrader, GitHub, Classroom 50, Gradescope."""
 
 
 @app.command("github-classroom")
 def github_classroom(
     results: ResultsArgument, out: OutOption = Path("github-classroom"), submission: SubmissionOption = None, force: ForceOption = False
 ) -> None:
-    """Write the JSON of GitHub Classroom's reporter, for each submission and module."""
+    """Write JSON for GitHub Classroom's reporter, one file for each submission and module."""
     try:
         files = reporter_files(_read(results), submission or ())
     except ResultsError as error:
@@ -54,18 +54,18 @@ def github_classroom(
 def student(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or a clone of an empty repository.")],
     module: ModuleOption = None,
-    update: Annotated[bool, typer.Option("--update", help="Renew an earlier export; exercises that exist are kept.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Update an earlier export. Existing exercises are kept.")] = False,
     reporter_commit: Annotated[
         str | None,
         typer.Option(
             "--reporter",
             metavar="COMMIT",
-            help="Let the workflow end in this commit of classroom-resources/autograding-grading-reporter, not in our own total.",
+            help="End the workflow with this commit of classroom-resources/autograding-grading-reporter instead of our own total.",
         ),
     ] = None,
     course: CourseOption = None,
 ) -> None:
-    """Write the repository that students get: stubs, public tests, first hints, a workflow, and no answer."""
+    """Write the repository for students: stubs, public tests, first hints and a workflow. It holds no answers."""
     from grader.exports.student import CannotExport, export_student
 
     loaded = load(course)
@@ -86,7 +86,7 @@ def official(
     force: ForceOption = False,
     course: CourseOption = None,
 ) -> None:
-    """Write the workflow with which the course's own, private repository grades students' repositories."""
+    """Write a workflow for the course's private repository that grades students' repositories."""
     from grader.exports.official import WORKFLOW, official_workflow
     from grader.exports.student import CannotExport
 
@@ -100,7 +100,7 @@ def official(
 
 @app.command()
 def feedback(results: ResultsArgument, out: OutOption = Path("feedback"), force: ForceOption = False) -> None:
-    """Write one Markdown file a student: the score, and for each task what differs from what was expected."""
+    """Write one Markdown file for each student, with the score and, for each task, what went wrong."""
     from grader.exports.markdown import feedback_files
 
     _write(out, feedback_files(_read(results)), force)
@@ -109,11 +109,11 @@ def feedback(results: ResultsArgument, out: OutOption = Path("feedback"), force:
 @app.command()
 def checks(
     results: ResultsArgument,
-    collected: Annotated[Path, typer.Option(help="The collected.json of `grader collect`: which commit is whose.")],
+    collected: Annotated[Path, typer.Option(help="The collected.json that `grader collect` wrote. It says which commit belongs to whom.")],
     out: OutOption = Path("checks"),
     force: ForceOption = False,
 ) -> None:
-    """Write what GitHub's API takes to show each score beside its commit (nothing is posted)."""
+    """Write check runs for GitHub's API, which show each score beside its commit. Nothing is posted."""
     from grader.exports.github_checks import check_files
     from grader.submissions.collect import read_record
 
@@ -129,18 +129,18 @@ def checks(
 @app.command("classroom50")
 def classroom50_result(
     results: ResultsArgument,
-    submission: Annotated[str, typer.Option("--submission", "-s", help="Whose result.")],
+    submission: Annotated[str, typer.Option("--submission", "-s", help="The submission.")],
     out: OutOption = Path("classroom50"),
-    record: Annotated[Path | None, typer.Option(help="An earlier result.json of the same submission, which says whose it is.")] = None,
+    record: Annotated[Path | None, typer.Option(help="An earlier result.json of this submission; replaces the options below.")] = None,
     classroom: Annotated[str, typer.Option(help="The classroom's short name.")] = "",
     assignment: Annotated[str, typer.Option(help="The assignment's short name.")] = "",
     kind: Annotated[str, typer.Option("--type", help="individual or group.")] = "individual",
-    owner: Annotated[str, typer.Option(help="The owner of the repository, as in its name.")] = "",
+    owner: Annotated[str, typer.Option(help="The student or group that owns the repository, as in its name.")] = "",
     repository: Annotated[str, typer.Option(help="OWNER/NAME on GitHub.")] = "",
     commit: Annotated[str, typer.Option(help="The graded commit.")] = "",
-    committed: Annotated[str, typer.Option(help="When it was made, such as 2026-10-01T12:00:00Z.")] = "",
+    committed: Annotated[str, typer.Option(help="The commit's time, such as 2026-10-01T12:00:00Z.")] = "",
     tag: Annotated[str, typer.Option(help="The submission's tag: submit/…")] = "",
-    review: Annotated[str, typer.Option(help="Address of the comparison with the starter code (default: that of the commit).")] = "",
+    review: Annotated[str, typer.Option(help="The address of the comparison with the starter code (default: the commit's address).")] = "",
     server: Annotated[str, typer.Option(help="GitHub's address.")] = "https://github.com",
     force: ForceOption = False,
 ) -> None:
@@ -167,7 +167,7 @@ def classroom50_result(
 def classroom50_autograder(
     out: OutOption = Path("autograder"), module: ModuleOption = None, force: ForceOption = False, course: CourseOption = None
 ) -> None:
-    """Write an autograder for Classroom 50. It runs the public tests: everybody can read its bundle, so no hidden test is in it."""
+    """Write an autograder for Classroom 50. It runs the public tests only, because everybody can read its files."""
     loaded = load(course)
     try:
         files = classroom50.autograder_files(loaded, loaded.select(module or [], []))
@@ -201,17 +201,17 @@ def gradescope_results(
 
 @app.command("gradescope-autograder")
 def gradescope_autograder(
-    out: Annotated[Path, typer.Option(help="The zip that is written.")] = Path("gradescope-autograder.zip"),
+    out: Annotated[Path, typer.Option(help="The zip file to write.")] = Path("gradescope-autograder.zip"),
     module: ModuleOption = None,
     visibility: VisibilityOption = "after_due_date",
     practice: Annotated[
         bool,
-        typer.Option("--practice", help="Grade even in a container that can't confine student code, which can then read the hidden tests."),
+        typer.Option("--practice", help="Grade even if the container can't confine students' code, which can then read the hidden tests."),
     ] = False,
     force: ForceOption = False,
     course: CourseOption = None,
 ) -> None:
-    """Write the zip of an autograder for Gradescope. It holds the hidden suites and the solutions: upload it, and give it to nobody."""
+    """Write the zip of an autograder for Gradescope. It holds the hidden suites and the solutions, so give it to nobody but Gradescope."""
     loaded = load(course)
     try:
         modules = loaded.select(module or [], [])
@@ -224,12 +224,14 @@ def gradescope_autograder(
 
 @app.command()
 def nbgrader(
-    folder: Annotated[Path, typer.Argument(metavar="COURSE_DIR", help="The folder of nbgrader's course; made where there is none.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="COURSE_DIR", help="The folder for nbgrader's course. It is made if it does not exist.")
+    ],
     module: ModuleOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite notebooks and files that differ.")] = False,
     course: CourseOption = None,
 ) -> None:
-    """Write a course that nbgrader's own commands run: notebooks, public tests, and a configuration that grades in our workers."""
+    """Write a course for nbgrader: notebooks, public tests, and a configuration that grades in our confined workers."""
     from grader.exports.nbgrader.course import ExportError, write_course
 
     loaded = load(course)
@@ -249,18 +251,20 @@ def nbgrader(
 def gradebook(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The results.json that `grader grade` wrote.")],
     course: Annotated[
-        Path | None, typer.Option(help="nbgrader's course folder, or the exercises' (the one that holds course.toml).")
+        Path | None, typer.Option(help="nbgrader's course folder, or the folder of the exercises, which holds course.toml.")
     ] = None,
-    course_dir: Annotated[Path | None, typer.Option(help="nbgrader's course folder, where --course names the exercises'.")] = None,
-    replace: Annotated[bool, typer.Option(help="Write over what nbgrader's autograding of notebooks gave.")] = False,
+    course_dir: Annotated[
+        Path | None, typer.Option(help="nbgrader's course folder, if --course names the folder of the exercises.")
+    ] = None,
+    replace: Annotated[bool, typer.Option(help="Replace scores that nbgrader's autograding gave.")] = False,
 ) -> None:
-    """Write the scores of files that were handed in into nbgrader's gradebook. Running it again changes nothing; manual scores stay."""
+    """Write scores into nbgrader's gradebook, for work handed in as files. Manual scores stay, and a second run changes nothing."""
     if course is not None and course_dir is None and not (course / MANIFEST).is_file():
         course, course_dir = None, course  # nbgrader's users call that folder the course
     if course_dir is None:
         raise stop("name nbgrader's course folder with --course-dir (it may be empty)", EXIT_BAD_INPUT)
     if not course_dir.is_dir():
-        raise stop(f"{course_dir} is no folder: make it first, or name nbgrader's course folder", EXIT_BAD_INPUT)
+        raise stop(f"{course_dir} is not a folder: make it first, or name nbgrader's course folder", EXIT_BAD_INPUT)
     from grader.exports.nbgrader.course import ExportError, needs_nbgrader
 
     try:
@@ -291,7 +295,7 @@ def _json(path: Path) -> object:
 
 
 def _read(path: Path) -> Results:
-    """Read results.json, and say what whoever exports it should know. Raises: typer.Exit."""
+    """Read results.json, and warn about anything that makes its scores doubtful. Raises: typer.Exit."""
     try:
         results = read_results(path)
     except ResultsError as error:

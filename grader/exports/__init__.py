@@ -1,1 +1,1 @@
-"""What other programs read, made from the course or from results.json: notebooks, gradebooks, repositories, scores."""
+"""Files for other programs, made from the course or from results.json: notebooks, gradebooks, repositories, scores."""

@@ -1,9 +1,9 @@
 """Runs the public tests of a module in a student's own repository, and reports them in the format of GitHub Classroom's reporter.
 
-`grader export student` ships this file as it is, so it needs Python's own library, pytest, and modules that are shipped beside it. What it
-says is advice: a student can edit it, the tests and the workflow that calls it.
+`grader export student` ships this file unchanged, so it may use only the standard library, pytest, and the modules that are shipped with
+it. Its scores are advice: a student can edit this file, the tests, and the workflow that calls it.
 
-One public test is one point, whatever its task: these are examples, and the course's points are for hidden tests.
+Every public test is worth one point. The points in course.toml are for hidden tests only.
 
     python -m grader.exports.advisory tensor_ops             run the tests, set the step's output `result`
     python -m grader.exports.advisory --total tensor_ops …   add up TENSOR_OPS_RESULTS and the others, as the reporter does
@@ -30,15 +30,15 @@ from grader.exports.runner_json import Check, encode, runner_json
 __all__ = ["add_up", "main", "report", "results_name"]
 
 _SECONDS = 600
-"""For all public tests of a module, which take seconds; pytest-timeout ends a single one earlier."""
+"""For all public tests of a module together. They take a few seconds; pytest-timeout ends a single slow test earlier."""
 _MOST_OUTPUT = 1 << 20
 _MOST_LINES = 2_000
 _OURS = ("GITHUB_", "RUNNER_", "ACTIONS_", "INPUT_")
-"""Beginnings of the names of variables that tell a program how to talk to the runner."""
+"""Variables that begin like this tell a program how to talk to GitHub's runner. Tests don't get them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns: 0 where tests ran, whatever came of them; with --total, 1 unless all passed."""
+    """Run the command. Returns: 0 if tests ran, even if they failed. With --total: 0 if all passed, otherwise 1."""
     parser = argparse.ArgumentParser(description="Report the public tests of modules. The scores are advice.")
     parser.add_argument("modules", nargs="+", metavar="MODULE")
     parser.add_argument("--total", action="store_true", help="add up what earlier steps have found")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def results_name(module: str) -> str:
-    """The environment variable in which the reporter looks for the result of the step of this name."""
+    """The environment variable that holds the result of this module's step. The reporter looks for this name."""
     return f"{module.upper()}_RESULTS"
 
 
@@ -64,13 +64,13 @@ def results_name(module: str) -> str:
 
 
 def _run(suite: Path) -> tuple[str, str]:
-    """Run pytest on a suite and show what it printed. Returns: its JUnit report, empty where there is none; why there may be none."""
+    """Run pytest on a suite and show its output. Returns: the JUnit report, or an empty string; the reason if there is no report."""
     with tempfile.TemporaryDirectory() as folder:
         junit, output = Path(folder, "junit.xml"), Path(folder, "output.txt")
         command = [sys.executable, "-m", "pytest", str(suite), "-q", "--color=no", "-p", "no:cacheprovider", f"--junitxml={junit}"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         reason = "the tests could not be run: see the log"
-        with output.open("wb") as file:  # no pipe, which a process that is left behind could keep open
+        with output.open("wb") as file:  # not a pipe, which a process that is left behind could keep open
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True)
             try:
                 process.wait(_SECONDS)
@@ -87,7 +87,7 @@ def _run(suite: Path) -> tuple[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and what it has started."""
+    """End the process and everything it has started."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -100,7 +100,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def report(suite: Path, junit: str, reason: str) -> list[Check]:
-    """What came of a suite: one check a test function, passed where all its cases passed, left out where all were skipped."""
+    """One check for each test function. It passes if all its cases pass, and is left out if all were skipped."""
     found = _cases(junit)
     checks = []
     for name in _functions(suite):
@@ -116,7 +116,7 @@ _STATUSES: dict[str, Literal["pass", "fail", "error"]] = {"passed": "pass", "fai
 
 
 def _functions(suite: Path) -> list[str]:
-    """The names of a suite's test functions, known without running it, so that a module that can't be imported counts as well."""
+    """The names of a suite's test functions. They are read from the source, so they are known even if the module can't be imported."""
     try:
         nodes = ast.parse(suite.read_bytes()).body
     except (OSError, SyntaxError, ValueError):
@@ -125,7 +125,7 @@ def _functions(suite: Path) -> list[str]:
 
 
 def _cases(junit: str) -> dict[str, list[tuple[str, str]]]:
-    """What came of each case, and its message, by the name of the function."""
+    """The outcome and the message of each case, by the name of the test function."""
     cases: dict[str, list[tuple[str, str]]] = {}
     try:
         root = ElementTree.fromstring(junit)
@@ -142,7 +142,7 @@ def _cases(junit: str) -> dict[str, list[tuple[str, str]]]:
 
 
 def add_up(results: Mapping[str, str]) -> tuple[float, float, list[str]]:
-    """The points of all encoded results and their maximum; the modules whose result is missing or unreadable."""
+    """Add up encoded results. Returns: points, maximum, and the modules whose result is missing or unreadable."""
     points, maximum, missing = 0.0, 0.0, []
     for name, encoded in results.items():
         try:
@@ -158,7 +158,7 @@ def _print_total(results: Mapping[str, str]) -> int:
     points, maximum, missing = add_up(results)
     for name in missing:
         print(f"{name}: no result; see its step.")
-    if maximum:  # the two annotations by which the reporter tells GitHub's programs the score
+    if maximum:  # GitHub's programs read the score from these two annotations
         print(f"::notice title=Autograding complete::Points {points:g}/{maximum:g}")
         print(f'::notice title=Autograding report::{{"totalPoints":{points:g},"maxPoints":{maximum:g}}}')
     print(f"{points:g} of {maximum:g} public tests passed. This is advice: the official score comes from your instructor's hidden tests.")

@@ -1,4 +1,4 @@
-"""Whole numbers that add up to a given total, by the method of the largest remainders. Python's own library only."""
+"""Round numbers so that they add up to a given total, by the method of largest remainders. Uses the standard library only."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -8,9 +8,9 @@ __all__ = ["apportion"]
 
 
 def apportion(exact: Sequence[Fraction], total: int) -> list[int]:
-    """Whole numbers beside exact ones that add up to `total`: each rounded down, then one more for the largest remainders.
+    """Round exact numbers to whole ones that add up to `total`: round each down, then add one to those with the largest remainders.
 
-    Raises: ValueError where `total` is not one of the two whole numbers around the exact sum.
+    Raises: ValueError if `total` is not the exact sum rounded up or down.
     """
     parts = [floor(part) for part in exact]
     missing = total - sum(parts)

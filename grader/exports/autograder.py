@@ -1,11 +1,11 @@
-"""An autograder for Classroom 50: it runs the public tests that its bundle brings on the student's files, and writes result.json.
+"""An autograder for Classroom 50. It runs its own copy of the public tests on the student's files, and writes result.json.
 
-`grader export classroom50-autograder` ships this file as CLASSROOM/autograders/ASSIGNMENT/autograder.py. A bundle can be read by
-everybody, so there is no hidden test in it, and what it says is advice: student code that means to can forge the outcome of tests that run
-in its own process. Of the student's repository only the modules' files are taken, as data (no conftest.py, no settings, no tests); they
-run in a process without this one's environment that, where the machine can confine it, may write nothing but a scratch folder.
+`grader export classroom50-autograder` ships this file as CLASSROOM/autograders/ASSIGNMENT/autograder.py. Everybody can
+read these files, so they hold no hidden tests. The scores are advice: student code runs in the same process as the tests and can forge
+their outcome. Only the modules' files are taken from the student's repository (no conftest.py, no settings, no tests). They run in a
+process of their own with a fresh environment. If the machine can confine that process, it may write to a scratch folder only.
 
-Scores are hundredths of a point. Needs Python's own library, and the files beside it.
+Scores are hundredths of a point. Uses the standard library and the files that are shipped with it.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ MAX_REPORT_BYTES = 4 << 20
 MAX_LOG_BYTES = 1 << 20
 MAX_LOG_LINES = 300
 SECONDS = 300
-"""For one module; the public tests of the largest take a few."""
+"""For one module. The public tests of the largest module take a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a test function: passed or not, and the first message of a case that did not."""
+    """The outcome of a test function, and the message of the first case that failed."""
 
     passed: bool
     message: str
 
 
 def main(bundle: Path, checkout: Path, environment: Mapping[str, str]) -> int:
-    """Grade the checkout. Returns: 0 where grading worked, whatever the score; 1 where it did not."""
+    """Grade the checkout. Returns: 0 if grading worked, whatever the score; otherwise 1."""
     try:
         identity = Identity.from_environment(environment, _committed(checkout, environment.get("GITHUB_SHA", "HEAD")))
     except BadIdentity as error:
@@ -86,7 +86,7 @@ def main(bundle: Path, checkout: Path, environment: Mapping[str, str]) -> int:
 
 
 def _committed(checkout: Path, commit: str) -> datetime | None:
-    """When the commit was made; None where git can't say."""
+    """The time of the commit, or None if git can't tell."""
     command = ["git", "-c", "safe.directory=*", "-C", str(checkout), "show", "--no-patch", "--format=%ct", "--end-of-options", commit]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -96,7 +96,7 @@ def _committed(checkout: Path, commit: str) -> datetime | None:
 
 
 def _packages(bundle: Path) -> bool:
-    """Install what the tests need, where it is missing."""
+    """Install the packages that the tests need, if any is missing. Returns: whether all are there now."""
     if all(importlib.util.find_spec(name) for name in ("torch", "torchvision", "pytest")):
         return True
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(bundle / "requirements.txt")]
@@ -110,7 +110,7 @@ def _packages(bundle: Path) -> bool:
 
 
 def run_public_tests(bundle: Path, checkout: Path, module: str) -> dict[str, Outcome]:
-    """What came of each public test of a module, by the name of its function; under "" what kept them all from running."""
+    """Run a module's public tests. Returns: outcomes by test function; the one under "" says why tests are missing."""
     suite = bundle / "tests" / "public" / f"test_{module}.py"
     with tempfile.TemporaryDirectory(prefix="autograder-") as name, tempfile.TemporaryFile() as report, tempfile.TemporaryFile() as log:
         scratch = Path(name).resolve()
@@ -146,7 +146,7 @@ def run_public_tests(bundle: Path, checkout: Path, module: str) -> dict[str, Out
 
 
 def _source(checkout: Path, name: str) -> bytes | None:
-    """The student's file, in exercises/ or at the top, as data: a regular file, behind no link, of a sensible size."""
+    """Read the student's file, from exercises/ or the top folder. It must be a regular file of limited size, and no link."""
     for folder in (checkout / "exercises", checkout):
         path = folder / name
         if folder.is_symlink() or not os.path.lexists(path):
@@ -164,7 +164,7 @@ def _source(checkout: Path, name: str) -> bytes | None:
 
 
 def _print_log(module: str, log: Any) -> None:
-    """Show what the tests printed, each line harmless to the runner."""
+    """Show what the tests printed. Lines are escaped so that GitHub's runner takes none for a command."""
     print(f"Public tests of {module}:")
     log.seek(0)
     for line in log.read(MAX_LOG_BYTES).decode(errors="replace").splitlines()[-MAX_LOG_LINES:]:
@@ -172,7 +172,7 @@ def _print_log(module: str, log: Any) -> None:
 
 
 def read_report(data: bytes) -> dict[str, Outcome]:
-    """The outcomes from the lines that the tests' process wrote. What is malformed is left out."""
+    """Read the outcomes that the tests' process wrote. Malformed lines are left out."""
     outcomes: dict[str, Outcome] = {}
     for line in data.splitlines():
         try:
@@ -185,11 +185,11 @@ def read_report(data: bytes) -> dict[str, Outcome]:
     return outcomes
 
 
-# ---- scoring and telling
+# ---- scores
 
 
 def score(tasks: Sequence[Task], outcomes: Mapping[str, Mapping[str, Outcome]]) -> list[TestRow]:
-    """A task's points times the share of its public tests that passed, in hundredths that add up to the rounded sum."""
+    """Score each task: its points times the share of its public tests that passed. Hundredths add up to the rounded sum."""
     passed = [sum(_outcome(outcomes[task.module], name).passed for name in task.tests) for task in tasks]
     maxima = [int(100 * Fraction(task.points)) for task in tasks]
     exact = [Fraction(most * count, len(task.tests)) for most, count, task in zip(maxima, passed, tasks, strict=True)]
@@ -205,7 +205,7 @@ def _outcome(outcomes: Mapping[str, Outcome], name: str) -> Outcome:
 
 
 def release_body(tasks: Sequence[Task], rows: Sequence[TestRow], outcomes: Mapping[str, Mapping[str, Outcome]], summary: str) -> str:
-    """Markdown: the sum, a row a task, and the first message of each that is not complete."""
+    """Markdown with the total and a row for each task, with the first message of its failed tests."""
     reason = supported()
     lines = [
         f"### {summary}",
@@ -230,7 +230,7 @@ def _points(hundredths: int) -> str:
 
 
 def _put(path: Path, text: str) -> None:
-    """Put a file in place of whatever the student's repository has there."""
+    """Write a file, and replace whatever the student's repository has there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)

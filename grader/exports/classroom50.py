@@ -1,4 +1,4 @@
-"""Classroom 50, from the course and from results.json: the autograder's bundle, and the official result.json of a submission."""
+"""Classroom 50: the files of an autograder, made from the course, and a submission's official result.json, made from results.json."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -32,10 +32,10 @@ _SUPPORT = (
     "exports/escape.py",
     "exports/public_tests.py",
 )
-"""What the autograder needs of this package, as it is. None of it is secret."""
+"""The files of this package that the autograder needs. They are shipped unchanged, and none is secret."""
 _ENTRY = "exports/autograder.py"
 _REQUIREMENTS = """\
-# What the public tests need. The autograder installs it where it is missing; a container that has it saves that time.
+# What the public tests need. The autograder installs it if it is missing; a container that has it saves this time.
 --extra-index-url https://download.pytorch.org/whl/cpu
 {pins}
 numpy
@@ -44,14 +44,14 @@ pytest>=9.0
 
 
 def official_result(submission: SubmissionResult, identity: Identity, graded_at: datetime) -> dict[str, Any]:
-    """The content of result.json for a graded submission: a test a task, in hundredths of a point. Raises: ResultsError."""
+    """The content of result.json for a graded submission: one test for each task, in hundredths of a point. Raises: ResultsError."""
     whole = total(submission)
     rows = [TestRow(part.task.name, part.task.status == "passed", part.score, part.max_score) for part in whole.parts if part.max_score]
     return result(identity, rows, graded_at)
 
 
 def autograder_files(course: Course, modules: Sequence[Module]) -> dict[str, bytes]:
-    """The bundle by path, to be put into CLASSROOM/autograders/ASSIGNMENT. Raises: ManifestError where a file of the course is missing."""
+    """The autograder's files by path, for CLASSROOM/autograders/ASSIGNMENT. Raises: ManifestError if a file of the course is missing."""
     try:
         return dict(_bundle(course, modules))
     except OSError as error:
@@ -87,7 +87,7 @@ def _decimal(points: float) -> str:
 
 
 def public_tests_of(module: Module, suite: bytes) -> dict[str, list[str]]:
-    """The public test functions of each task, told by their names. Raises: ManifestError where a task has none."""
+    """The public test functions of each task, found by their names. Raises: ManifestError if a task has none."""
     try:
         functions = [node.name for node in ast.parse(suite).body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
     except (SyntaxError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""Classroom 50's result.json: whose it is, and how it is put together. Scores are whole hundredths of a point.
+"""Classroom 50's result.json: its identity and its content. Scores are whole hundredths of a point.
 
-Shipped with the autograder, so it needs Python's own library only.
+Shipped with the autograder, so it uses the standard library only.
 """
 
 import datetime as dt
@@ -19,12 +19,12 @@ _TAG_TIME = re.compile(r"submit/(\d{4}-\d{2}-\d{2})T(\d{2})-(\d{2})-(\d{2})Z\b.*
 
 
 class BadIdentity(Exception):
-    """What tells whose result it is, is missing or malformed; the text says what and what to do."""
+    """A part of the identity is missing or malformed; the text says which one and what to do."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Which submission a result belongs to. Classroom 50 refuses one whose classroom, assignment or owner isn't the repository's."""
+    """Which submission a result belongs to. Classroom 50 checks classroom, assignment and owner against the repository."""
 
     classroom: str
     assignment: str
@@ -51,7 +51,7 @@ class Identity:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], committed: dt.datetime | None) -> Self:
-        """From the variables of an autograder's contract; the tag's time stands in for that of the commit. Raises: BadIdentity."""
+        """Read the variables that Classroom 50 sets. If the commit's time is unknown, use the tag's. Raises: BadIdentity."""
         tag = environment.get("SUBMISSION_TAG", "")
         if committed is not None:
             when = instant(committed)
@@ -61,7 +61,7 @@ class Identity:
         return cls(
             classroom=environment.get("CLASSROOM", ""),
             assignment=environment.get("ASSIGNMENT", ""),
-            # Newer runners know more kinds of groups; they write their own over this.
+            # Newer runners know more kinds of groups, and replace this value.
             assignment_type="individual" if environment.get("ASSIGNMENT_TYPE") in (None, "", "individual") else "group",
             owner=environment.get("OWNER") or environment.get("USERNAME", ""),
             submission=tag,
@@ -73,7 +73,7 @@ class Identity:
 
     @classmethod
     def from_record(cls, record: object) -> Self:
-        """From an earlier result.json of the same submission. Raises: BadIdentity."""
+        """Read an earlier result.json of the same submission. Raises: BadIdentity."""
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise BadIdentity(f"it is no result.json of {SCHEMA}: give the file that is attached to the submission's release")
         return cls(**{name: record.get(name, "") for name in cls.__dataclass_fields__})
@@ -83,7 +83,7 @@ class Identity:
 class TestRow:
     """One line of the result, in hundredths of a point."""
 
-    __test__ = False  # not a test, whatever pytest makes of its name
+    __test__ = False  # pytest would take the class for a test because of its name
 
     name: str
     passed: bool
@@ -92,12 +92,12 @@ class TestRow:
 
 
 def instant(when: dt.datetime) -> str:
-    """A time as Classroom 50 writes it: UTC, whole seconds, Z."""
+    """A time in Classroom 50's format: UTC in whole seconds, with a Z."""
     return when.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def result(identity: Identity, rows: Sequence[TestRow], graded_at: dt.datetime) -> dict[str, Any]:
-    """The content of result.json; its score and maximum are the sums of its tests'."""
+    """The content of result.json. Score and maximum are the sums over its tests."""
     tests = [{"test-name": row.name, "passed": row.passed, "score": row.score, "max-score": row.max_score} for row in rows]
     return {
         "schema": SCHEMA,

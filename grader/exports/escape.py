@@ -1,4 +1,4 @@
-"""Strings that may come from students, one function for each medium that they are put into.
+"""Escape strings that may come from students, with one function for each medium.
 
 Needs Python's own library and `grader.base.text` only, so that it can be shipped into a student repository as it is.
 """
@@ -14,19 +14,19 @@ __all__ = ["file_name", "github_output", "log_line", "markdown_block", "markdown
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$^=:])")  # < > & become entities
 _AUTOMATIC = re.compile(r"(?<=[@#/])(?=\S)|(?<=GH\\-)(?=\d)|(?<=www)(?=\\\.)", re.IGNORECASE)
-"""Where GitHub sees a name to notify, an issue or an address although its signs are escaped: it looks after rendering."""
+"""GitHub looks for mentions, issues and addresses after rendering, so escaping is not enough at these places."""
 _OUTPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 def log_line(text: str, limit: int = 400) -> str:
-    """One line for the log of a GitHub Action: no terminal escape, and nothing that the runner takes for a command."""
+    """One line for the log of a GitHub Action. It holds no terminal escapes, and nothing that the runner takes for a command."""
     return without_commands(one_line(text, limit))
 
 
 def github_output(name: str, value: str) -> str:
-    """What to append to the file that GITHUB_OUTPUT or GITHUB_ENV names: the value can't end before its random delimiter.
+    """The text to append to the file named by GITHUB_OUTPUT or GITHUB_ENV. A random delimiter keeps the value in one piece.
 
-    Raises: ValueError where the name is not one.
+    Raises: ValueError if the name can't be an output's.
     """
     if not _OUTPUT_NAME.fullmatch(name):
         raise ValueError(f"{name!r} can't be the name of an output: use letters, digits, - and _")
@@ -35,20 +35,20 @@ def github_output(name: str, value: str) -> str:
 
 
 def markdown_text(text: str, limit: int = 400) -> str:
-    """One line of GitHub's Markdown, also within a table: shown as it is, no markup, HTML, link, mention or reference."""
+    """One line of GitHub's Markdown that shows the text unchanged. It can stand in a table, and makes no markup, link or mention."""
     line = html.escape(_MARKDOWN.sub(r"\\\1", one_line(text, limit)), quote=False)
     return _AUTOMATIC.sub("\u200b", line)
 
 
 def markdown_block(text: str, limit: int = 4000) -> str:
-    """A fenced block of GitHub's Markdown that holds the text; no run of backticks within ends it."""
+    """A fenced block of GitHub's Markdown with the text in it. Its fence is longer than any run of backticks in the text."""
     lines = clean(text, limit)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", lines)), default=0))
     return f"{fence}text\n{lines}\n{fence}"
 
 
 def file_name(text: str) -> str:
-    """A name for a file or folder: letters, digits and ._@- as they are; whatever else there is becomes _ and a mark of its own."""
+    """A name for a file or folder. Letters, digits and ._@- stay; other characters become _, and a hash keeps such names apart."""
     plain = re.sub(r"[^A-Za-z0-9._@-]", "_", text)[:100]
     plain = re.sub(r"^[.-]+|^$", "_", plain)
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"

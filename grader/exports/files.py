@@ -1,4 +1,4 @@
-"""What the exports share: choosing submissions, and writing files without overwriting what somebody has."""
+"""What the exports share: choosing submissions, and writing files without overwriting others."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,11 +11,11 @@ __all__ = ["WouldOverwrite", "chosen", "write_files"]
 
 
 class WouldOverwrite(Exception):
-    """A file is there already, and holds something else; the text says which and what to do."""
+    """A file with other content exists already; the text says which one and what to do."""
 
 
 def chosen(results: Results, ids: Iterable[str] = ()) -> list[SubmissionResult]:
-    """The submissions of these names, all where no name is given. Raises: ResultsError where there is none of a name."""
+    """The submissions with these names; all of them if no name is given. Raises: ResultsError for an unknown name."""
     known = {submission.id: submission for submission in results.submissions}
     names = list(dict.fromkeys(ids)) or list(known)
     for name in names:
@@ -26,17 +26,15 @@ def chosen(results: Results, ids: Iterable[str] = ()) -> list[SubmissionResult]:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
-    """Write files by relative path, each whole or not at all. A file that is there and differs is kept, and then nothing is written.
+    """Write files by relative path. If one exists with other content, nothing is written.
 
-    Raises: WouldOverwrite, unless `replace`; OSError.
+    Raises: WouldOverwrite, unless `replace` is given; OSError.
     """
     if not replace:
         for name, data in files.items():
             path = folder / name
             if path.is_symlink() or (path.exists() and (not path.is_file() or path.read_bytes() != data)):
-                raise WouldOverwrite(
-                    f"{path} is there already and holds something else: choose another folder, or add --force to replace it"
-                )
+                raise WouldOverwrite(f"{path} exists already and holds something else: choose another folder, or add --force to replace it")
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

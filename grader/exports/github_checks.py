@@ -1,6 +1,6 @@
-"""Check runs: what GitHub's API takes to show a score beside the commit that it is for.
+"""Check runs, with which GitHub's API shows a score beside its commit.
 
-Only a GitHub App can make check runs. This module writes what is to be posted, and posts nothing.
+Only a GitHub App can make check runs. This module only writes the files to post.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from grader.submissions.collect import Collected
 __all__ = ["TARGETS", "check_files"]
 
 TARGETS = "targets.tsv"
-"""The file that says which payload goes where: a line OWNER/NAME, tab, file name for each."""
+"""This file says which payload belongs to which repository. Each line holds OWNER/NAME, a tab, and a file name."""
 
 _MOST_CHARACTERS = 60_000
 """GitHub refuses a summary or text of more than 65,535."""
@@ -22,7 +22,7 @@ _NAME = "Official score"
 
 
 def check_files(results: Results, record: list[Collected]) -> tuple[dict[str, bytes], list[str]]:
-    """The files to post, by name, TARGETS among them; the submissions of which the record says no commit."""
+    """Returns: the files to post by name, with TARGETS; the submissions whose commit is not in the record."""
     origins = {entry.student: entry for entry in record if not entry.problem}
     files: dict[str, bytes] = {}
     lines, unknown = [], []
@@ -53,7 +53,7 @@ def _payload(submission: SubmissionResult, results: Results, commit: str) -> dic
 
 
 def _cut(text: str) -> Iterator[str]:
-    """The lines that GitHub has room for; an open block of code is closed."""
+    """The lines that fit GitHub's limit. A fenced block that was cut is closed."""
     left, fence = _MOST_CHARACTERS, ""
     for line in text.splitlines():
         left -= len(line) + 1

@@ -1,7 +1,6 @@
-"""What GitHub Classroom's reporter reads, from results.json: one runner a task, and for each module one file with its runners.
+"""Files for GitHub Classroom's reporter, made from results.json. Each task is a runner, and each module is a file of runners.
 
-The recorded total is within 2**-40 points of the exact score, and on the same side of a half hundredth as the canonical score: rounded
-half up, it is the canonical score.
+The recorded total is within 2**-40 points of the exact score. Rounded half up to hundredths, it equals the canonical score.
 """
 
 import re
@@ -26,7 +25,7 @@ from grader.runner.results import Results, ResultsError, SubmissionResult, TaskR
 __all__ = ["Runner", "reporter_files", "runners"]
 
 MAX_ENVIRONMENT_BYTES = 900_000
-"""For all runners of a submission, since a reporter gets them in one environment: Linux allows about 2 MB, other variables included."""
+"""For all runners of a submission, because the reporter gets them as variables of one environment. Linux allows about 2 MB in all."""
 
 _RUNNER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 _KINDS: dict[Status, Literal["pass", "fail"]] = {
@@ -35,12 +34,12 @@ _KINDS: dict[Status, Literal["pass", "fail"]] = {
     Status.NOT_IMPLEMENTED: "fail",
     Status.BANNED: "fail",
 }
-"""Everything else is an error."""
+"""Every other status is an error."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """One task as the reporter sees it: `name` is in its list of runners and, in upper case, in `<NAME>_RESULTS`."""
+    """One task, as the reporter sees it. Its name is in the list of runners and, in upper case, in `<NAME>_RESULTS`."""
 
     name: str
     module: str
@@ -71,9 +70,9 @@ def runners(submission: SubmissionResult) -> list[Runner]:
 
 
 def reporter_files(results: Results, only: Iterable[str] = ()) -> dict[str, bytes]:
-    """The files by path: for each submission a folder with, for each module, the runners as JSON and as lines for GITHUB_OUTPUT.
+    """The files by path. Each submission is a folder; each module has its runners as JSON and as lines for GITHUB_OUTPUT.
 
-    Raises: ResultsError where `only` names a submission that there is not, or a score can't be told.
+    Raises: ResultsError if `only` names an unknown submission, or a score can't be expressed.
     """
     files = {}
     for submission in chosen(results, only):

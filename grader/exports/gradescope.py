@@ -1,4 +1,4 @@
-"""Gradescope, from the course and from results.json: results with visibilities, and the autograder's zip."""
+"""Gradescope: the zip of an autograder, made from the course, and a submission's results, made from results.json."""
 
 import io
 import json
@@ -35,9 +35,9 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def gradescope_results(submission: SubmissionResult, results: Results, visibility: Visibility) -> dict[str, Any]:
-    """The content of Gradescope's results.json for one submission: a test a task; what a student's code printed is shown to nobody.
+    """The content of Gradescope's results.json for one submission, with one test for each task. Output of student code is not shown.
 
-    Points have two decimals; the tests' add up to the score. Raises: ResultsError.
+    Points have two decimals, and the tests' points add up to the score. Raises: ResultsError.
     """
     whole = total(submission)
     notes = [f"{rounded(submission.score)} of {rounded(submission.max_score)} points."]
@@ -71,7 +71,7 @@ def _test(number: int, part: Part, visibility: Visibility) -> dict[str, Any]:
 
 
 def refusal(sentence: str) -> dict[str, Any]:
-    """The results for a submission that could not be graded because of what was handed in: nothing earned, and why, for the student."""
+    """The results for a submission that can't be graded because of its files: no points, and the reason for the student."""
     return {
         "score": 0,
         "output": clean(sentence, _MOST_OUTPUT),
@@ -86,9 +86,9 @@ def refusal(sentence: str) -> dict[str, Any]:
 
 
 def autograder_files(course: Course, modules: Sequence[Module], settings: Settings) -> dict[str, bytes]:
-    """What the zip holds, by path: the grader, and of the course what grading these modules needs, the hidden suites included.
+    """The zip's files by path: the grader, and the course's files for grading these modules, with the hidden suites.
 
-    Raises: ManifestError where a file of the course is missing.
+    Raises: ManifestError if a file of the course is missing.
     """
     try:
         return dict(_files(course, modules)) | {"settings.json": msgspec.json.encode(settings) + b"\n"}
@@ -119,7 +119,7 @@ def _package(name: str, folder: Traversable) -> Iterator[tuple[str, bytes]]:
 
 
 def _pyproject() -> str:
-    """A project file for the grader's package alone, with what this installation of it says of itself."""
+    """A pyproject.toml for the grader's package alone. Version and dependencies are those of this installation."""
     about = metadata.metadata("pytorch-exercises")
     needs = [need for need in metadata.requires("pytorch-exercises") or [] if not re.search(r"\bextra\s*==", need)]
     version, python = about["Version"], about["Requires-Python"]
@@ -146,11 +146,11 @@ packages = ["grader"]
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:
-    """A zip of these files, the same bytes each time; the two scripts may be executed."""
+    """A zip of these files, with the same bytes each time. The two scripts are executable."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):
-            member = zipfile.ZipInfo(name)  # of 1980, so that the bytes don't change from run to run
+            member = zipfile.ZipInfo(name)  # dated 1980, so that the bytes are the same in every run
             member.external_attr = (0o100755 if name in EXECUTABLE else 0o100644) << 16
             member.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(member, files[name])

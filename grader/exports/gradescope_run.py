@@ -1,7 +1,7 @@
-"""What `run_autograder` runs in Gradescope's container: grade the submission with the hidden suites, and write results.json.
+"""Grade the submission in Gradescope's container with the hidden suites, and write results.json. `run_autograder` calls this.
 
-Fails closed: where the grader can't confine student code, or fails itself, there is no results.json, and Gradescope reports a failure of
-the autograder instead of a score. A submission that can't be graded because of what was handed in gets zero and the reason.
+It fails closed: if the grader can't confine student code, or fails itself, it writes no results.json, and Gradescope reports that the
+autograder failed. A submission that can't be graded because of its files gets zero points and the reason.
 
     python -P -m grader.exports.gradescope_run /autograder
 """
@@ -25,13 +25,13 @@ from grader.submissions.sources import BadInput
 __all__ = ["main"]
 
 _NO_SCORE = (
-    "No score was given: the grader did not come to an end, for the reason above. Where this container can't confine student code, "
+    "No score was given: the grader stopped for the reason above. If this container can't confine student code, "
     "grade elsewhere and upload the scores, or read docs/exports.md and export the autograder again with --practice."
 )
 
 
 def main(root: Path) -> int:
-    """Grade `root`/submission. Returns: the exit status, 0 where results.json was written."""
+    """Grade `root`/submission. Returns: the exit status, which is 0 if results.json was written."""
     settings = msgspec.json.decode((root / "source" / "settings.json").read_bytes(), type=Settings)
     try:
         submissions, _ = find_submissions([root / "submission"], Course.read(root / "source" / "course"))

@@ -1,7 +1,7 @@
-"""Finds in an exported folder what students must not see: solutions, hidden tests, banks of answers, later hints.
+"""Search an exported folder for anything that students must not see: solutions, hidden tests, banks of answers, later hints.
 
-The search is for content, not for names. Every secret line and every secret sentence is looked for in every file, with all white
-space left out, so that a line that was indented, wrapped or commented is found as well.
+The search looks for content, not for names: every secret line and sentence, in every file. It ignores white space, so that it also finds
+lines that were indented, wrapped or commented out.
 """
 
 import ast
@@ -17,12 +17,12 @@ from grader.course.stubs import make_stub
 __all__ = ["MINIMUM", "Leak", "find_leaks", "secrets_of"]
 
 MINIMUM = 16
-"""Characters, white space left out, from which a line says something of its own: `return torch.mul(` has that many, `return x` has not."""
+"""The shortest secret, in characters without white space. `return torch.mul(` is long enough to be one, `return x` is not."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A secret that stands in an exported file."""
+    """A secret in an exported file."""
 
     file: Path
     secret: str
@@ -33,9 +33,9 @@ class Leak:
 
 
 def find_leaks(folder: Path, course: Course) -> list[Leak]:
-    """Every file of the folder that holds a secret of the course, with the first secret found in it.
+    """Every file of the folder that holds a secret, with the first secret in it.
 
-    Files of this package, shipped as they are, hold no course's secrets, whatever line of theirs a hidden test happens to share.
+    Unchanged files of this package are not searched: they hold no secrets of a course, even if a hidden test has a line in common.
     """
     secrets = secrets_of(course)
     ours = {path.read_bytes() for path in Path(grader.__file__).parent.rglob("*.py")}
@@ -60,9 +60,9 @@ def _occurrences(text: str, by_beginning: dict[str, list[str]]) -> Iterator[str]
 
 
 def secrets_of(course: Course) -> dict[str, tuple[str, str]]:
-    """The course's secrets without white space; for each, how it reads and where it stands.
+    """The course's secrets without white space. Each has its original text and the file that it comes from.
 
-    What a stub or a public test of the course holds is no secret.
+    Lines of stubs and public tests are not secret.
     """
     secrets: dict[str, tuple[str, str]] = {}
     for module in course.modules:
@@ -85,7 +85,7 @@ def _secret_texts(course: Course, module: Module) -> Iterator[tuple[str, str]]:
         for line in text.splitlines():
             yield line, place
         if path != course.solution(module.name):
-            for node in ast.walk(ast.parse(text)):  # an explanation that was copied without the code around it
+            for node in ast.walk(ast.parse(text)):  # finds explanations that were copied without their code
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield from ((line, place) for line in node.value.splitlines())
     for task in module.tasks:
@@ -95,7 +95,7 @@ def _secret_texts(course: Course, module: Module) -> Iterator[tuple[str, str]]:
 
 
 def _public_texts(course: Course) -> Iterator[str]:
-    """What students are meant to see: names; stubs as they are made from the references, not as they are; public tests; first hints."""
+    """Texts that students may see: task names, stubs, public tests, first hints. Stubs are made anew, in case a file was edited."""
     for module in course.modules:
         yield make_stub(course.solution(module.name).read_text(), [task.name for task in module.tasks])
         yield course.public_suite(module.name).read_text()

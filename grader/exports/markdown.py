@@ -1,4 +1,4 @@
-"""Feedback for students in GitHub's Markdown, made from results.json: one page a submission."""
+"""Feedback for students in GitHub's Markdown, made from results.json: one page for each submission."""
 
 from grader.base.outcome import Status
 from grader.exports.escape import file_name, markdown_block, markdown_text
@@ -9,7 +9,7 @@ __all__ = ["feedback_files", "feedback_page", "score_line", "score_table"]
 
 _NOT_CONFINED = "This was graded in practice mode, without confinement: it is no official score."
 _QUIET = (Status.PASSED, Status.NOT_IMPLEMENTED, Status.SKIPPED)
-"""What the table says well enough."""
+"""For these statuses the table says enough."""
 
 
 def feedback_files(results: Results) -> dict[str, bytes]:
@@ -29,12 +29,12 @@ def feedback_page(submission: SubmissionResult, results: Results) -> str:
 
 
 def score_line(submission: SubmissionResult) -> str:
-    """The total: "22.00 of 277 points"."""
+    """The total, such as "22.00 of 277 points"."""
     return f"{rounded(submission.score)} of {submission.max_score:g} points"
 
 
 def score_table(submission: SubmissionResult) -> str:
-    """A row for each task that was begun; for a module that was not begun, one row."""
+    """A table with a row for each task. A module that was not begun has a single row."""
     rows = ["| module | task | points | status |", "| --- | --- | --- | --- |"]
     for module in submission.modules:
         name = markdown_text(module.name)

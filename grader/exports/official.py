@@ -1,4 +1,4 @@
-"""The workflow with which a course's own, private repository grades students' repositories."""
+"""The workflow for a course's private repository, which grades students' repositories."""
 
 from grader.course.manifest import Course
 from grader.exports.student import pins
@@ -10,5 +10,5 @@ WORKFLOW = ".github/workflows/official.yml"
 
 
 def official_workflow(course: Course, modules: list[str]) -> str:
-    """The workflow's text; it grades these modules, or all where none is named. Raises: CannotExport."""
+    """The workflow's text. It grades these modules, or all if none is named. Raises: CannotExport."""
     return fill_in("official.yml.jinja", pins=pins(course), modules=modules)

@@ -1,11 +1,11 @@
-"""Runs the public tests of one module on a student's file, confined where the machine can, in a process of its own.
+"""Run the public tests of one module on a student's file, in a process of its own, which is confined if the machine can do that.
 
-Shipped with the autograder of Classroom 50 and run as a program: needs pytest, `grader.sandbox.worker.confine` and Python's own library.
+Shipped with the autograder of Classroom 50 and run as a program. It uses pytest, `grader.sandbox.worker.confine` and the standard library.
 
     python -P -E public_tests.py BUNDLE SUITE SCRATCH DESCRIPTOR
 
-SCRATCH holds the student's file, under `code`, and is all that this process may write. What came of each test goes to DESCRIPTOR as lines
-of JSON. Student code and tests share this process, so student code that means to can forge those lines: hence the scores are advice.
+SCRATCH holds the student's file, under `code`. This process may write nowhere else. It writes the outcome of each test to DESCRIPTOR, as
+lines of JSON. Student code runs in the same process and can forge those lines, so the scores are only advice.
 """
 
 import json
@@ -18,7 +18,7 @@ _MEMORY, _FILE = 8 << 30, 8 << 20
 
 
 class _Lines:
-    """Tells what came of each test."""
+    """A plugin of pytest that writes the outcome of each test."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -38,7 +38,7 @@ class _Lines:
 
 
 def main(arguments: list[str]) -> int:
-    """Returns: pytest's exit status."""
+    """Run the tests. Returns: pytest's exit status."""
     bundle, suite, scratch, descriptor = arguments
     sys.path.insert(0, bundle)
     os.chdir(scratch)
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _packages() -> set[str]:
-    """The folders from which Python imports, besides its own: where pip has put pytest and torch."""
+    """The folders where pip has put pytest and torch."""
     return {path for path in sys.path if path.endswith(("site-packages", "dist-packages")) and Path(path).is_dir()}
 
 

@@ -1,11 +1,11 @@
-"""The JSON that GitHub Classroom's reporter reads from one runner, as classroom-resources/autograding-grading-reporter v1 does.
+"""JSON for one runner of GitHub Classroom's reporter (classroom-resources/autograding-grading-reporter v1).
 
-The reporter records the sum of the tests' scores, and has shown passed ÷ number of tests × max_score, later that sum. All tests of
-a runner are given the same score, so these are the same: a test that weighs more stands there more often.
+The reporter records the sum of the tests' scores. Older versions show passed ÷ number of tests × max_score instead. Both are equal here,
+because all tests of a runner have the same score: a test with a larger weight is listed several times.
 
-Scores are multiples of 2**-40 points. Doubles add those up without any error, in whatever order, below 8,192 points.
+Scores are multiples of 2**-40 points. Doubles add these up exactly, in any order, up to 8,192 points.
 
-It is shipped into student repositories as it is: it needs `grader.base.text`, `grader.exports.escape` and Python's own library.
+This file is shipped unchanged to student repositories. It uses `grader.base.text`, `grader.exports.escape` and the standard library.
 """
 
 import base64
@@ -19,17 +19,17 @@ from grader.exports.escape import log_line
 __all__ = ["MAX_JSON_BYTES", "MAX_SHARES", "UNITS", "Check", "encode", "runner_json"]
 
 MAX_JSON_BYTES = 98_000
-"""One string of the environment may have 131,072 bytes on Linux; base64 makes 4 of 3."""
+"""A variable of the environment may have 131,072 bytes on Linux, and base64 turns 3 bytes into 4."""
 MAX_SHARES = 1_000
-"""More tests of one runner than this are nothing that anybody reads, and would not fit."""
+"""Nobody reads more tests than this, and they would not fit."""
 UNITS = 2**40
-"""Units of a recorded score to a point."""
+"""A point has this many units. Recorded scores are whole units."""
 
 _MESSAGE_LIMITS = (400, 160, 60, 0)
 
 
 class Check(NamedTuple):
-    """One test of a runner: what it is called, how it went, what to say, and how often it counts."""
+    """One test of a runner. It is listed `shares` times."""
 
     name: str
     status: Literal["pass", "fail", "error"]
@@ -38,15 +38,15 @@ class Check(NamedTuple):
 
 
 def runner_json(max_score: float, checks: Sequence[Check], *, units: int | None = None, limit: int = MAX_JSON_BYTES) -> bytes:
-    """The JSON of a runner: messages are shortened, then tests merged, until it has at most `limit` bytes.
+    """The JSON of a runner. If it is longer than `limit`, messages are shortened, and then tests are merged.
 
     Args:
         max_score: points.
-        checks: the tests that count. None at all makes a runner that is worth nothing and fails nothing.
-        units: what the passed tests are worth together, in units (default: their share of max_score, rounded).
-        limit: bytes.
+        checks: the tests that count. Without any, the runner passes and is worth nothing.
+        units: the worth of all passed tests together (default: their share of max_score, rounded).
+        limit: most bytes.
 
-    Raises: ValueError where even merged tests are too many.
+    Raises: ValueError if even merged tests are too many.
     """
     if not checks or not max_score:
         max_score, checks, units = 0, [Check("not counted", "pass")], 0
@@ -72,7 +72,7 @@ def runner_json(max_score: float, checks: Sequence[Check], *, units: int | None 
 
 
 def encode(data: bytes) -> str:
-    """What the step's output `result` has to be: base64, one line of letters, digits and + / =."""
+    """Encode the JSON for the step's output `result`, as one line of base64."""
     return base64.b64encode(data).decode()
 
 
@@ -98,7 +98,7 @@ def _json(max_score: float, status: str, checks: Sequence[Check], units: int, mo
 
 
 def _test(check: Check, score: float, most: int) -> dict[str, str | float]:
-    """One entry. The reporter shows the name of a failed test only, and the message of an errored one only: both say both."""
+    """One entry. Of a failed test the reporter shows only the name, of an error only the message, so both hold both."""
     name, message = log_line(check.name, 100), log_line(check.message, most) if most else ""
     both = f"{name}: {message}" if message else name
     entry: dict[str, str | float] = {"name": both, "status": check.status, "score": score, "line_no": 0}  # 0 hides the line

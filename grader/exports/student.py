@@ -1,4 +1,4 @@
-"""The repository that a student gets: stubs, public tests, first hints, a workflow; nothing that gives an answer away."""
+"""The repository for students: stubs, public tests, first hints and a workflow. It holds nothing that gives an answer away."""
 
 import re
 import tempfile
@@ -24,9 +24,9 @@ _SUPPORT = (
     "exports/escape.py",
     "exports/runner_json.py",
 )
-"""What the public tests and the workflow need of this package, as it is."""
+"""The files of this package that the public tests and the workflow need. They are shipped unchanged."""
 _DIGITS = "MNIST"
-"""Public tests that say this read the digits."""
+"""Public tests that contain this word read the digits."""
 
 
 class CannotExport(Exception):
@@ -36,9 +36,9 @@ class CannotExport(Exception):
 def export_student(
     course: Course, modules: tuple[Module, ...], folder: Path, *, update: bool = False, reporter: str | None = None
 ) -> list[Path]:
-    """Write the repository for these modules into an empty folder; with `update` into one that an earlier export filled.
+    """Write the repository for these modules into an empty folder or, with `update`, into the folder of an earlier export.
 
-    Files of exercises/ that exist are never written over. Returns: these. Raises: CannotExport.
+    Existing files in exercises/ are kept. Returns: the kept files. Raises: CannotExport.
     """
     if reporter is not None and not re.fullmatch(r"[0-9a-f]{40}", reporter):
         raise CannotExport(f"{one_line(reporter)!r} is no commit: give the 40 hexadecimal digits of one, since a tag can be moved")

@@ -1,4 +1,4 @@
-"""Fills in the files of `templates/`. Their marks are `[= value =]` and `[% statement %]`, which neither YAML, shell nor Markdown use."""
+"""Fill in the files of `templates/`. They use `[= value =]` and `[% statement %]`, because YAML, shell and Markdown don't."""
 
 from functools import cache
 from typing import Any
@@ -14,11 +14,11 @@ ACTIONS = {
     "download_artifact": "actions/download-artifact@70fc10c6e5e1ce46ad2ea6f2b72d43f7d47b13c3 # v8.0.0",
     "app_token": "actions/create-github-app-token@bcd2ba49218906704ab6c1aa796996da409d3eb1 # v3.2.0",
 }
-"""The actions that the workflows use, each pinned to a commit, since a tag can be moved."""
+"""The actions that the workflows use. Each is pinned to a commit, because a tag can be moved."""
 
 
 def fill_in(template: str, **values: Any) -> str:
-    """The text of a template with these values in place; a value that is missing is an error."""
+    """Fill in a template. A missing value is an error."""
     return _environment().get_template(template).render(actions=ACTIONS, **values)
 
 

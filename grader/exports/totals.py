@@ -1,14 +1,14 @@
-"""The scores that every export starts from, and the rule by which whole numbers add up to them.
+"""The scores that all exports use, and how they are rounded to whole numbers that add up.
 
 1. The canonical score of a submission is the `score` that results.json holds: the exact sum of its tasks' scores (points × passed weight
-   ÷ counted weight; skipped tests leave the denominator; a ban zeroes its task), rounded once to a double. It is shown rounded half up
-   to hundredths of a point, and that number is the total of every format.
-2. Formats that count in whole numbers count hundredths of a point. A task gets its exact score rounded down; the hundredths that then
-   are missing to the total go, one each, to the tasks with the largest remainders, the earlier task first among equals. So the
-   parts add up to the total, no part is a whole hundredth away from its exact score, and none exceeds its maximum.
-3. Points must be whole hundredths, so that every maximum is one as it stands.
+   ÷ counted weight; skipped tests leave the denominator; a ban zeroes its task), rounded once to a double. Rounded half up
+   to hundredths of a point, it is the total in every format.
+2. Formats that count in whole numbers count hundredths of a point. Each task gets its exact score, rounded down. The hundredths
+   that are then missing go, one each, to the tasks with the largest remainders; of equal ones, the earlier task comes first. So the
+   parts add up to the total, each is less than a hundredth away from its exact score, and none exceeds its maximum.
+3. The points of a task must be whole hundredths, so that no maximum has to be rounded.
 
-`docs/exports.md` says this to instructors; `tests/grader/exports/test_totals.py` holds it over random results.
+`docs/exports.md` explains this to instructors. `tests/grader/exports/test_totals.py` tests it on random results.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from grader.runner.results import ResultsError, SubmissionResult, TaskResult, de
 __all__ = ["Part", "Total", "total"]
 
 _TOLERANCE = 1e-9
-"""How far a stored score may be from what its tests say: an addition of doubles in another order stays far below."""
+"""How far a stored score may be from the sum of its tests. Adding doubles in another order changes far less."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Total:
 
 
 def total(submission: SubmissionResult) -> Total:
-    """Settle what a submission is worth in every format. Raises: ResultsError where results.json contradicts itself."""
+    """The score of a submission and its tasks, for every format. Raises: ResultsError if results.json contradicts itself."""
     tasks = [(module.name, task) for module in submission.modules for task in module.tasks]
     for _, task in tasks:
         _check(task, submission.id)
@@ -67,7 +67,7 @@ def total(submission: SubmissionResult) -> Total:
 
 
 def _check(task: TaskResult, submission: str) -> None:
-    """Hold what the arithmetic relies on. Raises: ResultsError."""
+    """Check what the arithmetic relies on. Raises: ResultsError."""
     if (100 * decimal_fraction(task.max_score)).denominator != 1:
         raise ResultsError(
             f"the task {one_line(task.name)} has {task.max_score!r} points: exports count in hundredths of a point, give it fewer digits"

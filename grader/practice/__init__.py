@@ -1,1 +1,1 @@
-"""The student's loop. Knows no solution, no hidden test and no sandbox."""
+"""The student's loop. May not know solutions, hidden tests or the sandbox."""

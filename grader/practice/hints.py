@@ -1,4 +1,4 @@
-"""Hints, one after another."""
+"""The hints that a student asks for."""
 
 from grader.course.manifest import Task
 
@@ -6,5 +6,5 @@ __all__ = ["hints_of"]
 
 
 def hints_of(task: Task, more: int) -> tuple[str, ...]:
-    """The task's first hint and so many more of them: a nudge, the idea, the shape of the answer."""
+    """The task's first hint, and `more` further ones. They are in order: a nudge, the idea, the shape of the answer."""
     return task.hints[: more + 1]

@@ -1,1 +1,1 @@
-"""What people read of results: scoreboard, CSV, JUnit XML, feedback. Does not know how results came about."""
+"""Reports that people read: scoreboard, CSV, JUnit XML, feedback. This package does not know how results are made."""

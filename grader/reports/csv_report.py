@@ -1,4 +1,4 @@
-"""Results as CSV, with every string of a student's escaped for spreadsheets."""
+"""Results as CSV. Every string that may come from a student is escaped for spreadsheets."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ __all__ = ["csv_cell", "csv_report", "csv_text"]
 
 
 def csv_report(results: Results) -> str:
-    """One row a submission and task, with the first message."""
+    """One row for each task of each submission, with its first message."""
     rows = [["submission", "module", "task", "score", "max_score", "status", "tests_passed", "tests", "message"]]
     for submission in results.submissions:
         for module in submission.modules:
@@ -25,7 +25,7 @@ def csv_report(results: Results) -> str:
 
 
 def csv_text(rows: Iterable[Sequence[str]]) -> str:
-    """RFC 4180 with a byte order mark, so that spreadsheets read it. Cells that hold a string of a user's go through `csv_cell` first."""
+    """CSV after RFC 4180, with a byte order mark for spreadsheets. Pass strings that may come from users through `csv_cell` first."""
     out = io.StringIO()
     out.write("\ufeff")
     csv.writer(out, lineterminator="\r\n").writerows(rows)
@@ -33,6 +33,6 @@ def csv_text(rows: Iterable[Sequence[str]]) -> str:
 
 
 def csv_cell(value: str) -> str:
-    """A string that no spreadsheet takes for a formula."""
-    value = re.sub(r"([;\t]\s*)(?=[=+\-@])", r"\1'", value)  # where a spreadsheet splits at other separators
+    """Escape a string so that no spreadsheet takes it for a formula."""
+    value = re.sub(r"([;\t]\s*)(?=[=+\-@])", r"\1'", value)  # some spreadsheets split cells at ; or tab
     return f"'{value}" if value.lstrip().startswith(("=", "+", "-", "@")) else value

@@ -10,7 +10,7 @@ __all__ = ["junit_report"]
 
 
 def junit_report(results: Results) -> bytes:
-    """One testsuite a submission and module, points in its properties (pytest's dialect allows none on a test)."""
+    """One testsuite for each module of each submission. Points are properties of the suite, because tests can't have any."""
     root = ElementTree.Element("testsuites")
     for submission in results.submissions:
         for module in submission.modules:

@@ -17,7 +17,7 @@ _STYLES = {Status.PASSED: "green", Status.SKIPPED: "dim", Status.NOT_IMPLEMENTED
 
 
 def scoreboard(results: Results) -> RenderableType:
-    """One row a submission; for a single submission also one row a task, with the first message."""
+    """One row for each submission. If there is only one, also a row for each of its tasks, with the message that decided its status."""
     modules = list(dict.fromkeys(module.name for submission in results.submissions for module in submission.modules))
     wide = len(modules) <= _MOST_COLUMNS
     table = Table("submission", *(modules if wide else ["modules begun"]), "total", "tasks")
@@ -39,7 +39,7 @@ def scoreboard(results: Results) -> RenderableType:
 
 
 _MOST_COLUMNS = 3
-"""More modules side by side would not be legible in a terminal of 80 characters."""
+"""With more columns, the table would not fit a terminal of 80 characters."""
 
 
 def _begun(module: ModuleResult) -> bool:

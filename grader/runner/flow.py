@@ -1,4 +1,4 @@
-"""A run of `grader grade` from submissions to results: settle the seed, grade what is not in the store, put the results together."""
+"""One run of `grader grade`: settle the seed, grade what is not in the store yet, and put the results together."""
 
 import platform
 import time

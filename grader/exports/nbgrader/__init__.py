@@ -1,1 +1,1 @@
-"""A course for nbgrader: its notebooks, what grades them in our workers, and its gradebook."""
+"""A course for nbgrader: its notebooks, the preprocessors that grade them in our workers, and its gradebook."""

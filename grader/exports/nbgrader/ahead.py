@@ -1,6 +1,6 @@
-"""Job processes for a program that asks for one unit after another and knows which come next, as nbgrader does.
+"""Job processes for a program such as nbgrader, which asks for one unit at a time and knows the next ones.
 
-They are kept for further units of the same course, graded ahead while the program does its own work, and ended when none comes.
+The next units are graded ahead, while the program does its own work. The processes are kept for the same course, and end when idle.
 """
 
 import atexit
@@ -18,15 +18,15 @@ from grader.runner.units import Unit
 __all__ = ["Graders", "graders_for"]
 
 _IDLE_SECONDS = 60.0
-"""How long processes wait for the next unit: long enough for a batch, short enough not to burden a server for hours."""
+"""How long processes wait for the next unit. It is enough for a batch, and does not burden a server for hours."""
 
 
 class Graders:
-    """Some job processes, each started when it is first needed."""
+    """A number of job processes. Each is started when it is first needed."""
 
     def __init__(self, course: Course, layers: Layers | None, jobs: int) -> None:
         self.jobs = jobs
-        self._free: queue.LifoQueue[WarmJob] = queue.LifoQueue()  # the last one used is warm
+        self._free: queue.LifoQueue[WarmJob] = queue.LifoQueue()  # takes the one used last, which is warm
         self._server = JobServer(course, layers)
         self._all = [WarmJob(self._server) for _ in range(jobs)]
         for job in self._all:
@@ -34,21 +34,21 @@ class Graders:
         self._ahead: dict[Unit, Future[Entry]] = {}
 
     def begin(self, unit: Unit) -> None:
-        """Grade a unit that will probably be asked for, as soon as a process is free."""
+        """Start to grade a unit that will probably be asked for."""
         if len(self._ahead) < self.jobs and not any(_same(unit, other) for other in self._ahead):
             self._ahead[unit] = self._start(unit)
 
     def grade(self, unit: Unit) -> tuple[int, Entry]:
-        """The seed and the result of a unit: those of an equal one that was begun, else its own. Raises: Refused."""
+        """Grade a unit, or take the result of an equal one that was begun. Returns: its seed and its result. Raises: Refused."""
         begun = next((other for other in self._ahead if _same(unit, other)), None)
         for other in [other for other in self._ahead if other is not begun and other.submission == unit.submission]:
-            del self._ahead[other]  # what was begun for this submission is not what is asked for now
+            del self._ahead[other]  # begun for another version of this submission
         if begun is None:
             return unit.seed, self._start(unit).result()
         return begun.seed, self._ahead.pop(begun).result()
 
     def close(self) -> None:
-        """End the processes; what was begun is given up."""
+        """End the processes, and drop the units that were begun."""
         self._ahead.clear()
         for job in self._all:
             job.close()
@@ -61,7 +61,7 @@ class Graders:
 
     def _start(self, unit: Unit) -> Future[Entry]:
         future: Future[Entry] = Future()
-        threading.Thread(target=self._run, args=(unit, future), daemon=True).start()  # an interrupted program does not wait for it
+        threading.Thread(target=self._run, args=(unit, future), daemon=True).start()  # so that an interrupted program need not wait
         return future
 
     def _run(self, unit: Unit, future: Future[Entry]) -> None:
@@ -75,7 +75,7 @@ class Graders:
 
 
 def _same(one: Unit, other: Unit) -> bool:
-    """True where only the seeds differ."""
+    """Whether two units are equal but for their seeds."""
     return (one.submission, one.module, one.source) == (other.submission, other.module, other.source)
 
 
@@ -119,7 +119,7 @@ class _Kept:
 
 
 def _state(course: Course) -> list[tuple[str, int, int]]:
-    """When the files that a job process reads were last changed: it reads them once."""
+    """The times and sizes of the files that a job process reads. It reads them only once, so a change needs new processes."""
     folders = (course.root / name for name in ("solutions", "tests/hidden", "tests/misconceptions"))
     paths = sorted(path for folder in folders for path in folder.glob("*.py"))
     return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
@@ -127,5 +127,5 @@ def _state(course: Course) -> list[tuple[str, int, int]]:
 
 _kept = _Kept()
 graders_for = _kept.get
-"""The graders for a course, those of the last call where nothing has changed since."""
+"""The graders for a course. They are those of the last call if nothing has changed since."""
 atexit.register(_kept.close)

@@ -1,6 +1,6 @@
-"""A course for nbgrader, written whole: source/, what a student needs beside each notebook, and nbgrader_config.py.
+"""Write a whole course for nbgrader: the notebooks in source/ with the files that students need, and nbgrader_config.py.
 
-Nothing that is there already is overwritten unless that is asked for; a configuration that the instructor has changed is kept even then.
+Existing files are overwritten only with `force`. A configuration that names our preprocessors is kept even then.
 """
 
 import os
@@ -23,14 +23,14 @@ class ExportError(Exception):
 
 
 def needs_nbgrader() -> None:
-    """Do nothing where nbgrader is installed. Raises: ExportError."""
+    """Check that nbgrader is installed. Raises: ExportError."""
     missing = [name for name in ("nbgrader", "nbformat") if find_spec(name) is None]
     if missing:
         raise ExportError(f'{" and ".join(missing)} is not installed: pip install "pytorch-exercises[nbgrader]"')
 
 
 class Written:
-    """What `write_course` did: the files that it wrote, and a sentence for each that it left as it was."""
+    """What `write_course` did: the files that it wrote, and a sentence for each file that it left unchanged."""
 
     def __init__(self) -> None:
         self.files: list[Path] = []
@@ -38,7 +38,7 @@ class Written:
 
 
 def write_course(course: Course, modules: tuple[Module, ...], folder: Path, *, located: str | None = None, force: bool = False) -> Written:
-    """Write a course that `nbgrader` runs as it is. `located` is how the configuration names our course: by default from the folder.
+    """Write a course for nbgrader. `located` is the path of our course in the configuration (default: relative to the folder).
 
     Raises: ExportError, before anything is written.
     """
@@ -53,7 +53,7 @@ def write_course(course: Course, modules: tuple[Module, ...], folder: Path, *, l
     written = Written()
     config = folder / _CONFIG
     if config.exists() and _PREPROCESSORS in config.read_text(errors="replace"):
-        written.kept.append(f"{_CONFIG} is there already and names our preprocessors: left as it is")
+        written.kept.append(f"{_CONFIG} exists already and names our preprocessors: it was not changed")
     else:
         files[config] = _config(course, located or os.path.relpath(course.root, folder)).encode()
     changed = {path: data for path, data in files.items() if not path.is_file() or path.read_bytes() != data}
@@ -83,14 +83,14 @@ def _assignment(course: Course, module: Module) -> dict[str, bytes]:
     }
     if b"torchvision" in suite + course.solution(module.name).read_bytes():
         files["torchvision_compat.py"] = Path(grader.__file__).with_name("base").joinpath("torchvision_compat.py").read_bytes()
-    if b"MNIST" in suite:  # at the place where the suite looks for them, two folders up
+    if b"MNIST" in suite:  # the suite looks for them two folders up
         files |= {f"data/MNIST/raw/{path.name}": path.read_bytes() for path in sorted((course.data / "MNIST" / "raw").glob("*-ubyte"))}
     return files
 
 
 def _config(course: Course, located: str) -> str:
     return f'''\
-"""The configuration of nbgrader for the course {course.title!r}. Written by `grader export nbgrader`; change what you like."""
+"""The configuration of nbgrader for the course {course.title!r}. Written by `grader export nbgrader`. You may change it."""
 
 from pathlib import Path
 
@@ -99,8 +99,8 @@ c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = {_identify(course.title)!r}
 c.CourseDirectory.root = str(Path(__file__).resolve().parent)
 
-# As nbgrader's own, with two of ours: without MendMarks one copied cell stops the whole batch, and without Disarm a student's Markdown
-# could run scripts in the form grader.
+# nbgrader's list with two of our preprocessors. Without MendMarks, one copied cell stops the whole batch. Without Disarm, a student's
+# Markdown could run scripts in the form grader.
 c.Autograde.sanitize_preprocessors = [
     "nbgrader.preprocessors.ClearOutput",
     "nbgrader.preprocessors.DeduplicateIds",
@@ -110,7 +110,7 @@ c.Autograde.sanitize_preprocessors = [
     "{_PREPROCESSORS}.Disarm",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
-# Submissions are graded by hidden tests in confined worker processes, in the place where nbgrader would run a kernel.
+# GradeInWorkers takes the place of nbgrader's Execute: hidden tests grade submissions in confined worker processes, without a kernel.
 c.Autograde.autograde_preprocessors = [
     "{_PREPROCESSORS}.GradeInWorkers",
     "nbgrader.preprocessors.IgnorePattern",
@@ -121,16 +121,16 @@ c.Autograde.autograde_preprocessors = [
     "nbgrader.preprocessors.AssignLatePenalties",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
-# The folder with course.toml, solutions/ and the hidden tests; a relative path starts from this file's folder.
+# The folder with course.toml, solutions/ and the hidden tests. A relative path starts from this file's folder.
 c.GradeInWorkers.course = str(Path(__file__).resolve().parent / {located!r})
-# Inputs are drawn afresh for every run of autograde, and the seed is kept in the autograded notebook. A number here repeats them.
+# Every run of autograde draws new inputs, and keeps its seed in the autograded notebook. Put a seed here to get the same inputs again.
 c.GradeInWorkers.seed = None
 
-# What students find in place of a solution.
+# What students see in place of a solution.
 c.ClearSolutions.code_stub = {{"python": "raise NotImplementedError()"}}
 '''
 
 
 def _identify(title: str) -> str:
-    """A name for the course that can be a folder's."""
+    """The course's title as an id that can also name a folder."""
     return "_".join("".join(char if char.isascii() and char.isalnum() else " " for char in title).split()).lower() or "course"

@@ -1,8 +1,8 @@
 """nbgrader's gradebook as CSV: `nbgrader export --exporter grader.exports.nbgrader.csv_exporter.SafeCsvExporter`.
 
-The columns are those of nbgrader's own exporter, which joins them with commas as they are: a comma in a name shifts the rest of the row,
-and a name that begins with `=` is a formula. One more says how many graded cells of a submission still wait for a score; where all of
-them do, as after a fault, there is no score, rather than a zero.
+nbgrader's own exporter joins its columns without quoting: a comma in a name shifts the rest of the row, and a name that begins with `=`
+is a formula. This one has the same columns, quoted. A further column says how many graded cells of a submission still wait for a score.
+If all of them wait, as after a fault, the score is empty and not zero.
 """
 
 from contextlib import suppress
@@ -34,20 +34,20 @@ _COLUMNS = (
 
 
 class SafeCsvExporter(ExportPlugin):  # type: ignore[misc]
-    """A row for each assignment and student, for spreadsheets; the options --to, --assignment and --student are nbgrader's."""
+    """A row for each assignment and student, for spreadsheets. It takes nbgrader's options --to, --assignment and --student."""
 
     def export(self, gradebook: Gradebook) -> None:
         """Write the grades to `--to` (default: grades.csv)."""
         path = Path(self.to or "grades.csv")
         if not path.parent.is_dir():
-            raise SystemExit(f"{path.parent} is no folder: make it first, or name another file with --to")
+            raise SystemExit(f"{path.parent} is not a folder: make it first, or name another file with --to")
         rows = _rows(gradebook, {str(name) for name in self.assignment}, {str(name) for name in self.student})
         write_atomically(path, csv_text([_COLUMNS, *rows]).encode())
         self.log.info("%d grades written to %s", len(rows), path)
 
 
 def _rows(gradebook: Gradebook, assignments: set[str], students: set[str]) -> list[list[str]]:
-    """A row for each pair; all of them where a set is empty."""
+    """A row for each assignment and student. An empty set chooses all of them."""
     rows = []
     for assignment in gradebook.assignments:
         if assignments and assignment.name not in assignments:
@@ -58,7 +58,7 @@ def _rows(gradebook: Gradebook, assignments: set[str], students: set[str]) -> li
             texts = [assignment.name, assignment.duedate, None, student.id, student.last_name, student.first_name, student.email]
             numbers: list[float | None] = [0.0, 0.0, 0.0, assignment.max_score]
             waiting = 0
-            with suppress(MissingEntry):  # raised where nothing was handed in: 0 points
+            with suppress(MissingEntry):  # raised if nothing was handed in, which is worth 0 points
                 submission = gradebook.find_submission(assignment.name, student.id)
                 texts[2] = submission.timestamp
                 waiting, scored = _count(submission)
@@ -70,7 +70,7 @@ def _rows(gradebook: Gradebook, assignments: set[str], students: set[str]) -> li
 
 
 def _count(submission: SubmittedAssignment) -> tuple[int, int]:
-    """How many graded cells wait for a person or a grader, and how many have a score."""
+    """How many graded cells still wait for a score, and how many have one."""
     grades = [grade for notebook in submission.notebooks for grade in notebook.grades]
     scored = [grade for grade in grades if grade.auto_score is not None or grade.manual_score is not None]
     return sum(grade.needs_manual_grade for grade in grades), len(scored)

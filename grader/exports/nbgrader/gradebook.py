@@ -1,7 +1,7 @@
-"""Scores of results.json in nbgrader's gradebook, so that work handed in as files stands beside work handed in as notebooks.
+"""Write the scores of results.json into nbgrader's gradebook, so that it holds work handed in as files as well as notebooks.
 
-An assignment is a module; its notebook and cells are those that `nbgrader generate_assignment` makes, so the two ways of handing in share
-one gradebook. Everything is written through nbgrader's API. What a person entered (manual scores, comments, extra credit) is never touched.
+Each module is an assignment. Its notebook and cells are those that `nbgrader generate_assignment` makes, so both ways of handing in share
+one gradebook. Everything is written through nbgrader's API. Manual scores, comments and extra credit are never changed.
 """
 
 import copy
@@ -44,26 +44,26 @@ class GradebookError(Exception):
 
 @dataclass
 class Exported:
-    """What came of an export. A grade is one student's module."""
+    """The outcome of an export. A grade is one student's module."""
 
     written: int = 0
     changed: int = 0
     skipped: list[str] = field(default_factory=list)
-    """A sentence for each grade that was left as it is."""
+    """A sentence for each grade that was not changed."""
     faults: list[str] = field(default_factory=list)
     """A sentence for each grade that the grader itself failed on."""
 
 
 def export_gradebook(results: Results, course: Course, folder: Path, *, replace: bool = False) -> Exported:
-    """Write the scores into the gradebook of nbgrader's course in `folder`; where they are there already, nothing changes.
+    """Write the scores into the gradebook of nbgrader's course in `folder`. Scores that are already there are not changed.
 
     Args:
         results: what `grader grade` wrote.
         course: the exercises that were graded.
         folder: nbgrader's course folder; it may be empty.
-        replace: write over scores that nbgrader's autograding gave, and ahead of a notebook that waits for it.
+        replace: also replace scores that nbgrader's autograding gave, and grade students whose notebook still waits for it.
 
-    Raises: GradebookError, as far as it can be foreseen before anything is written.
+    Raises: GradebookError, before anything is written if that can be foreseen.
     """
     _check_students(submission.id for submission in results.submissions)
     modules = _modules(results, course)
@@ -82,11 +82,11 @@ def export_gradebook(results: Results, course: Course, folder: Path, *, replace:
 
 
 _REFUSED = re.compile(r"""[/\\+*?\[\]{}#%&<>"'`\x00-\x1f\x7f]|^[.\s-]|\s$""")
-"""What nbgrader parts file names at, matches as a pattern, or puts into its pages and their addresses as it is."""
+"""nbgrader splits file names at these characters, reads them as patterns, or puts them into pages and addresses unescaped."""
 
 
 def _check_students(ids: Iterable[str]) -> None:
-    """Raises: GradebookError."""
+    """Check that nbgrader can take these ids. Raises: GradebookError."""
     for id in ids:
         if not id or len(id) > 128 or _REFUSED.search(id):
             raise GradebookError(
@@ -96,7 +96,7 @@ def _check_students(ids: Iterable[str]) -> None:
 
 
 def _modules(results: Results, course: Course) -> list[Module]:
-    """The modules that the results hold, in the course's order, with all their tasks. Raises: GradebookError."""
+    """The modules of the results, in the course's order. Raises: GradebookError if the course lacks one of them."""
     known = {module.name: {task.name for task in module.tasks} for module in course.modules}
     for submission in results.submissions:
         for module in submission.modules:
@@ -112,7 +112,7 @@ def _modules(results: Results, course: Course) -> list[Module]:
 
 
 class _App(NbGrader):  # type: ignore[misc]
-    """nbgrader as it would run in the course's folder, but with nothing of the folder that the command is run in."""
+    """nbgrader as if it were started in its course's folder. It takes nothing from the current folder."""
 
     load_cwd_config = False
 
@@ -131,7 +131,7 @@ def _open(folder: Path) -> NbGrader:
 
 @contextmanager
 def _gradebook(app: NbGrader) -> Iterator[Gradebook]:
-    """Raises: GradebookError where the database can't be used."""
+    """Open the gradebook. Raises: GradebookError if the database can't be used."""
     url = app.coursedir.db_url
     try:
         with warnings.catch_warnings(category=SAWarning, action="ignore"), Gradebook(url, app.coursedir.course_id) as gradebook:
@@ -144,7 +144,7 @@ def _gradebook(app: NbGrader) -> Iterator[Gradebook]:
 
 
 def _resources(app: NbGrader, module: str, student: str = "") -> dict[str, dict[str, str]]:
-    """What nbgrader's converters tell their preprocessors."""
+    """The resources that nbgrader's converters give to preprocessors."""
     return {"nbgrader": {"notebook": module, "assignment": module, "student": student, "db_url": app.coursedir.db_url}}
 
 
@@ -152,9 +152,9 @@ def _resources(app: NbGrader, module: str, student: str = "") -> dict[str, dict[
 
 
 def _released(app: NbGrader, course: Course, module: Module) -> Any:
-    """The module's notebook without solutions, as `nbgrader generate_assignment` would make it from source/ or, without that, from ours.
+    """The module's notebook without solutions, as `nbgrader generate_assignment` makes it. It comes from source/ or else from our export.
 
-    Raises: GradebookError where source/ holds something else.
+    Raises: GradebookError if the file in source/ can't be used.
     """
     source = Path(app.coursedir.format_path(app.coursedir.source_directory, ".", module.name)) / f"{module.name}.ipynb"
     try:
@@ -168,7 +168,7 @@ def _released(app: NbGrader, course: Course, module: Module) -> Any:
 
 
 def _check_cells(gradebook: Gradebook, module: Module, sheet: Any) -> None:
-    """See that the module's cells, in the gradebook or else in the sheet that is to go there, are ours. Raises: GradebookError."""
+    """Check the module's cells in the gradebook or, if it has none yet, in the sheet that will go there. Raises: GradebookError."""
     where, points = f"source/{module.name}/{module.name}.ipynb", _graded_cells(sheet)
     try:
         assignment = gradebook.find_assignment(module.name)
@@ -191,13 +191,13 @@ _OTHERWISE = "undo the change, or start a new course folder with `grader export 
 
 
 def _graded_cells(sheet: Any) -> dict[str, float]:
-    """The points by the cell's name."""
+    """The points of each graded cell by its name."""
     marks = [cell.metadata.get("nbgrader", {}) for cell in sheet.cells]
     return {mark["grade_id"]: float(mark["points"]) for mark in marks if mark.get("grade")}
 
 
 def _make_cells(app: NbGrader, gradebook: Gradebook, module: str, notebook: Any) -> None:
-    """Enter the module's assignment, notebook and cells, unless they are there."""
+    """Enter the module's assignment, notebook and cells, unless the gradebook has them."""
     try:
         gradebook.find_notebook(module, module)
     except MissingEntry:
@@ -209,7 +209,7 @@ def _make_cells(app: NbGrader, gradebook: Gradebook, module: str, notebook: Any)
 
 
 def _write(app: NbGrader, gradebook: Gradebook, sheet: Any, student: str, result: ModuleResult, replace: bool, exported: Exported) -> None:
-    """Write a student's module, or say why not."""
+    """Write a student's module, or note why not."""
     where = f"{student}, {result.name}"
     fault = next((test for task in result.tasks for test in task.tests if test.status is Status.GRADER_ERROR), None)
     if fault:
@@ -219,7 +219,7 @@ def _write(app: NbGrader, gradebook: Gradebook, sheet: Any, student: str, result
     if known is None and _not_handed_in(result):
         return
     if not replace and (reason := _reason_to_keep(app, known, result, student)):
-        exported.skipped.append(f"{where}: left as it is, since {reason}; --replace puts the score of results.json in its place")
+        exported.skipped.append(f"{where}: not changed, because {reason}; --replace writes the score of results.json instead")
         return
     changed = _write_scores(app, gradebook, student, result)
     changed |= _write_notebook(app, sheet, student, result)
@@ -235,17 +235,17 @@ def _find(gradebook: Gradebook, module: str, student: str) -> SubmittedNotebook 
 
 
 def _not_handed_in(result: ModuleResult) -> bool:
-    """Whether there was no file for this module, so that nbgrader should know of no submission."""
+    """Whether the student handed in no file for this module. Then nbgrader gets no submission."""
     sentence = Source.not_handed_in(result.name).problem
     tests = [test for task in result.tasks for test in task.tests if test.status is not Status.SKIPPED]
     return all(test.status is Status.NOT_IMPLEMENTED and test.message == sentence for test in tests)
 
 
 def _reason_to_keep(app: NbGrader, known: SubmittedNotebook | None, result: ModuleResult, student: str) -> str:
-    """Why a notebook's own score goes before ours; empty where it does not."""
+    """Why the score of a notebook has to stay; empty if ours may be written."""
     scored = {grade.name for grade in known.grades if grade.auto_score is not None} if known is not None else set()
     if known is not None and scored:
-        # Where nbgrader autogrades a notebook, it leaves no comment that begins with the task's name.
+        # Our comments begin with the task's name; those of nbgrader's autograding don't.
         prefix = len(solution_id(""))
         ours = {comment.name[prefix:] for comment in known.comments if _is_comment(comment.auto_comment, comment.name[prefix:])}
         return "" if scored <= set(map(graded_id, ours)) else "nbgrader autograded a notebook of this student"
@@ -255,17 +255,17 @@ def _reason_to_keep(app: NbGrader, known: SubmittedNotebook | None, result: Modu
 
 
 def verbatim(text: str) -> str:
-    """Markdown that shows a text as it is, which is what nbgrader's feedback takes comments for: an indented block, free of HTML."""
+    """Markdown that shows a text unchanged, because nbgrader's feedback renders comments as Markdown: an indented block without HTML."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _is_comment(text: str | None, task: str) -> bool:
-    """Whether a comment is one that `_write_scores` makes for the task."""
+    """Whether `_write_scores` made this comment for the task."""
     return (text or "").startswith(verbatim(f"{task}: "))
 
 
 def _write_scores(app: NbGrader, gradebook: Gradebook, student: str, result: ModuleResult) -> bool:
-    """Enter scores and explanations as autograding does. Returns whether anything changed."""
+    """Enter scores and explanations, as autograding does. Returns: whether anything changed."""
     handed_in = _handed_in_at(app, result.name, student)
     gradebook.update_or_create_student(student)
     submission = gradebook.update_or_create_submission(result.name, student)
@@ -276,7 +276,7 @@ def _write_scores(app: NbGrader, gradebook: Gradebook, student: str, result: Mod
     comments = {comment.name: comment for comment in notebook.comments}
     for task in result.tasks:
         grade, comment = grades[graded_id(task.name)], comments.get(solution_id(task.name))
-        # Where nothing was counted, a person decides. A sum of weights may be rounded up, and nbgrader knows no more than the points.
+        # If nothing was counted, a person decides. Rounding up can lead to a score above the points, which nbgrader refuses.
         score = min(task.score, task.max_score) if task.max_score else None
         if grade.auto_score != score:
             grade.auto_score = score
@@ -292,7 +292,7 @@ def _write_scores(app: NbGrader, gradebook: Gradebook, student: str, result: Mod
 
 
 def _handed_in_at(app: NbGrader, module: str, student: str) -> datetime.datetime | None:
-    """What submitted/STUDENT/MODULE/timestamp.txt says, where nbgrader and its users put it. Raises: GradebookError."""
+    """The time in submitted/STUDENT/MODULE/timestamp.txt, where nbgrader and its users put it. Raises: GradebookError."""
     path = _folder(app, app.coursedir.submitted_directory, module, student) / "timestamp.txt"
     try:
         return parse_utc(path.read_text().strip()) if path.is_file() else None
@@ -301,7 +301,7 @@ def _handed_in_at(app: NbGrader, module: str, student: str) -> datetime.datetime
 
 
 def _write_notebook(app: NbGrader, sheet: Any, student: str, result: ModuleResult) -> bool:
-    """Put the sheet with this student's results where the form grader and feedback look for it. Returns whether it changed."""
+    """Write the sheet with this student's results to where the form grader and feedback look for it. Returns: whether it changed."""
     notebook = copy.deepcopy(sheet)
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell(_HANDED_IN_AS_A_FILE.format(module=result.name), id="handed-in-as-a-file"))
     cells = {cell.metadata.get("nbgrader", {}).get("grade_id"): cell for cell in notebook.cells}
@@ -310,7 +310,7 @@ def _write_notebook(app: NbGrader, sheet: Any, student: str, result: ModuleResul
             cell.outputs = score_outputs(task)
     files = {f"{result.name}.ipynb": nbformat.writes(notebook).encode()}
     folder = _folder(app, app.coursedir.autograded_directory, result.name, student)
-    # nbgrader's release of feedback, of everybody's, stops where one of these is missing. It takes them from what was handed in.
+    # If one of these is missing, nbgrader can't release anybody's feedback. It copies them from what was handed in.
     beside = {"timestamp.txt": b"", "submission_secret.txt": secrets.token_hex(32).encode()}
     files |= {name: data for name, data in beside.items() if not (folder / name).exists()}
     files = {name: data for name, data in files.items() if not (folder / name).is_file() or (folder / name).read_bytes() != data}
@@ -321,8 +321,8 @@ def _write_notebook(app: NbGrader, sheet: Any, student: str, result: ModuleResul
 
 
 _HANDED_IN_AS_A_FILE = """\
-*Handed in as the file {module}.py, which is not shown here: the cells below are those of the sheet that everybody got. Below each task is
-what came of grading the file.*"""
+*This student handed in the file {module}.py, which is not shown here. The cells below are those that everybody got. Each graded cell shows
+the result of its task in that file.*"""
 
 
 def _folder(app: NbGrader, step: str, module: str, student: str) -> Path:

@@ -1,7 +1,7 @@
-"""Notebooks for nbgrader, one a module, made from solutions/ and course.toml.
+"""Notebooks for nbgrader, one for each module, made from solutions/ and course.toml.
 
 A task has four cells: its heading, a solution cell, a locked cell that runs its public tests, and a locked graded cell with its points.
-The graded cell is never executed when a submission is graded: `grader.exports.nbgrader.preprocessor` writes its output.
+Grading never executes the graded cell; `grader.exports.nbgrader.preprocessor` writes its output.
 """
 
 import html
@@ -14,11 +14,11 @@ from grader.course.parts import cut_up
 __all__ = ["SCHEMA_VERSION", "graded_cell", "graded_id", "make_notebook", "solution_id"]
 
 SCHEMA_VERSION = 3
-"""Of nbgrader's metadata."""
+"""The version of nbgrader's metadata."""
 
 
 def graded_id(task: str) -> str:
-    """The name, in nbgrader's gradebook, of the cell that carries a task's points."""
+    """The name of the cell that holds a task's points, in the notebook and in nbgrader's gradebook."""
     return f"grade-{task}"
 
 
@@ -28,9 +28,9 @@ def solution_id(task: str) -> str:
 
 
 def make_notebook(course: Course, module: Module) -> Any:
-    """The instructor's notebook of a module: nbgrader makes the students' from it, by taking out what stands between the marks.
+    """The instructor's notebook of a module. nbgrader makes the students' notebook from it, by removing everything between the marks.
 
-    Raises: ImportError without nbformat; ValueError or OSError where the reference can't be used.
+    Raises: ImportError without nbformat; ValueError or OSError if the reference can't be used.
     """
     from nbformat import v4
 
@@ -71,7 +71,7 @@ public_tests.require("{task}")"""
 
 
 def graded_cell(task: Task) -> Any:
-    """The locked cell that carries a task's points."""
+    """The locked cell that holds a task's points."""
     return _code(
         graded_id(task.name), _GRADED.format(task=task.name, points=_points(task.points)), grade=True, locked=True, points=task.points
     )
@@ -97,19 +97,19 @@ def _points(points: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Escape text so that Markdown shows it unchanged."""
     return re.sub(r"([\\`*_{}\[\]#|$~])", r"\\\1", html.escape(text, quote=False))
 
 
 def _markdown(name: str, text: str) -> Any:
-    """A cell that a student reads; locked, since nbgrader vouches for no other cell when the notebook comes back."""
+    """A cell for reading. It is locked, because nbgrader restores only locked cells when the notebook comes back."""
     from nbformat import v4
 
     return v4.new_markdown_cell(text, id=name[:_LONGEST_ID], metadata={"nbgrader": _mark(name, locked=True)})
 
 
 _LONGEST_ID = 64
-"""What nbformat allows for the id of a cell; nbgrader's own name of a cell has no such limit."""
+"""The longest id of a cell that nbformat allows. nbgrader's own names of cells have no such limit."""
 
 
 def _code(name: str, text: str, **marks: Any) -> Any:
@@ -119,6 +119,6 @@ def _code(name: str, text: str, **marks: Any) -> Any:
 
 
 def _mark(name: str, **marks: Any) -> dict[str, Any]:
-    """What makes a cell one of nbgrader's: `grade` with its `points`, `solution` or `locked`."""
+    """The metadata that makes a cell one of nbgrader's: `grade` with its `points`, `solution` or `locked`."""
     mark = {"grade": False, "grade_id": name, "locked": False, "schema_version": SCHEMA_VERSION, "solution": False, "task": False}
     return mark | marks

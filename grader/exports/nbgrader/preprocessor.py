@@ -1,7 +1,7 @@
-"""nbgrader's autograding by our workers: what the generated nbgrader_config.py puts in the place of nbgrader's Execute.
+"""Preprocessors for nbgrader that grade in our workers. The generated nbgrader_config.py uses them instead of nbgrader's Execute.
 
-The notebook's code is taken as text and graded in a confined worker; no kernel is started, and torch is not imported here. What
-comes of it is written as the outputs of the graded cells, from which nbgrader's own preprocessors fill the gradebook.
+The notebook's code is read as text and graded in a confined worker. No kernel is started, and torch is not imported here. The results
+become the outputs of the graded cells, and nbgrader's own preprocessors copy them from there to the gradebook.
 """
 
 import contextlib
@@ -44,22 +44,22 @@ _SEEDS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 class GradingFailed(Exception):
-    """The grader failed, not the student: nbgrader stops this submission with an error and keeps no score of it."""
+    """The grader failed, not the student. nbgrader stops this submission with an error and keeps no score of it."""
 
 
 class SubmissionFailed(Exception):
-    """A submission can't be graded by any program; the text says what to do."""
+    """The submission can't be graded as it is; the text says what to do."""
 
 
 class MendMarks(NbGraderPreprocessor):  # type: ignore[misc]
-    """Keep one student's marks on cells from stopping the batch: stands behind DeduplicateIds.
+    """Keep one student's broken marks on cells from stopping the whole batch. Comes after DeduplicateIds.
 
-    nbgrader gives up a whole run, not a submission, where a mark has no schema version or another. DeduplicateIds itself leaves such
-    marks, empty ones, on all but the last of a cell's copies.
+    nbgrader stops the whole run, not only the submission, if a mark has a wrong schema version or none. DeduplicateIds itself makes such
+    marks: it leaves an empty one on every copy of a cell but the last.
     """
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """Take empty marks away. Raises: SubmissionFailed where a mark was changed."""
+        """Remove empty marks. Raises: SubmissionFailed if a mark was changed."""
         for cell in nb.cells:
             mark = cell.metadata.get("nbgrader")
             if mark == {}:
@@ -73,15 +73,15 @@ class MendMarks(NbGraderPreprocessor):  # type: ignore[misc]
 
 
 class Disarm(NbGraderPreprocessor):  # type: ignore[misc]
-    """Keep students' text from acting in the browser of who reads it: stands behind OverwriteCells.
+    """Keep students' text from running scripts in the browser of whoever reads it. Comes after OverwriteCells.
 
-    The form grader and the feedback show the HTML of Markdown and raw cells as it is, scripts included. Here a blank takes the meaning
-    from tags, entities and links that run code. What was handed out and has not changed stays as it is. Of outputs, which are there only
-    where `--no-execute` keeps them, the text stays.
+    The form grader and the feedback pages show HTML in Markdown and raw cells unchanged, with its scripts. A blank makes tags, entities and
+    links that run code harmless. Cells that the student has not changed stay as they are. Outputs, which only `--no-execute` keeps, are
+    reduced to their plain text.
     """
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
-        """Put in the blanks."""
+        """Insert the blanks."""
         if cell.cell_type != "code" and not _as_handed_out(cell):
             cell.source = _ACTIVE.sub(r"\g<0> ", cell.source)
         for output in cell.get("outputs", []):
@@ -94,24 +94,24 @@ _ACTIVE = re.compile(r"<(?=[a-z/!?])|&(?=#?\w+;)|script(?=\\*:)", re.IGNORECASE)
 
 
 def _as_handed_out(cell: Any) -> bool:
-    """True for a cell of nbgrader's whose checksum, which OverwriteCells has put back, is that of its text."""
+    """Whether a cell is nbgrader's and unchanged: its text has the checksum that OverwriteCells has restored."""
     mark = cell.metadata.get("nbgrader", {})
     return bool(mark.get("grade_id") and mark.get("checksum")) and mark["checksum"] == compute_checksum(cell)
 
 
 class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
-    """Grade a submitted notebook with its module's hidden suite, and write what came of it into the graded cells."""
+    """Grade a submitted notebook with its module's hidden suite, and write the results into the graded cells."""
 
     course = Unicode("", help="The folder with course.toml, solutions/ and tests/hidden/.").tag(config=True)
-    data = Unicode("", help="Another folder with the digits, as for `grader grade --data`.").tag(config=True)
-    seed = Integer(None, allow_none=True, help="The seed of the inputs; drawn afresh for every run where it is None.").tag(config=True)
-    jobs = Integer(max(1, min(4, (os.cpu_count() or 1) - 1)), min=1, help="Grading processes; nbgrader itself needs a core too.").tag(
-        config=True
-    )
-    allow_unconfined = Bool(False, help="Run students' code even where it can't be confined.").tag(config=True)
+    data = Unicode("", help="Another folder that holds MNIST/raw, as for `grader grade --data`.").tag(config=True)
+    seed = Integer(None, allow_none=True, help="The seed of the inputs. None draws a new seed for every run.").tag(config=True)
+    jobs = Integer(
+        max(1, min(4, (os.cpu_count() or 1) - 1)), min=1, help="How many grading processes run at once. nbgrader itself needs a core too."
+    ).tag(config=True)
+    allow_unconfined = Bool(False, help="Grade even if this machine can't confine students' code.").tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """Grade the notebook. Raises: GradingFailed, with which nbgrader gives up this submission and goes on with the next."""
+        """Grade the notebook. Raises: GradingFailed, on which nbgrader skips this submission and goes on with the next."""
         name, student = resources["nbgrader"]["notebook"], resources["nbgrader"]["student"]
         try:
             course = Course.read(Path(self.course).resolve())
@@ -147,20 +147,20 @@ class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
         return Unit(student, module, source, self._seed())
 
     def _seed(self) -> int:
-        """All notebooks of a run get the same inputs, as with `grader grade`: fair, and the reference's answers are worked out once."""
+        """The seed, which is the same for all notebooks of a run. That is fair, and reference answers are computed only once."""
         if self.seed is not None:
             return int(self.seed)
         return _SEEDS.setdefault(self._converter, draw_seed()) if self._converter else draw_seed()
 
     @property
     def _converter(self) -> Any:
-        """What runs over the submissions; None where the preprocessor is used by itself."""
+        """The loop of nbgrader over the submissions, or None if the preprocessor is used by itself."""
         return getattr(self.parent, "parent", None)
 
     def _begin(self, graders: Graders, course: Course, current: Any) -> None:
-        """Begin with the submissions that nbgrader will convert next, while it writes what came of this one.
+        """Start to grade the submissions that nbgrader will convert next, while it writes the results of this one.
 
-        Whatever goes wrong here is met again, and said, when it is their turn.
+        Errors are ignored here, because they come up again when it is the submission's turn.
         """
         converter = self._converter
         pending = [Path(path) for _, paths in sorted(getattr(converter, "assignments", {}).items()) for path in sorted(paths)]
@@ -174,13 +174,13 @@ class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
 
 
 class AskForManualGrades(NbGraderPreprocessor):  # type: ignore[misc]
-    """Leave to the instructor what could not be tried on this machine: stands behind SaveAutoGrades.
+    """Leave tasks to the instructor that could not be tested on this machine. Comes after SaveAutoGrades.
 
-    In nbgrader a cell's points do not depend on the machine, so a task that is not counted can neither earn them nor lose them.
+    In nbgrader a cell's points are fixed, so a task that is not counted must neither earn nor lose them.
     """
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """Take the automatic score from such cells and mark them as in need of a manual one."""
+        """Remove the automatic score of such cells, and mark them for manual grading."""
         ours = resources["nbgrader"]
         if not ours.get(_NOT_COUNTED):
             return nb, resources
@@ -198,18 +198,18 @@ def _fault(result: ModuleResult) -> str:
 
 
 def _restore(nb: Any, course: Course, module: str) -> None:
-    """Put back graded cells that were deleted or have lost their marks, so that the points have a place."""
+    """Restore graded cells that were deleted or have lost their marks, so that nbgrader can record their points."""
     for task in course.module(module).tasks:
         due = graded_cell(task)
         found = [cell for cell in nb.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == graded_id(task.name)]
         if not found:
-            due.id = v4.new_code_cell().id  # the student's own cells may have taken its
+            due.id = v4.new_code_cell().id  # one of the student's cells may already have this id
             due.source = f"# This cell was missing from the submission. It was put back by the grader.\n{due.source}"
             nb.cells.append(due)
 
 
 def score_outputs(task: TaskResult) -> list[Any]:
-    """What nbgrader reads, a number as the cell's result, behind what a student reads."""
+    """The outputs of a graded cell: the explanation for the student, and then the score, which nbgrader reads."""
     said = v4.new_output("stream", name="stdout", text=clean(explain(task), _LONGEST_EXPLANATION) + "\n")
-    score = min(task.score, task.max_score)  # nbgrader takes more than the points for an error, and a sum of weights may be rounded up
+    score = min(task.score, task.max_score)  # nbgrader refuses a score above the points, and rounding up can lead there
     return [said, v4.new_output("execute_result", data={"text/plain": repr(score)}, metadata={}, execution_count=None)]

@@ -1,4 +1,4 @@
-"""Run the public tests of a task on what is defined in this notebook. Copied beside every notebook; needs torch and pytest.
+"""Run the public tests of a task on the definitions of this notebook. Copied beside every notebook; needs torch and pytest.
 
 `import public_tests`, then `public_tests.run("TASK")`.
 """
@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-with contextlib.suppress(ImportError):  # a CPU build of torch beside PyPI's torchvision needs a hand: see that module
+with contextlib.suppress(ImportError):  # needed for a CPU build of torch with PyPI's torchvision; see that module
     importlib.import_module("torchvision_compat").import_torchvision()
 
 __all__ = ["PublicTestsFailed", "require", "run"]
 
 _SUITES = Path(__file__).resolve().parent / "tests" / "public"
 _verdicts: dict[str, str] = {}
-"""What came of a task's public tests when they last ran: an empty string where all passed."""
+"""Why a task's public tests failed when they last ran. An empty string means that all passed."""
 
 
 def run(task: str) -> None:
-    """Run the public tests of a task and print what came of each. Raises: PublicTestsFailed."""
+    """Run the public tests of a task and print their outcomes. Raises: PublicTestsFailed."""
     (suite,) = _SUITES.glob("test_*.py")
     outcomes = _Outcomes(task, suite)
     options = ["-c", os.devnull, "--rootdir", str(_SUITES), "--import-mode=importlib", "--noconftest"]
@@ -45,14 +45,14 @@ def run(task: str) -> None:
 
 
 def require(task: str) -> None:
-    """Do nothing where the public tests of a task have passed. Raises: PublicTestsFailed elsewhere."""
+    """Check that the public tests of a task have passed. Raises: PublicTestsFailed."""
     verdict = _verdicts.get(task, "its public tests have not run: run the cell above")
     if verdict:
         raise PublicTestsFailed(f"{task}: {verdict}")
 
 
 def task_of(test: str, names: list[str]) -> str:
-    """The longest of the names that a test's name goes on with; an empty string where there is none."""
+    """The task that a test belongs to: the longest name that its own begins with, after `test_`. Empty if there is none."""
     title = test.removeprefix("test_")
     found = [
         name
@@ -63,14 +63,14 @@ def task_of(test: str, names: list[str]) -> str:
 
 
 class PublicTestsFailed(AssertionError):
-    """A task's public tests have not passed. Jupyter shows the sentence alone, since the way to it through this file helps nobody."""
+    """A task's public tests have not passed. Jupyter shows only the sentence, because a traceback through this file helps nobody."""
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
 
 
 class _Outcomes:
-    """A plugin of pytest's: chooses one task's tests and keeps what came of them."""
+    """A plugin of pytest that chooses one task's tests and keeps their outcomes."""
 
     def __init__(self, task: str, suite: Path) -> None:
         self.passed: list[str] = []
@@ -78,18 +78,18 @@ class _Outcomes:
         self._task, self._suite = task, suite
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Show the failing line, not the whole test: the option for it belongs to the plugin that prints, which is off."""
+        """Show the failing line, not the whole test. The command line can't say so, because the terminal plugin is off."""
         config.option.tbstyle = "short"
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep this task's tests: test_quantize_per_channel_… is not one of quantize."""
+        """Keep this task's tests only. test_quantize_per_channel_… does not belong to quantize."""
         imports = [node for node in ast.parse(self._suite.read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)]
         names = [alias.name for node in imports if f"test_{node.module}" == self._suite.stem for alias in node.names]
 
         items[:] = [item for item in items if task_of(item.name, names) == self._task]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A suite that can't be imported is a failure."""
+        """Count a suite that can't be imported as a failure."""
         if report.failed:
             self.failed[report.nodeid] = report.longreprtext
 
@@ -104,7 +104,7 @@ class _Outcomes:
 
 @contextlib.contextmanager
 def _importable(name: str) -> Iterator[None]:
-    """Let tests import what the notebook defines as a module of this name."""
+    """Let tests import the notebook's definitions as a module of this name."""
     saved, written = dict(sys.modules), sys.dont_write_bytecode
     module = _Notebook(name)
     module.__dict__.update(vars(sys.modules["__main__"]), __name__=name)
@@ -116,13 +116,13 @@ def _importable(name: str) -> Iterator[None]:
         sys.dont_write_bytecode = written
         suites = [key for key, value in sys.modules.items() if str(getattr(value, "__file__", "")).startswith(str(_SUITES))]
         for key in [name, *suites]:
-            sys.modules.pop(key, None)  # the next run shall import again
+            sys.modules.pop(key, None)  # so that the next run imports them again
         if name in saved:
             sys.modules[name] = saved[name]
 
 
 class _Notebook(types.ModuleType):
-    """The notebook as a module; what no cell has defined yet can be imported, and fails when it is used."""
+    """The notebook as a module. A name that no cell has defined yet can be imported, and fails when it is used."""
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
@@ -136,7 +136,7 @@ class _Notebook(types.ModuleType):
 
 @contextlib.contextmanager
 def _without_plugins() -> Iterator[None]:
-    """Let nothing else that is installed change what pytest does."""
+    """Keep installed plugins and pytest's variables from changing what pytest does."""
     saved = {name: os.environ.pop(name, None) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")}
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     try:

@@ -212,7 +212,7 @@ def test_what_was_graded_as_a_notebook_stays_unless_told(course, folder):
     ours = {"anna": graded(course, [GOOD], [GOOD])}
     before = everything(folder)
     done = export(course, folder, ours)
-    assert "anna, mini: left as it is, since nbgrader autograded a notebook of this student; --replace puts" in done.stderr
+    assert "anna, mini: not changed, because nbgrader autograded a notebook of this student; --replace writes" in done.stderr
     assert everything(folder) == before
     export(course, folder, ours, "--replace")
     assert scores(folder)["anna"]["grade-double"] == (2.0, 2.0, False)
@@ -346,7 +346,7 @@ def test_folders_that_are_not_there_are_2(course, folder, monkeypatch):
     for options, sentence in (
         ([], "name nbgrader's course folder with --course-dir"),
         (["--course", str(course.root)], "name nbgrader's course folder with --course-dir"),
-        (["--course", str(folder / "nowhere")], "nowhere is no folder: make it first"),
+        (["--course", str(folder / "nowhere")], "nowhere is not a folder: make it first"),
     ):
         done = CliRunner().invoke(command, ["export", "gradebook", str(results), *options])
         assert (done.exit_code, sentence in done.stderr) == (2, True), done.output
@@ -494,7 +494,7 @@ def test_csv_of_some(course, folder, tmp_path):
         SafeCsvExporter(to=str(tmp_path / "some.csv"), assignment=["mini"], student=["ben", 1234]).export(gradebook)
         rows = rows_of((tmp_path / "some.csv").read_bytes().decode())
         assert {(row["assignment"], row["student_id"]) for row in rows} == {("mini", "ben"), ("mini", "1234")}
-        with pytest.raises(SystemExit, match="nowhere is no folder"):
+        with pytest.raises(SystemExit, match="nowhere is not a folder"):
             SafeCsvExporter(to=str(tmp_path / "nowhere" / "some.csv")).export(gradebook)
 
 

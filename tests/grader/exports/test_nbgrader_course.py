@@ -333,7 +333,7 @@ def test_nothing_is_overwritten(tmp_path):
     notebook, config = tmp_path / "school/source/mini/mini.ipynb", tmp_path / "school/nbgrader_config.py"
     config.write_text(config.read_text() + "\n# mine\n")
     again = grader(*export, cwd=tmp_path)
-    assert again.returncode == 0 and "wrote 0 files" in again.stdout and "left as it is" in again.stderr
+    assert again.returncode == 0 and "wrote 0 files" in again.stdout and "was not changed" in again.stderr
     notebook.write_text("mine")
     (tmp_path / "school/source/mini/public_tests.py").unlink()
     stopped = grader(*export, cwd=tmp_path)

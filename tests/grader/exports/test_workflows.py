@@ -344,6 +344,6 @@ def test_the_official_workflow_is_not_written_over(root):
     path.write_text("mine")
     refused = grader("export", "official", cwd=root)
     assert (refused.returncode, path.read_text()) == (2, "mine")
-    assert "is there already and holds something else" in refused.stderr
+    assert "exists already and holds something else" in refused.stderr
     assert grader("export", "official", "--force", cwd=root).returncode == 0
     assert path.read_text() != "mine"
