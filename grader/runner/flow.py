@@ -6,22 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from grader.base.files import write_atomically
 from grader.base.outcome import Status
 from grader.course.manifest import Course, Module
 from grader.protocol.confinement import Layers
 from grader.runner.jobs import grade_units
-from grader.runner.results import SCHEMA, Results, environment, submission_result
+from grader.runner.results import SCHEMA, ModuleTiming, Results, environment, submission_result
 from grader.runner.store import Entry, Store
 from grader.runner.units import Unit, units_of
 from grader.sandbox.supervisor.isolation import draw_seed, isolation
 from grader.submissions.sources import Submission
 
-__all__ = ["Finished", "Interrupted", "Progress", "faults", "run", "write"]
+__all__ = ["Finished", "Interrupted", "Progress", "Timings", "faults", "run", "write"]
 
 _UNFINISHED = ".unfinished.json"
 """The seed of a run that has not written its results yet, so that the next run can go on with it."""
@@ -41,13 +41,23 @@ class Progress:
     """The unit that was finished last; empty at the beginning."""
 
 
+class Timings(Struct, frozen=True):
+    """timings.json: what differs from run to run."""
+
+    host: str
+    started: str
+    """ISO 8601, in UTC."""
+    seconds: float
+    submissions: dict[str, dict[str, ModuleTiming]]
+    """By submission and module."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """A run that has come to its end."""
 
     results: Results
-    timings: dict[str, Any]
-    """What differs from run to run: clock times, memory, the host."""
+    timings: Timings
 
 
 def run(
@@ -100,12 +110,12 @@ def run(
     for unit in units:
         own[unit.submission][unit.module.name] = entries[unit.submission, unit.module.name]
     graded = [submission_result(id, [entry.result for entry in modules.values()]) for id, modules in own.items()]
-    timings = {
-        "host": platform.node(),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - clock, 3),
-        "submissions": {id: {name: entry.timing for name, entry in modules.items()} for id, modules in own.items()},
-    }
+    timings = Timings(
+        host=platform.node(),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - clock, 3),
+        submissions={id: {name: entry.timing for name, entry in modules.items()} for id, modules in own.items()},
+    )
     return Finished(Results(SCHEMA, seed, here, record, graded), timings)
 
 

@@ -240,7 +240,7 @@ def test_a_notebook_that_waits_goes_first(course, folder):
     submitted.write_text("{}")
     ours = {"anna": graded(course, [GOOD], [GOOD])}
     done = export(course, folder, ours)
-    assert "since a notebook of this student waits for `nbgrader autograde`" in done.stderr
+    assert "because a notebook of this student waits for `nbgrader autograde`" in done.stderr
     assert scores(folder) == {}
     export(course, folder, ours, "--replace")
     assert (scores(folder)["anna"]["grade-double"][0], submitted.read_text()) == (2.0, "{}")
