@@ -30,9 +30,8 @@ def main() -> None:
     options = parser.parse_args()
     course = load_course()
     module = course.module(options.module)
-    print(
-        f"{module.name}, {options.jobs} jobs\nsubmissions  first verdict  seconds each, after it  memory of command, server and jobs in the end"
-    )
+    print(f"{module.name}, {options.jobs} jobs")
+    print("submissions  first verdict  seconds each, after it  memory of command, server, jobs")
     for count in options.submissions:
         first, each, memory = _measure(course, module, count, options.jobs)
         print(f"{count:11d} {first:13.2f} s {each:20.3f} s  {', '.join(f'{kib / 1024:.0f} MiB' for kib in memory)}")
