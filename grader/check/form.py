@@ -8,7 +8,6 @@ from itertools import zip_longest
 from grader.course.banks import Bank, read_bank
 from grader.course.manifest import Course, Module
 from grader.course.stubs import docstrings, make_stub, solution_lines
-from grader.protocol.watch import exists
 
 __all__ = ["MINIMUM_ALTERNATIVES", "MINIMUM_MISCONCEPTIONS", "course_problems", "module_problems", "unreadable_files"]
 
@@ -88,6 +87,8 @@ def _stub_problems(module: Module, solution: str, stub: str) -> Iterator[str]:
 
 
 def _task_problems(module: Module, solution: str) -> Iterator[str]:
+    from grader.protocol.watch import exists  # with torch, which the command needs for nothing else
+
     statements = docstrings(solution, [task.name for task in module.tasks])
     for task in module.tasks:
         for ban in task.bans:

@@ -34,8 +34,6 @@ def check(
     `on_progress` is told how many trials are done, how many there are, and what the last one was. Raises: Refused.
     """
     report = Report(modules=len(modules), tasks=sum(len(module.tasks) for module in modules))
-    if modules == course.modules:
-        report.problems += course_problems(course)
     trials: list[Trial] = []
     readable: list[Module] = []
     for module in modules:
@@ -43,7 +41,6 @@ def check(
         report.problems += problems
         if not problems:
             readable.append(module)
-            report.problems += module_problems(course, module)
             trials += trials_of(course, module, report, seed, seeds)
     verdicts = {(trial.unit.submission, trial.unit.module.name): trial.judge for trial in trials}
     done = 0
@@ -54,13 +51,21 @@ def check(
         verdicts[unit.submission, unit.module.name](entry.result)
         on_progress(done, len(trials), f"{unit.module.name}: {unit.submission}")
 
-    beside = ThreadPoolExecutor(1)  # the public tests run in a process of their own, and need no job
+    beside = ThreadPoolExecutor(1)  # what needs no job is done while jobs grade
     try:
         public = beside.submit(public_problems, course, readable)
+        read = beside.submit(_read_problems, course, modules, readable)
         grade_units([trial.unit for trial in trials], course, jobs=jobs, layers=layers, on_done=on_done)
-        report.problems += public.result()
+        report.problems += public.result() + read.result()
     finally:
-        beside.shutdown(cancel_futures=True)  # after a refusal or an interrupt, don't wait for the public tests
+        beside.shutdown(cancel_futures=True)  # after a refusal or an interrupt, don't wait for the rest
     for name in (report.survived, report.rejected, report.problems):
         name.sort()
     return report
+
+
+def _read_problems(course: Course, modules: tuple[Module, ...], readable: list[Module]) -> list[str]:
+    problems = course_problems(course) if modules == course.modules else []
+    for module in readable:
+        problems += module_problems(course, module)
+    return problems

@@ -9,7 +9,7 @@ from grader.base.outcome import Status
 from grader.check.report import Report
 from grader.course.banks import Bank, BankEntry, answer_only, answer_with, read_bank, trivial_answers
 from grader.course.manifest import Course, Module
-from grader.grading.draw import derive_seed
+from grader.grading.seeds import derive_seed
 from grader.runner.results import ModuleResult, TaskResult
 from grader.runner.units import Unit
 from grader.submissions.sources import Source

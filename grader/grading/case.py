@@ -10,7 +10,8 @@ from grader.base.outcome import Outcome, Status
 from grader.base.text import clean, one_line
 from grader.course.digits import Digits
 from grader.grading.compare import difference
-from grader.grading.draw import Draw, derive_seed
+from grader.grading.draw import Draw
+from grader.grading.seeds import derive_seed
 from grader.grading.sides import ReferenceSide, StudentSide
 from grader.protocol.probes import freeze
 from grader.sandbox.supervisor.worker_handle import Ended

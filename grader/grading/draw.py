@@ -1,17 +1,9 @@
 """Fresh test data, seeded from the run's secret seed and the test's name."""
 
-import hashlib
-
 import torch
 from torch import Tensor
 
-__all__ = ["Draw", "derive_seed"]
-
-
-def derive_seed(seed: int, *parts: object) -> int:
-    """A seed below 2**56 for one purpose, from the run's seed and what names the purpose."""
-    text = "/".join(map(str, (seed, *parts)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
+__all__ = ["Draw"]
 
 
 class Draw:

@@ -18,7 +18,8 @@ from grader.base.text import one_line
 from grader.course.digits import Digits
 from grader.course.manifest import Course, Module
 from grader.grading.case import Case, Comparison, judge
-from grader.grading.draw import Draw, derive_seed
+from grader.grading.draw import Draw
+from grader.grading.seeds import derive_seed
 from grader.grading.sides import ReferenceSide, StudentSide
 from grader.grading.suite import HiddenTest, Suite, collect, gpu_refusal
 from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteHandle
