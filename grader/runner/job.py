@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 import warnings
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
@@ -71,6 +72,8 @@ def _fork(control: Connection, connection: Connection, course: Course, zygote: Z
         control.close()
         _grade_all(connection, Engine(course, shared))
         status = 0
+    except Exception:
+        traceback.print_exc()  # the command only learns the status
     finally:
         sys.stderr.flush()
         os._exit(status)

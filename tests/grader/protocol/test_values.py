@@ -107,6 +107,14 @@ def test_endings_arrive(ending: Ending) -> None:
     assert _travel(Ending(3)) == Opaque("an object of class Ending")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_tensor_without_memory_is_named(size: int) -> None:
+    """Whoever frees a tensor's storage and returns it is told so; reading it would crash the worker, or read other memory."""
+    tensor = torch.ones(2, 3)
+    tensor.untyped_storage().resize_(size)
+    assert _travel([tensor, torch.ones(1)])[0] == Opaque("a tensor whose memory was freed")
+
+
 def _every_dtype() -> list[torch.dtype]:
     return sorted({value for value in vars(torch).values() if isinstance(value, torch.dtype)}, key=str)
 
