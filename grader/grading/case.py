@@ -1,5 +1,6 @@
 """One hidden test while it runs: its fixtures, and what its end means for the student."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,8 +77,8 @@ class Case:
         return self._ask_student(freeze(probe), self._next_seed())
 
     def reference(self, probe: Probe) -> Any:
-        """What the probe returns for the reference."""
-        return self._reference.call(freeze(probe), self._next_seed())
+        """What the probe returns for the reference: a copy, since the answer itself is kept for other students."""
+        return copy.deepcopy(self._reference.call(freeze(probe), self._next_seed()))
 
     def agree(self, probe: Probe, *, rtol: float, atol: float) -> None:
         """Compare the two. Raises: Ended."""
@@ -112,7 +113,7 @@ class Case:
     def _ask_student(self, probe: bytes, seed: int) -> Any:
         self.asked_student = True
         if self._reference_poses_as_student:
-            return self._reference.call(probe, seed)
+            return copy.deepcopy(self._reference.call(probe, seed))
         return self._student.call(self._task, probe, seed)
 
     def _next_seed(self) -> int:

@@ -132,3 +132,24 @@ def test_a_test_that_hangs_on_the_trusted_side_is_the_graders_fault(tmp_path, zy
     outcomes = by_engine(Engine(course, zygote), course, RIGHT)
     assert outcomes.pop("test_hangs").startswith(f"{Status.GRADER_ERROR}: TrustedSideHangs: the test took more than 0.5 s outside")
     assert set(outcomes.values()) == {"passed"}
+
+
+def test_a_test_may_change_what_it_gets(tmp_path, zygote):
+    """Values of the reference are copies: a test that changes them in place judges the next student as it judged the first."""
+    root = mini_course(tmp_path)
+    changes = '''
+
+@task("double")
+def test_changes_what_it_gets(student, reference, draw):
+    """The values are the reference's."""
+    x = draw.normal(5)
+    due, got = reference(lambda m: m.double(x)), student(lambda m: m.double(x))
+    assert torch.equal(due, got), "other values"
+    due.add_(1)
+    got.add_(1)
+'''
+    (root / "tests/hidden/test_mini.py").write_text(HIDDEN + changes)
+    course = Course.read(root)
+    engine = Engine(course, zygote)
+    for _ in range(3):
+        assert set(by_engine(engine, course, RIGHT).values()) == {"passed"}
