@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import torch.optim
 
 import grader
 from grader.base.torchvision_compat import import_torchvision
-from grader.protocol.control import MAX_PACKET, Fork, Forked, Order, Ready, Reap, Reaped, Share, Start, pack, parse_order
+from grader.protocol.control import MAX_PACKET, Answer, Fork, Forked, Ready, Reap, Reaped, Share, Start, pack, parse_order
 from grader.protocol.watch import prepare
 from grader.sandbox.worker import worker
 from grader.sandbox.worker.confine import confine
@@ -61,43 +62,97 @@ def main(descriptor: int) -> None:
     gc.freeze()  # a collection in a fork would copy every page it touches
     gc.enable()
     control.send(pack(Ready(package)))
-    controls = {control.fileno(): control}
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    while True:
-        for ready, _ in poll.poll():
-            packet, ancillary, _, _ = controls[ready].recvmsg(MAX_PACKET, socket.CMSG_SPACE(2 * 4))
-            if packet:
-                _obey(parse_order(packet), array.array("i", ancillary[0][2] if ancillary else b""), controls[ready], controls, poll)
-            elif controls[ready] is control:
-                return
-            else:
-                poll.unregister(ready)
-                controls.pop(ready).close()
+    _Desk().serve(control)
 
 
-def _obey(
-    order: Order, descriptors: "array.array[int]", control: socket.socket, controls: dict[int, socket.socket], poll: select.poll
-) -> None:
-    match order:
-        case Share():
-            (descriptor,) = descriptors
-            controls[descriptor] = socket.socket(fileno=descriptor)
-            poll.register(descriptor, select.POLLIN)
-        case Reap(pid):
-            _, status, usage = os.wait4(pid, 0)
-            control.send(pack(Reaped(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)))
-        case Fork():
-            channel, output = descriptors
-            report, theirs = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                _become_worker(order, channel, output, theirs)
-            for descriptor in (channel, output, theirs):
-                os.close(descriptor)
-            with open(report, "rb") as file:
-                problem = file.read(1000)  # ends when the worker closes its end, before it reads any of the student's code
-            control.send(pack(Forked(pid, problem.decode(errors="replace"))))
+class _Desk:
+    """Takes orders from several processes. Nobody's order waits for another's worker."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._waiting: dict[int, Callable[[], None]] = {}
+        """What to do when there is something to read from a descriptor."""
+        self._owners: dict[int, socket.socket] = {}
+        """Who asked for a worker, by the worker's process, until it is to be reaped."""
+
+    def serve(self, parent: socket.socket) -> None:
+        """Obey until the parent closes its end."""
+        self._take_orders_from(parent)
+        while parent.fileno() in self._waiting:
+            for descriptor, _ in self._poll.poll():
+                if act := self._waiting.get(descriptor):
+                    act()
+
+    def _when_readable(self, descriptor: int, act: Callable[[], None]) -> None:
+        self._waiting[descriptor] = act
+        self._poll.register(descriptor, select.POLLIN)
+
+    def _forget(self, descriptor: int) -> None:
+        del self._waiting[descriptor]
+        self._poll.unregister(descriptor)
+
+    def _take_orders_from(self, control: socket.socket) -> None:
+        self._when_readable(control.fileno(), lambda: self._obey(control))
+
+    def _obey(self, control: socket.socket) -> None:
+        packet, ancillary, _, _ = control.recvmsg(MAX_PACKET, socket.CMSG_SPACE(2 * 4))
+        if not packet:
+            self._dismiss(control)
+            return
+        descriptors = array.array("i", ancillary[0][2] if ancillary else b"")
+        match parse_order(packet):
+            case Share():
+                self._take_orders_from(socket.socket(fileno=descriptors[0]))
+            case Fork() as order:
+                self._fork(order, *descriptors, control=control)
+            case Reap(pid):
+                self._reap_when_ended(pid, control)
+
+    def _fork(self, order: Fork, channel: int, output: int, *, control: socket.socket) -> None:
+        report, theirs = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            _become_worker(order, channel, output, theirs)
+        for descriptor in (channel, output, theirs):
+            os.close(descriptor)
+        self._owners[pid] = control
+        self._when_readable(report, lambda: self._tell_forked(report, pid, control))
+
+    def _tell_forked(self, report: int, pid: int, control: socket.socket) -> None:
+        """The worker has closed its end, or said why it can't. It does so before it reads any of the student's code."""
+        problem = os.read(report, 1000)
+        self._forget(report)
+        os.close(report)
+        _answer(control, Forked(pid, problem.decode(errors="replace")))
+
+    def _reap_when_ended(self, pid: int, control: socket.socket) -> None:
+        del self._owners[pid]
+        try:
+            ended = os.pidfd_open(pid)
+        except (AttributeError, OSError):  # not on Linux: it has been killed, so this does not take long
+            self._reap(pid, control)
+        else:
+            self._when_readable(ended, lambda: self._reap(pid, control, ended))
+
+    def _reap(self, pid: int, control: socket.socket, ended: int | None = None) -> None:
+        if ended is not None:
+            self._forget(ended)
+            os.close(ended)
+        _, status, usage = os.wait4(pid, 0)
+        _answer(control, Reaped(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
+
+    def _dismiss(self, control: socket.socket) -> None:
+        """End the workers of a process that is gone: nobody else holds their limits."""
+        self._forget(control.fileno())
+        for pid in [pid for pid, owner in self._owners.items() if owner is control]:
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number can't be another's
+            self._reap_when_ended(pid, control)
+        control.close()
+
+
+def _answer(control: socket.socket, answer: Answer) -> None:
+    with contextlib.suppress(OSError):  # who asked may be gone
+        control.send(pack(answer))
 
 
 def _die_with_parent() -> None:

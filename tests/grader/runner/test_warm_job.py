@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,31 @@ def test_a_server_that_has_died_is_replaced(course, server):
         server._process.join()
         assert job._job.connection.poll(5)
         assert job.grade(unit).result.score == 5
+
+
+def test_a_job_that_dies_takes_its_workers_along(course, server):
+    """Nobody would hold the limits of a worker whose job is gone: the zygote ends it, and serves other jobs on."""
+    endless = RIGHT.replace("return x + x", "exec('while True: pass')")
+    job, other = server.start(), server.start()
+    job.send(Unit("someone", course.modules[0], Source(endless), 1))
+    zygote = _until(lambda: children(server._process.pid)[:1])[0]
+    (worker,) = _until(lambda: children(zygote))
+    first = _until(lambda: children(server._process.pid)[1:2])[0]
+    os.kill(first, signal.SIGKILL)
+    assert {task.status for task in job.receive().result.tasks} == {Status.GRADER_ERROR}
+    _until(lambda: worker not in children(zygote))
+    other.send(Unit("someone", course.modules[0], Source(RIGHT), 1))
+    assert other.receive().result.score == 5
+    other.stop()
+
+
+def _until(look):
+    """What `look` gives as soon as it is something; fails after a while."""
+    for _ in range(2000):
+        if found := look():
+            return found
+        time.sleep(0.005)
+    raise AssertionError("it did not come about")
 
 
 def test_two_jobs_share_what_is_loaded(course):
