@@ -150,7 +150,14 @@ def test_an_interrupted_run_keeps_what_is_finished(root, tmp_path, how):
     command = [sys.executable, "-m", "grader", "grade", "../hand-in", "--jobs", "1"]
     (tmp_path / "scratch").mkdir()
     environment = {**os.environ, "TMPDIR": str(tmp_path / "scratch")}
-    process = subprocess.Popen(command, cwd=root, start_new_session=True, stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     deadline = time.monotonic() + 60
     while len(entries(root)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
