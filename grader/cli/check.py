@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_PROBLEMS
+from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_INTERRUPTED, EXIT_PROBLEMS
 from grader.cli.terminal import (
     CourseOption,
     JsonOption,
@@ -65,6 +65,8 @@ def check(
         raise stop(str(error), EXIT_BAD_INPUT) from None
     except (NotConfined, Refused) as error:
         raise stop(str(error), EXIT_GRADER_FAILED) from None
+    except KeyboardInterrupt:
+        raise stop("Interrupted: nothing was checked to its end.", EXIT_INTERRUPTED) from None
     if json:
         print_json(msgspec.to_builtins(report))
     else:

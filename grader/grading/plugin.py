@@ -86,6 +86,11 @@ class _Grading:
     def __init__(self, session: _Session) -> None:
         self.session = session
 
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Let `-k` find a test by its task's name."""
+        if marker := item.get_closest_marker("task"):
+            item.extra_keyword_matches.add(marker.args[0])
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Tie every test to its task."""

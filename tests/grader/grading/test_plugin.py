@@ -33,6 +33,12 @@ def test_a_right_submission_passes(root):
     assert (done.returncode, "1 passed, 4 deselected" in done.stdout) == (0, True), done.stdout
 
 
+def test_a_test_is_found_by_its_tasks_name(root):
+    """`-k TASK` selects the task's tests, whatever they are called."""
+    done = run(root, "tests/hidden", "--submission", "right", "-q", "-k", "double and refuses")
+    assert (done.returncode, "1 passed, 4 deselected" in done.stdout) == (0, True), done.stdout
+
+
 def test_a_failure_shows_the_students_sentence_only(root):
     """Neither the hidden test's code nor its values are printed; -x stops at the first."""
     done = run(root, "tests/hidden", "--submission", "wrong", "-x")
