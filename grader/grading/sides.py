@@ -110,6 +110,8 @@ class StudentSide:
         self._zygote = zygote
         self._limits = course.limits
         self._module = module
+        # Those of tasks that are not graded too: what a worker replaces does not depend on the selection.
+        self._bans = sorted({ban for task in course.module(module.name).tasks for ban in task.bans})
         self._source = source
         self._reference = reference
         self._places: dict[tuple[float, int, int], _Workplace] = {}
@@ -150,7 +152,7 @@ class StudentSide:
         """The worker for tasks with these limits on import, memory and files. These limits hold for a whole worker."""
         key = limits.import_seconds, limits.memory_mib, limits.scratch_mib
         if key not in self._places:
-            self._places[key] = _Workplace(self._zygote, limits, self._module, self._source)
+            self._places[key] = _Workplace(self._zygote, limits, self._module, self._bans, self._source)
         return self._places[key]
 
     def _check_open(self, task: str) -> None:
@@ -179,8 +181,8 @@ class StudentSide:
 class _Workplace:
     """A worker with the student's module loaded. It is replaced after it has died."""
 
-    def __init__(self, zygote: ZygoteHandle, limits: Limits, module: Module, source: Source) -> None:
-        self._zygote, self._limits, self._module, self._source = zygote, limits, module, source
+    def __init__(self, zygote: ZygoteHandle, limits: Limits, module: Module, bans: list[str], source: Source) -> None:
+        self._zygote, self._limits, self._module, self._bans, self._source = zygote, limits, module, bans, source
         self._worker: WorkerHandle | None = None
         self._import_seconds = 0.0
         self._fatal: Outcome | None = None  # set when nothing more can be tried here
@@ -192,12 +194,11 @@ class _Workplace:
         if self._fatal is not None:
             raise Ended(self._fatal)
         if self._worker is None:
-            bans = sorted({ban for task in self._module.tasks for ban in task.bans})
             self._worker = WorkerHandle(self._zygote, self._limits)
             start = time.monotonic()
             try:
                 tasks = [task.name for task in self._module.tasks]
-                self.kinds = self._worker.load(self._module.name, self._source.text, tasks, bans, self._source.cells)
+                self.kinds = self._worker.load(self._module.name, self._source.text, tasks, self._bans, self._source.cells)
             except Ended as end:
                 self.close()
                 self._fatal = end.outcome

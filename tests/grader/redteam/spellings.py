@@ -161,6 +161,11 @@ TWINS = [
             "a layer": "def stable_softmax(x, dim=-1):\n    return nn.Softmax(dim)(x)",
             "torch.special": "def stable_softmax(x, dim=-1):\n    return torch.special.softmax(x, dim)",
             "aten": "def stable_softmax(x, dim=-1):\n    return torch.ops.aten._softmax(x, dim, False)",
+            "functionalize": "def stable_softmax(x, dim=-1):\n    return torch.func.functionalize(getattr(F, 'soft' + 'max'))(x, dim)",
+            "mkldnn": "def stable_softmax(x, dim=-1):\n    return getattr(x.to_mkldnn(), 'soft' + 'max')(dim).to_dense()",
+            "mkldnn in inference mode": "def stable_softmax(x, dim=-1):\n"
+            "    with torch.inference_mode():\n"
+            "        return getattr(x.to_mkldnn(), 'soft' + 'max')(dim).to_dense()",
             "the log's exponential": "def stable_softmax(x, dim=-1):\n    return x.log_softmax(dim).exp()",
             "softmin": "def stable_softmax(x, dim=-1):\n    return F.softmin(-x, dim)",
             "torch.masked": "def stable_softmax(x, dim=-1):\n    return torch.masked.softmax(x, dim, mask=x == x)",
@@ -313,6 +318,7 @@ TWINS = [
         own={
             "a subclass of the layer": "class LayerNorm(nn.LayerNorm):\n    pass",
             "a subclass by a built name": "class LayerNorm(vars(nn)['Layer' + 'Norm']):\n    pass",
+            "functionalize": _LAYER_NORM.format("torch.func.functionalize(getattr(F, 'layer' + '_norm'))(x, (3,))"),
             "aten": _LAYER_NORM.format("torch.ops.aten.native_layer_norm(x, (3,), None, None, 1e-5)[0]"),
             "the binding": _LAYER_NORM.format("torch._C._VariableFunctions.layer_norm(x, (3,))"),
             "group norm": _LAYER_NORM.format("F.group_norm(x, 1)"),
