@@ -22,7 +22,7 @@ from grader.grading.draw import Draw
 from grader.grading.seeds import derive_seed
 from grader.grading.sides import ReferenceSide, StudentSide
 from grader.grading.suite import HiddenTest, Suite, collect, gpu_refusal
-from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteHandle
+from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteGone, ZygoteHandle
 from grader.submissions.sources import Source
 
 __all__ = ["Engine", "Graded", "Record"]
@@ -48,8 +48,8 @@ class Graded:
     usage: Usage
 
 
-class TrustedSideHangs(Exception):
-    """A hidden test did not end on the trusted side. This is its author's fault."""
+class TrustedSideHangs(BaseException):
+    """A hidden test did not end on the trusted side: its author's fault. No `except Exception` on the way may take it for a student's."""
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Engine:
             until_failure: end with the first test that does not pass.
             explain: look for the known mistake behind a failed comparison.
 
-        Raises: SuiteError.
+        Raises: SuiteError, ZygoteGone.
         """
         if self._kept.seed != seed:
             self._forget(seed)
@@ -143,9 +143,11 @@ class Engine:
                 if script is not None:
                     return judge(case, lambda: case.compare_all(script), test.checked)
                 outcome = judge(case, test.bind(case), test.checked)
+        except ZygoteGone:
+            raise
         except pytest.skip.Exception as reason:
             return Outcome(Status.SKIPPED, one_line(str(reason)))
-        except (Exception, pytest.fail.Exception) as error:
+        except (Exception, pytest.fail.Exception, TrustedSideHangs) as error:
             return Outcome(Status.GRADER_ERROR, f"{type(error).__name__}: {one_line(str(error), 400)}")
         if outcome.status is Status.PASSED and case.comparisons is not None:
             self._kept.scripts[module, test.id] = tuple(case.comparisons)
@@ -165,7 +167,7 @@ def _at_most(seconds: float) -> Iterator[None]:
         raise TrustedSideHangs(f"the test took more than {seconds:g} s outside of the student's code")
 
     handler = signal.signal(signal.SIGALRM, stop)
-    others, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    others, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again and again, where a test goes on after it
     try:
         yield
     finally:

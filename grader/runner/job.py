@@ -13,16 +13,17 @@ import warnings
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 
+from grader.base.processes import die_with_parent
 from grader.base.text import one_line
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.grading.suite import SuiteError
 from grader.runner.results import ModuleTiming, TestResult, score_module
 from grader.runner.store import Entry
-from grader.runner.units import Unit, grading_fault
+from grader.runner.units import ZYGOTE_GONE, Unit, grading_fault
 from grader.sandbox.supervisor.isolation import NotConfined
 from grader.sandbox.supervisor.self_test import ensure_confined
-from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteHandle
+from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteGone, ZygoteHandle
 
 __all__ = ["grade", "serve"]
 
@@ -31,11 +32,12 @@ _GRACE_SECONDS = 0.2
 
 
 def serve(control: Connection, course: Course, zygote: ZygoteHandle) -> None:
-    """Fork jobs and end them, as they are asked for, until the control connection closes."""
+    """Fork jobs and end them, as they are asked for, until the control connection closes or the zygote is gone."""
     warnings.simplefilter("ignore")  # what references and known mistakes warn of is no news to an instructor
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)  # grading does not depend on whose shell it is
     try:
+        zygote.wait_until_ready()
         if zygote.layers is not None:
             ensure_confined(zygote)
         refusal = ""
@@ -53,10 +55,16 @@ def serve(control: Connection, course: Course, zygote: ZygoteHandle) -> None:
             with Connection(reduction.recv_handle(control)) as connection:
                 if refusal:
                     connection.send(refusal)
-                else:
+                    continue
+                try:
                     jobs[number] = _fork(control, connection, course, zygote)
+                except ZygoteGone:
+                    break
         else:
-            control.send(_end(jobs.pop(number)) if number in jobs else 0)
+            status = _end(jobs.pop(number)) if number in jobs else 0
+            control.send(status)
+            if status == ZYGOTE_GONE:
+                break
     for process in jobs.values():
         _end(process)
 
@@ -69,9 +77,12 @@ def _fork(control: Connection, connection: Connection, course: Course, zygote: Z
         return process
     status = 1
     try:
+        die_with_parent()
         control.close()
         _grade_all(connection, Engine(course, shared))
         status = 0
+    except ZygoteGone:
+        status = ZYGOTE_GONE
     except Exception:
         traceback.print_exc()  # the command only learns the status
     finally:
@@ -100,6 +111,8 @@ def _grade_all(connection: Connection, engine: Engine) -> None:
             return
         try:
             entry = grade(unit, engine)
+        except ZygoteGone:
+            raise
         except Exception as error:
             entry = grading_fault(unit.module, f"{type(error).__name__}: {one_line(str(error), 400)}")
         connection.send(entry)

@@ -1,7 +1,8 @@
 """Job processes, and how units are handed to them.
 
 The calling process imports no torch and runs nobody's code. It starts one server process, which loads torch, the zygote and the
-course once, and forks a job for each processor. A job that dies costs its unit a `grader_error` and nothing else.
+course once, and forks a job for each processor. A job that dies costs its unit a `grader_error` and nothing else. Where the server or
+the zygote dies, new ones are started, and what was being graded is graded again.
 """
 
 import contextlib
@@ -24,19 +25,27 @@ from grader.base.outcome import Status
 from grader.course.manifest import Course
 from grader.protocol.confinement import Layers
 from grader.runner.store import Entry
-from grader.runner.units import Unit, grading_fault, take
+from grader.runner.units import ZYGOTE_GONE, Unit, grading_fault, take
 from grader.sandbox.supervisor.zygote_handle import SETTINGS, ZygoteHandle
 
 __all__ = ["Job", "JobServer", "Refused", "WarmJob", "grade_units"]
+
+
+_ATTEMPTS = 3
+"""How often a unit is tried before the server's end counts as the unit's doing."""
 
 
 class Refused(Exception):
     """The job would not grade: a protection does not hold on this machine."""
 
 
+class Lost(Exception):
+    """The server or the zygote ended, and the unit with it."""
+
+
 def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers | None, on_done: Callable[[Unit, Entry], None]) -> None:
     """Grade every unit, calling `on_done` as each is finished, in whatever order. Raises: Refused."""
-    pending = list(reversed(units))
+    pending, lost = list(reversed(units)), list[Unit]()
     running: dict[Connection, Job] = {}
     with JobServer(course, layers) as server:
         while pending or running:
@@ -47,7 +56,16 @@ def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers 
             for connection in wait(list(running)):
                 assert isinstance(connection, Connection)
                 job = running[connection]
-                entry = job.receive()
+                try:
+                    entry = job.receive()
+                except Lost as loss:
+                    running.pop(connection).stop()
+                    lost.append(job.unit)
+                    if lost.count(job.unit) < _ATTEMPTS:
+                        pending.append(job.unit)
+                        continue
+                    on_done(job.unit, grading_fault(job.unit.module, str(loss)))
+                    continue
                 on_done(job.unit, entry)
                 if job.ended or not pending:
                     running.pop(connection).stop()
@@ -84,15 +102,20 @@ class JobServer:
                 self._control.send(("start", self._started))
                 reduction.send_handle(self._control, theirs.fileno(), self._process.pid)
             theirs.close()
-            return Job(self, self._started, ours)
+            return Job(self, self._process.pid, self._started, ours)
 
-    def end(self, number: int) -> int | None:
-        """End a job whose connection is closed; its exit status, None where the server has died too."""
+    def end(self, process: int, number: int) -> int | None:
+        """End a job of this server process whose connection is closed; its exit status, None where server or zygote are gone too."""
         with self._lock:
+            if self._process is None or self._process.pid != process:
+                return None
             try:
                 self._control.send(("end", number))
                 status: int = self._control.recv()
             except (EOFError, OSError):
+                status = ZYGOTE_GONE
+            if status == ZYGOTE_GONE:
+                self._stop()
                 return None
             return status
 
@@ -125,8 +148,8 @@ class JobServer:
 class Job:
     """The calling process's handle on one job process."""
 
-    def __init__(self, server: JobServer, number: int, connection: Connection) -> None:
-        self._server, self._number = server, number
+    def __init__(self, server: JobServer, process: int, number: int, connection: Connection) -> None:
+        self._server, self._process, self._number = server, process, number
         self.connection = connection
         self.unit: Unit
         self.ended = False
@@ -139,11 +162,13 @@ class Job:
             self.connection.send(unit)
 
     def receive(self) -> Entry:
-        """The unit's result; a fault where the process died of it. Raises: Refused."""
+        """The unit's result; a fault where the process died of it. Raises: Refused, Lost."""
         try:
             answer = self.connection.recv()
         except (EOFError, OSError):
-            status = self._server.end(self._number)
+            status = self._server.end(self._process, self._number)
+            if status is None:
+                raise Lost("the server of the grading processes ended again and again") from None
             answer = grading_fault(self.unit.module, f"the grading process ended with status {status}")
         if isinstance(answer, str):
             raise Refused(answer)
@@ -154,7 +179,7 @@ class Job:
     def stop(self) -> None:
         """End it."""
         self.connection.close()
-        self._server.end(self._number)
+        self._server.end(self._process, self._number)
 
 
 class WarmJob:
@@ -172,6 +197,14 @@ class WarmJob:
 
     def grade(self, unit: Unit) -> Entry:
         """The unit's result; a fault where the process died of it. Raises: Refused."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._try(unit)
+            except Lost as loss:
+                reason = str(loss)
+        return grading_fault(unit.module, reason)
+
+    def _try(self, unit: Unit) -> Entry:
         if self._job is not None and self._job.connection.poll():  # it says something unasked, so it has died
             self.close()
         if self._job is None:
@@ -220,7 +253,10 @@ def _serve(control: Connection, course: Course, layers: Layers | None, scratch: 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process decides what an interrupt means
     tempfile.tempdir = scratch
     gc.disable()  # until all is imported: imports make hardly any garbage, and looking for it takes a fifth of their time
-    with ZygoteHandle(layers, course.bans) as zygote:
-        from grader.runner.job import serve
+    try:
+        with ZygoteHandle(layers, course.bans) as zygote:
+            from grader.runner.job import serve
 
-        serve(control, course, zygote)
+            serve(control, course, zygote)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # the calling process may have been killed

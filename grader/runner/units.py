@@ -8,7 +8,10 @@ from grader.runner.results import ModuleTiming, module_fault
 from grader.runner.store import Entry
 from grader.submissions.sources import Source, Submission
 
-__all__ = ["Unit", "grading_fault", "take", "units_of"]
+__all__ = ["ZYGOTE_GONE", "Unit", "grading_fault", "take", "units_of"]
+
+ZYGOTE_GONE = 70
+"""The exit status of a job whose zygote is gone. Its server ends then too, and the unit is tried again."""
 
 
 @dataclass(frozen=True)

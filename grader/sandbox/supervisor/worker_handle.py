@@ -60,6 +60,11 @@ class WorkerHandle:
         self._output, output = os.pipe()
         try:
             self._pid = zygote.fork(self._scratch, limits, channel.fileno(), output)
+        except BaseException:
+            self._channel.close()
+            os.close(self._output)
+            _remove(self._scratch)
+            raise
         finally:
             channel.close()
             os.close(output)

@@ -36,7 +36,7 @@ from grader.protocol.control import (
 )
 from grader.sandbox.worker.confine import readable_paths
 
-__all__ = ["SETTINGS", "Usage", "ZygoteError", "ZygoteHandle"]
+__all__ = ["SETTINGS", "Usage", "ZygoteError", "ZygoteGone", "ZygoteHandle"]
 
 _MIB = 1 << 20
 _PACKAGE = Path(grader.__file__).resolve().parent
@@ -67,6 +67,10 @@ A = TypeVar("A", bound=Answer)
 
 class ZygoteError(Exception):
     """The zygote does not answer, or can't confine: the grader's own fault, never the student's."""
+
+
+class ZygoteGone(ZygoteError):
+    """It has ended, or does not answer any more."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,14 @@ class ZygoteHandle:
         try:
             self._control.sendmsg([pack(order)], rights)
         except OSError as error:
-            raise ZygoteError(f"the zygote is gone: {error}") from None
+            raise ZygoteGone(f"the zygote is gone: {error}") from None
+
+    def _last_words(self) -> str:
+        """What it wrote to standard error; only its parent can end it and wait for that."""
+        if self._shared or self._process.stderr is None:
+            return "no more is known in this process"
+        self._process.kill()
+        return one_line(self._process.stderr.read().decode(errors="replace")[-400:], 400)
 
     def _answer(self, kind: type[A]) -> A:
         try:
@@ -183,9 +194,7 @@ class ZygoteHandle:
         else:
             reason = "it ended"
         if not packet:
-            self._process.kill()
-            errors = self._process.stderr.read() if self._process.stderr else b""
-            raise ZygoteError(f"the zygote does not answer ({reason}): {one_line(errors.decode(errors='replace')[-400:], 400)}")
+            raise ZygoteGone(f"the zygote does not answer ({reason}): {self._last_words()}")
         answer = parse_answer(packet)
         if not isinstance(answer, kind):
             raise ZygoteError(f"the zygote answered {type(answer).__name__} where {kind.__name__} was due")

@@ -26,6 +26,7 @@ import torch.distributed.tensor
 import torch.optim
 
 import grader
+from grader.base.processes import die_with_parent
 from grader.base.torchvision_compat import import_torchvision
 from grader.protocol.control import MAX_PACKET, Answer, Fork, Forked, Ready, Reap, Reaped, Share, Start, pack, parse_order
 from grader.protocol.watch import prepare
@@ -33,7 +34,7 @@ from grader.sandbox.worker import worker
 from grader.sandbox.worker.confine import confine
 from grader.sandbox.worker.enclose import enclose
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_DUMPABLE = 4
 
 
 _size = -1
@@ -95,7 +96,10 @@ class _Desk:
         self._when_readable(control.fileno(), lambda: self._obey(control))
 
     def _obey(self, control: socket.socket) -> None:
-        packet, ancillary, _, _ = control.recvmsg(MAX_PACKET, socket.CMSG_SPACE(2 * 4))
+        try:
+            packet, ancillary, _, _ = control.recvmsg(MAX_PACKET, socket.CMSG_SPACE(2 * 4))
+        except OSError:  # its process died with an answer unread
+            packet, ancillary = b"", []
         if not packet:
             self._dismiss(control)
             return
@@ -156,10 +160,9 @@ def _answer(control: socket.socket, answer: Answer) -> None:
 
 
 def _die_with_parent() -> None:
+    die_with_parent()
     if sys.platform.startswith("linux"):
-        libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _let_parent_look() -> None:

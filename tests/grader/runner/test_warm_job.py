@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -135,3 +137,66 @@ def test_an_interrupt_leaves_no_process(course, server, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         job.grade(Unit("someone", course.modules[0], Source(RIGHT), 1))
     assert len(children(server._process.pid)) == 1
+
+
+def test_a_zygote_that_dies_costs_no_unit(course, server):
+    """Server, zygote and jobs are started again, and the unit with them."""
+    unit = Unit("someone", course.modules[0], Source(RIGHT), 1)
+    with WarmJob(server) as job:
+        assert job.grade(unit).result.score == 5
+        for _ in range(2):
+            zygote, _ = children(server._process.pid)
+            os.kill(zygote, signal.SIGKILL)
+            assert job.grade(unit).result.score == 5
+
+
+@pytest.mark.parametrize("which", ["server", "zygote"])
+def test_what_dies_in_a_run_costs_no_unit(course, which):
+    """Whichever process dies in the middle of a run, every unit is graded once."""
+    done = []
+
+    def look(unit, entry):
+        done.append((unit.submission, entry.result.score))
+        if len(done) == 2:
+            (server,) = ours()
+            os.kill(server if which == "server" else children(server)[0], signal.SIGKILL)
+
+    units = [Unit(f"student {number}", course.modules[0], Source(RIGHT), 1) for number in range(6)]
+    grade_units(units, course, jobs=2, layers=machine_layers(), on_done=look)
+    assert sorted(done) == [(unit.submission, 5) for unit in units]
+    assert ours() == []
+
+
+def test_a_unit_that_ends_the_server_each_time_is_given_up(course, monkeypatch):
+    """Otherwise it would be tried for ever."""
+    tries = []
+    monkeypatch.setattr("grader.runner.jobs.JobServer.end", lambda self, process, number: tries.append(number))
+    monkeypatch.setattr("grader.runner.jobs.Job.send", lambda self, unit: (setattr(self, "unit", unit), self.connection.close()))
+    monkeypatch.setattr("grader.runner.jobs.wait", list)
+    done, units = [], [Unit("someone", course.modules[0], Source(RIGHT), 1)]
+    grade_units(units, course, jobs=1, layers=machine_layers(), on_done=lambda *seen: done.append(seen))
+    ((_, entry),) = done
+    assert {task.status for task in entry.result.tasks} == {Status.GRADER_ERROR}
+    assert len(set(tries)) == 3
+
+
+def test_a_killed_command_leaves_nothing(course, tmp_path):
+    """Server, zygote, jobs and their folder go, too."""
+    program = f"""
+import sys
+from pathlib import Path
+from grader.course.manifest import Course
+from grader.runner.jobs import JobServer
+from grader.sandbox.supervisor.isolation import machine_layers
+server = JobServer(Course.read(Path({str(course.root)!r})), machine_layers())
+job = server.start()
+print(server._process.pid, flush=True)
+sys.stdin.read()
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as command:
+        server = int(command.stdout.readline())
+        _until(lambda: len(children(server)) == 2)
+        command.kill()
+    _until(lambda: list(tmp_path.iterdir()) == [])
+    _until(lambda: not Path(f"/proc/{server}").exists())

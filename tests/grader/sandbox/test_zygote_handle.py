@@ -1,6 +1,11 @@
 """The zygote: whose code it runs, and who may give it orders."""
 
+import contextlib
+import os
+import select
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +14,12 @@ import pytest
 
 import grader
 from grader.course.manifest import Limits
+from grader.protocol.confinement import Permissions
+from grader.protocol.control import Fork
 from grader.sandbox.supervisor import zygote_handle
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.worker_handle import WorkerHandle
-from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteHandle
+from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteGone, ZygoteHandle
 
 START = (
     "from grader.sandbox.supervisor.zygote_handle import ZygoteHandle\nwith ZygoteHandle(None) as zygote:\n    zygote.wait_until_ready()\n"
@@ -60,3 +67,41 @@ def test_a_shared_handle_leaves_the_zygote_alone(zygote: ZygoteHandle) -> None:
         assert first.load("a", "X = 'x'", ["X"], []) == {"X": "str"}
     with WorkerHandle(zygote, limits) as third:
         assert third.load("a", "", ["X"], []) == {"X": "missing"}
+
+
+def test_a_process_that_dies_with_an_answer_unread_costs_nobody_else(zygote: ZygoteHandle) -> None:
+    """The zygote's next look at its socket is an error, and not the zygote's end."""
+    process = os.fork()
+    if process == 0:
+        with contextlib.suppress(BaseException):
+            shared = zygote.share()
+            _ours, theirs = socket.socketpair()
+            output = os.pipe()[1]
+            shared._order(Fork(Permissions((), zygote.home, 1 << 30, 1 << 20), None), theirs.fileno(), output)
+            select.select([shared._control], [], [], 10)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
+    with WorkerHandle(zygote, Limits()) as worker:
+        assert worker.load("a", "X = 1", ["X"], []) == {"X": "int"}
+
+
+def test_nothing_is_left_where_no_worker_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a folder nor a descriptor."""
+    with ZygoteHandle(machine_layers()) as zygote:
+        zygote.wait_until_ready()
+        descriptors = os.listdir("/proc/self/fd")
+        zygote._process.kill()
+        with pytest.raises(ZygoteGone):
+            WorkerHandle(zygote, Limits())
+        assert not list(Path(zygote.home).glob("worker-*"))
+        assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+
+
+def test_a_shared_handle_says_that_the_zygote_is_gone() -> None:
+    """Only the zygote's parent may end it and read what it said; another process must not wait for that."""
+    with ZygoteHandle(machine_layers()) as zygote, zygote.share() as shared:
+        zygote._process.send_signal(signal.SIGSTOP)
+        shared._control.settimeout(0.1)
+        with pytest.raises(ZygoteGone, match="does not answer"):
+            WorkerHandle(shared, Limits())
+        assert zygote._process.poll() is None
