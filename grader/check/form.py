@@ -114,6 +114,22 @@ def _suite_problems(module: Module, suite: str) -> Iterator[str]:
                 yield f"{place}: @task({name!r}) names no task of the module: mend its spelling, or add the task to course.toml"
             case ast.FunctionDef(name=name) if name.startswith("test_") and not ast.get_docstring(node):
                 yield f"{place}: {name} has no docstring: say in a sentence what it checks, because students are told"
+            case ast.FunctionDef(name=name) if name.startswith("test_") and (lines := _silent_asserts(node)):
+                yield f"{place}, line {lines[0]}: this assert has no message, and students would see none"
+
+
+def _silent_asserts(test: ast.FunctionDef) -> list[int]:
+    """The lines of a test's own asserts without a message. Those in a probe run with the student's code."""
+    pending, lines = list(test.body), []
+    while pending:
+        match pending.pop():
+            case ast.Assert(msg=None, lineno=line):
+                lines.append(line)
+            case ast.FunctionDef() | ast.ClassDef():
+                pass
+            case statement:
+                pending += [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)]
+    return sorted(lines)
 
 
 def _squeeze(text: str) -> str:

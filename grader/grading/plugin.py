@@ -106,6 +106,8 @@ class _Grading:
         confined = self.session.zygote.layers is not None
         if test.gpu and (refusal := gpu_refusal(available=torch.cuda.is_available(), confined=confined)):
             pytest.skip(refusal)
+        if test.problem:
+            pytest.fail(f"{Status.GRADER_ERROR}: {test.id} {test.problem}", pytrace=False)
         assert module is not None
         item.stash[_CASE] = self.session.case(module, test)
 

@@ -1,5 +1,6 @@
 """A hidden suite as plain functions. pytest collects it once in a process; the engine calls them for each submission."""
 
+import copy
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +44,7 @@ class HiddenTest:
 
     def bind(self, case: Case) -> Callable[[], object]:
         """The test with its arguments, ready to run."""
-        arguments = {name: FIXTURES[name](case) for name in self.fixtures} | dict(self.parameters)
+        arguments = {name: FIXTURES[name](case) for name in self.fixtures} | copy.deepcopy(dict(self.parameters))
         return lambda: self.function(**arguments)
 
 

@@ -46,7 +46,8 @@ cloudpickle.cloudpickle._find_imported_submodules = _imported_submodules
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is Tensor and obj.layout is torch.strided and obj.device.type == "cpu" and obj.is_leaf and not obj.is_quantized:
-            entries = obj.detach()[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in obj.stride())].contiguous()
+            values = obj.detach().resolve_conj().resolve_neg()  # views that lie about their entries
+            entries = values[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in obj.stride())].contiguous()
             data = ctypes.string_at(entries.data_ptr(), entries.nbytes) if entries.numel() else b""
             return _rebuild, (data, obj.dtype, tuple(obj.shape), obj.stride(), obj.storage_offset(), obj.requires_grad)
         return super().reducer_override(obj)

@@ -1,16 +1,20 @@
 """The content gate: content with the course in miniature, and not with any way of breaking it."""
 
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
 
 import grader.check.gate
+from grader.check.public import _owner, public_problems
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.runner.job import grade
 from tests.grader.conftest import RIGHT, forget_suites, mini_course
 from tests.grader.conftest import grader as command
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -114,6 +118,11 @@ WAYS = {
     ),
     "a hidden test of no task": ((H, '@task("Counter")', '@task("Countre")'), "@task('Countre') names no task of the module"),
     "a hidden test without a sentence": ((H, '    """Every element is doubled."""\n', ""), "test_doubles has no docstring"),
+    "an assert without a sentence": ((H, ', "the sum is not doubled"', ""), "this assert has no message, and students would see none"),
+    "a public test with a longer task's name": (
+        (P, "def test_Counter_sums_up", "def test_double_Counter_sums_up"),
+        "has no test called test_Counter",
+    ),
     "a hidden test with a fixture of pytest's": (
         (H, "def test_doubles(agree, draw)", "def test_doubles(agree, draw, tmp_path)"),
         "test_doubles asks for the fixture 'tmp_path': hidden tests have agree, student, reference, draw, digits",
@@ -162,3 +171,18 @@ def test_a_single_task_is_checked_alone(tmp_path):
     counts = {key: report[key] for key in ("modules", "tasks", "tests", "misconceptions", "alternatives")}
     assert counts == {"modules": 1, "tasks": 1, "tests": 2, "misconceptions": 3, "alternatives": 2}
     assert command("check", "--json", "--seeds", 1, "--jobs", 1, "--task", "double", cwd=root).returncode == 1
+
+
+def test_a_public_test_belongs_to_the_longest_name():
+    """Of `quantize` and `quantize_bias`."""
+    module = Course.read(ROOT).module("quantization")
+    assert _owner("test_quantize_per_channel_of_rows", module) == "quantize_per_channel"
+    assert _owner("test_quantize_rounds", module) == "quantize"
+    assert _owner("test_nothing", module) is None
+
+
+def test_public_tests_do_not_depend_on_the_shell(tmp_path, monkeypatch):
+    """Pytest's variables could select other tests."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing")
+    course = Course.read(mini_course(tmp_path))
+    assert public_problems(course, course.modules) == []

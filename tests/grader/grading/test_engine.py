@@ -121,11 +121,36 @@ def test_a_suite_is_collected_once(course, zygote, monkeypatch):
     assert len(collected) == 1
 
 
-def test_a_test_that_hangs_on_the_trusted_side_is_the_graders_fault(tmp_path, zygote, monkeypatch):
+HANGS = {
+    "a loop": """
+    while True:
+        draw.normal(1)
+""",
+    "a loop that catches errors": """
+    while True:
+        try:
+            draw.normal(1)
+        except Exception:
+            pass
+""",
+    "a loop behind one that was interrupted": """
+    try:
+        while True:
+            draw.normal(1)
+    except BaseException:
+        pass
+    while True:
+        draw.normal(1)
+""",
+}
+
+
+@pytest.mark.parametrize("how", HANGS)
+def test_a_test_that_hangs_on_the_trusted_side_is_the_graders_fault(tmp_path, zygote, monkeypatch, how):
     """It ends, and the tests behind it run."""
     monkeypatch.setattr(grader.grading.engine, "_TRUSTED_SECONDS", 0.5)
     root = mini_course(tmp_path)
-    hangs = '@task("double")\ndef test_hangs(draw):\n    """Never ends."""\n    while True:\n        draw.normal(1)\n\n\n'
+    hangs = f'@task("double")\ndef test_hangs(draw, student):\n    """Never ends."""\n    student(lambda m: 1)\n{HANGS[how]}\n\n'
     suite = HIDDEN.replace('@task("double", weight=2)', f'{hangs}@task("double", weight=2)')
     (root / "tests/hidden/test_mini.py").write_text(suite)
     course = Course.read(root)
@@ -152,4 +177,47 @@ def test_changes_what_it_gets(student, reference, draw):
     course = Course.read(root)
     engine = Engine(course, zygote)
     for _ in range(3):
+        assert set(by_engine(engine, course, RIGHT).values()) == {"passed"}
+
+
+def test_a_test_that_goes_on_after_a_disagreement_asks_everybody(tmp_path, zygote):
+    """Its next steps depend on the student's values, so they are not kept for the next student."""
+    root = mini_course(tmp_path)
+    goes_on = '''
+
+@task("double")
+def test_goes_on(agree, draw):
+    """Twice at 1, or at 2."""
+    x = draw.integers(1, 2, 1).float() + 1
+    try:
+        agree(lambda m: m.double(x * 0), rtol=0, atol=0)
+    except Exception:
+        return
+    agree(lambda m: m.double(x), rtol=0, atol=0)
+'''
+    (root / "tests/hidden/test_mini.py").write_text(HIDDEN + goes_on)
+    course = Course.read(root)
+    engine = Engine(course, zygote)
+    wrong = f"import torch\n\n\ndef double(x):\n    return x * 2 if x.any() else x + 1\n\n\n{COUNTER}"
+    assert by_engine(engine, course, wrong)["test_goes_on"] == "passed"
+    assert by_engine(engine, course, WRONG["wrong"])["test_goes_on"].startswith("failed: values")
+
+
+def test_parameters_are_fresh_for_every_student(tmp_path, zygote):
+    """A test may change its parameters in place."""
+    root = mini_course(tmp_path)
+    changes = '''
+
+@task("double")
+@pytest.mark.parametrize("sizes", [[1, 2]])
+def test_changes_its_parameters(student, sizes):
+    """There are two sizes."""
+    sizes.append(3)
+    student(lambda m: 1)
+    assert len(sizes) == 3, "more sizes"
+'''
+    (root / "tests/hidden/test_mini.py").write_text(HIDDEN + changes)
+    course = Course.read(root)
+    engine = Engine(course, zygote)
+    for _ in range(2):
         assert set(by_engine(engine, course, RIGHT).values()) == {"passed"}

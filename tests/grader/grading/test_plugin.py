@@ -75,3 +75,13 @@ def test_a_test_without_a_task_is_an_error(tmp_path):
     done = run(root, "tests/hidden", "--submission", "solutions")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert 'test_nobodys has no task: decorate it with @task("name")' in done.stderr
+
+
+def test_a_test_that_the_engine_refuses_fails_here_too(tmp_path):
+    """Its author is told so wherever it runs."""
+    root = mini_course(tmp_path)
+    suite = root / "tests/hidden/test_mini.py"
+    suite.write_text(suite.read_text().replace("def test_doubles(agree, draw)", "def test_doubles(agree, draw, tmp_path)"))
+    done = run(root, "tests/hidden", "--submission", "solutions", "-k", "doubles")
+    assert done.returncode == 1
+    assert "grader_error: test_doubles asks for the fixture 'tmp_path'" in done.stdout
