@@ -1,8 +1,10 @@
 """The command `grader grade`."""
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +72,7 @@ def grade(
     for sentence in passed_over:
         console.print(Text(without_commands(f"Passed over: {sentence}"), "yellow"), soft_wrap=True)
     try:
-        with progress_bar() as progress:
+        with _own_files(out), progress_bar() as progress:
             bar = progress.add_task("grading", total=None)
             finished = run(
                 loaded,
@@ -87,9 +89,10 @@ def grade(
     except Interrupted as error:
         raise stop(str(error), EXIT_INTERRUPTED) from None
     results = finished.results
-    write_atomically(out / "results.csv", csv_report(results).encode())
-    write_atomically(out / "junit.xml", junit_report(results))
-    write(finished, out)
+    with _own_files(out):
+        write_atomically(out / "results.csv", csv_report(results).encode())
+        write_atomically(out / "junit.xml", junit_report(results))
+        write(finished, out)
     if json:
         sys.stdout.buffer.write((out / "results.json").read_bytes())
     else:
@@ -100,3 +103,15 @@ def grade(
     if found := faults(results):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise stop(f"The grader itself failed: {found[0]}{more}", EXIT_GRADER_FAILED)
+
+
+@contextlib.contextmanager
+def _own_files(out: Path) -> Iterator[None]:
+    """Say what to do where the grader's own files can't be written, such as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        sentence = f"The grader can't write its files: {error.strerror or error}{place}. "
+        what_to_do = f"What is finished is kept in {out}. Make room, and the same command goes on from there."
+        raise stop(sentence + what_to_do, EXIT_GRADER_FAILED) from None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import torch
 
 from grader.base.outcome import Outcome, Status
@@ -124,16 +125,20 @@ class StudentSide:
         chosen = self._module.task(task)
         limits = chosen.limits_within(self._limits)
         place = self._place(limits)
-        worker = place.worker()
-        self._check_kind(task, place.kinds[task])
-        start = time.monotonic()
+        place.try_import()
+        start, left = time.monotonic(), limits.task_seconds - self._task_seconds[task]
         try:
-            return worker.call(probe, seed, chosen.bans, limits)
+            worker = place.worker(left)  # after a crash, the import counts for the task that needs it
+            self._check_kind(task, place.kinds[task])
+            left -= time.monotonic() - start
+            return worker.call(probe, seed, chosen.bans, msgspec.structs.replace(limits, test_seconds=min(limits.test_seconds, left)))
         except Ended as end:
             if end.died:
                 place.close()
             if end.outcome.status is Status.TIMED_OUT:
                 self._closed_tasks[task] = _not_tried("an earlier test of this task ran out of time.")
+                if self._task_seconds[task] + time.monotonic() - start >= limits.task_seconds:
+                    raise Ended(Outcome(Status.TIMED_OUT, _all_together(limits))) from None
             raise
         finally:
             self._charge(task, time.monotonic() - start, limits)
@@ -175,7 +180,7 @@ class StudentSide:
     def _charge(self, task: str, seconds: float, limits: Limits) -> None:
         self._task_seconds[task] += seconds
         if self._task_seconds[task] > limits.task_seconds and task not in self._closed_tasks:
-            self._closed_tasks[task] = _not_tried(f"the tests of this task took more than {limits.task_seconds:g} s together.")
+            self._closed_tasks[task] = _not_tried(_all_together(limits))
 
 
 class _Workplace:
@@ -184,29 +189,32 @@ class _Workplace:
     def __init__(self, zygote: ZygoteHandle, limits: Limits, module: Module, bans: list[str], source: Source) -> None:
         self._zygote, self._limits, self._module, self._bans, self._source = zygote, limits, module, bans, source
         self._worker: WorkerHandle | None = None
-        self._import_seconds = 0.0
+        self._tried = False
         self._fatal: Outcome | None = None  # set when nothing more can be tried here
         self.kinds: dict[str, str] = {}
         self.usage = Usage()
 
-    def worker(self) -> WorkerHandle:
-        """The worker. It is made and loaded if there is none. Raises: Ended, ZygoteError."""
+    def try_import(self) -> None:
+        """Load the module for the first time, if it hasn't been loaded. Raises: Ended, ZygoteError."""
+        if not self._tried:
+            self._tried = True
+            self.worker(self._limits.import_seconds)
+
+    def worker(self, seconds: float) -> WorkerHandle:
+        """The worker. If it has died, another is made and loaded, in this time at most. Raises: Ended, ZygoteError."""
         if self._fatal is not None:
             raise Ended(self._fatal)
         if self._worker is None:
-            self._worker = WorkerHandle(self._zygote, self._limits)
-            start = time.monotonic()
+            limits = msgspec.structs.replace(self._limits, import_seconds=min(seconds, self._limits.import_seconds))
+            self._worker = WorkerHandle(self._zygote, limits)
             try:
                 tasks = [task.name for task in self._module.tasks]
                 self.kinds = self._worker.load(self._module.name, self._source.text, tasks, self._bans, self._source.cells)
             except Ended as end:
                 self.close()
-                self._fatal = end.outcome
+                if seconds >= self._limits.import_seconds:  # otherwise only the task that had no more time is done
+                    self._fatal = end.outcome
                 raise
-            # A module that imports slowly and kills its workers must not cost one import for each test.
-            self._import_seconds += time.monotonic() - start
-            if self._import_seconds > 3 * self._limits.import_seconds:
-                self._fatal = _not_tried("the module's import took too long in all; it is run again after a crash.")
         return self._worker
 
     def close(self) -> None:
@@ -215,6 +223,10 @@ class _Workplace:
         if worker is not None:
             worker.__exit__()
             self.usage += worker.usage
+
+
+def _all_together(limits: Limits) -> str:
+    return f"the tests of this task took more than {limits.task_seconds:g} s together."
 
 
 def _not_tried(reason: str) -> Outcome:

@@ -29,5 +29,5 @@ class Permissions:
     """The one folder that it may write."""
     memory_bytes: int
     """Address space."""
-    file_bytes: int
-    """Largest file."""
+    scratch_bytes: int
+    """All files in the scratch folder together, where namespaces allow that; the largest file, where they don't."""

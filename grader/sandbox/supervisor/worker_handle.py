@@ -5,6 +5,7 @@ waits for end-of-file or longer than a deadline, sizes are checked before they a
 """
 
 import contextlib
+import errno
 import math
 import os
 import secrets
@@ -28,12 +29,13 @@ from grader.course.manifest import Limits
 from grader.protocol.messages import HEADER, MAX_STRUCTURE, Call, Load, Loaded, Raised, Reply, Request, pack, parse_reply
 from grader.protocol.values import Malformed, decode
 from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteHandle
+from grader.sandbox.worker.enclose import MAX_FILES
 
 __all__ = ["Ended", "WorkerHandle"]
 
 _TICK_SECONDS = 0.05
 _MIB, _KIB = 1 << 20, 1 << 10
-_MAX_ENTRIES, _MAX_DEPTH = 10_000, 16
+_MAX_DEPTH = 16
 
 
 class Ended(Exception):
@@ -51,6 +53,7 @@ class WorkerHandle:
     def __init__(self, zygote: ZygoteHandle, limits: Limits) -> None:
         self._zygote = zygote
         self._limits = limits
+        self._own_file_system = zygote.layers is not None and zygote.layers.namespaces
         self._scratch = tempfile.mkdtemp(prefix="worker-", dir=zygote.home)
         self.usage = Usage()
         self.printed = b""
@@ -118,6 +121,14 @@ class WorkerHandle:
     # ---- one exchange, within limits
 
     def _exchange(self, request: Request, block: bytes, limits: Limits, doing: str) -> tuple[Reply, bytes]:
+        """Let the worker run until it has answered. Between exchanges it stands still: nobody would look at it."""
+        self._signal(signal.SIGCONT)
+        answer = self._converse(request, block, limits, doing)
+        self._signal(signal.SIGSTOP)
+        self._look_at_files(limits)
+        return answer
+
+    def _converse(self, request: Request, block: bytes, limits: Limits, doing: str) -> tuple[Reply, bytes]:
         clock = _Clock(self._pid, limits.test_seconds, limits.test_cpu_seconds)
         outgoing, incoming = memoryview(pack(request, block)), bytearray()
         size: tuple[int, int] | None = None
@@ -126,7 +137,7 @@ class WorkerHandle:
         poll.register(self._output, select.POLLIN)
         while True:
             poll.register(self._channel, select.POLLIN | (select.POLLOUT if outgoing else 0))
-            events = dict(poll.poll(1000 * _TICK_SECONDS))
+            events = dict(poll.poll(1000 * clock.next_tick()))
             if self._output in events:
                 printed += self._drain(poll)
                 if printed > limits.output_kib * _KIB:
@@ -187,9 +198,14 @@ class WorkerHandle:
             raise self._killed(Outcome(Status.TIMED_OUT, f"ran out of time: {doing} took more than {reason}."))
         if _threads(self._pid) > limits.threads:
             raise self._killed(Outcome(Status.ERROR, f"started more than {limits.threads} threads."))
+        self._look_at_files(limits)
+
+    def _look_at_files(self, limits: Limits) -> None:
+        """Where the kernel does not limit them. Raises: Ended."""
+        if self._own_file_system:
+            return
         if _scratch_bytes(self._scratch) + _nameless_bytes(self._pid) > limits.scratch_mib * _MIB:
-            message = f"wrote more than {limits.scratch_mib} MiB of files, or more than {_MAX_ENTRIES} of them."
-            raise self._killed(Outcome(Status.ERROR, message))
+            raise self._killed(Outcome(Status.ERROR, _too_many_files(limits)))
 
     # ---- ends
 
@@ -204,6 +220,8 @@ class WorkerHandle:
             return Outcome(Status.OUT_OF_MEMORY, f"{prefix}asked for more memory than a test may have{place}.")
         if error in ("SystemExit", "KeyboardInterrupt"):
             return Outcome(Status.ERROR, f"{prefix}called exit{place}: take it out.")
+        if error == "OSError" and message.startswith(f"[Errno {errno.ENOSPC}]"):
+            return Outcome(Status.ERROR, f"{prefix}{_too_many_files(self._limits)}")
         if error == "ModuleNotFoundError":
             message += ": the grader has Python's standard library, torch and numpy"
         return Outcome(Status.ERROR, clean(f"{prefix}{error}: {message}{place}"))
@@ -228,6 +246,10 @@ class WorkerHandle:
             return Ended(Outcome(Status.ERROR, f"crashed the process ({name}) while {doing} ran."), died=True)
         return Ended(Outcome(Status.ERROR, f"ended the process (exit status {code}): take out exit calls."), died=True)
 
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, number)  # the zygote has not reaped it, so the process can't be another
+
     def _end(self, grace_seconds: float = 0.0) -> bool:
         """Kill and reap, once. True if the process had ended by itself within the grace, so that its exit status is its own."""
         if self._exit is not None:
@@ -235,8 +257,7 @@ class WorkerHandle:
         deadline = time.monotonic() + grace_seconds
         while not (ended := _state(self._pid) in ("Z", "")) and time.monotonic() < deadline:
             time.sleep(0.002)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)  # the zygote has not reaped it, so the number can't be another's
+        self._signal(signal.SIGKILL)
         self._exit, self.usage = self._zygote.reap(self._pid)
         return ended
 
@@ -257,6 +278,10 @@ class _Clock:
         if due:
             self._last = now
         return due
+
+    def next_tick(self) -> float:
+        """Seconds until the next look is due."""
+        return max(0.0, min(self._last + _TICK_SECONDS, self._start + self._seconds) - time.monotonic())
 
     def exceeded(self) -> str | None:
         if time.monotonic() - self._start > self._seconds:
@@ -297,7 +322,7 @@ def _scratch_bytes(folder: str) -> float:
             with os.scandir(place) as listing:
                 for entry in listing:
                     entries += 1
-                    if entries > _MAX_ENTRIES or depth > _MAX_DEPTH:
+                    if entries > MAX_FILES or depth > _MAX_DEPTH:
                         return math.inf
                     with contextlib.suppress(FileNotFoundError):
                         total += _bytes_on_disk(entry.stat(follow_symlinks=False))
@@ -330,5 +355,10 @@ def _remove(folder: str) -> None:
     """Remove a scratch folder, whatever its owner made of it."""
     try:
         shutil.rmtree(folder)
-    except (OSError, RecursionError):  # nested too deep for Python
-        subprocess.run(["rm", "-rf", "--", folder], check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except (OSError, RecursionError):  # a folder that may not be read, or one nested too deep for Python
+        for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+            subprocess.run([*command, "--", folder], check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _too_many_files(limits: Limits) -> str:
+    return f"wrote more than {limits.scratch_mib} MiB of files, or more than {MAX_FILES} of them."

@@ -120,7 +120,7 @@ def _limit_resources(permissions: Permissions) -> None:
 
     limits = {
         resource.RLIMIT_AS: permissions.memory_bytes,
-        resource.RLIMIT_FSIZE: permissions.file_bytes,
+        resource.RLIMIT_FSIZE: permissions.scratch_bytes,
         resource.RLIMIT_NOFILE: 256,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MSGQUEUE: 0,
@@ -196,8 +196,7 @@ _ALLOWED = {
     "open": 2, "openat": 257, "creat": 85, "stat": 4, "fstat": 5, "lstat": 6, "newfstatat": 262, "statx": 332, "access": 21,
     "faccessat": 269, "faccessat2": 439, "statfs": 137, "fstatfs": 138, "getdents64": 217, "getcwd": 79, "chdir": 80, "fchdir": 81,
     "readlink": 89, "readlinkat": 267, "unlink": 87, "unlinkat": 263, "rename": 82, "renameat": 264, "renameat2": 316, "mkdir": 83,
-    "mkdirat": 258, "rmdir": 84, "ftruncate": 77, "fsync": 74, "fdatasync": 75, "umask": 95, "fadvise64": 221, "fallocate": 285,
-    "flock": 73,
+    "mkdirat": 258, "rmdir": 84, "ftruncate": 77, "fsync": 74, "fdatasync": 75, "umask": 95, "fadvise64": 221,
 }
 # fmt: on
 _KILL, _TGKILL, _PRLIMIT, _FCNTL, _IOCTL, _CLONE, _CLONE3 = 62, 234, 302, 72, 16, 56, 435

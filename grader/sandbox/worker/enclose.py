@@ -1,8 +1,8 @@
 """Namespaces for the zygote, where the machine allows them: a file system that holds the readable paths and nothing else, and no network.
 
 An additional layer. Landlock and the system-call filter already keep a student's code from files. This layer hides the names of files
-too, so that `stat` tells nothing. Workers inherit it. Needs unprivileged user namespaces, which some systems
-refuse (Ubuntu 24.04 through AppArmor, most containers): then the other layers stand alone.
+too, so that `stat` tells nothing. Workers inherit it, and each mounts a scratch folder of limited size for itself. Needs unprivileged
+user namespaces, which some systems refuse (Ubuntu 24.04 through AppArmor, most containers): then the other layers stand alone.
 
 Sources: user_namespaces(7), mount_namespaces(7), pivot_root(2), mount_setattr(2).
 """
@@ -19,9 +19,13 @@ from pathlib import Path
 
 from grader.sandbox.worker.confine import ConfinementError, checked, libc, readable_paths, syscall
 
-__all__ = ["can_enclose", "enclose"]
+__all__ = ["MAX_FILES", "can_enclose", "enclose", "limit_scratch"]
 
 _NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x40000000 | 0x08000000 | 0x04000000  # user, mounts, network, System V IPC, host name
+MAX_FILES = 10_000
+"""How many files and folders a worker's scratch folder may hold."""
+
+_NEW_MOUNTS = 0x00020000
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV = 0x1000, 0x4000, 0x40000, 0x2, 0x4
 _MNT_DETACH = 2
 _SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR = 155, 442
@@ -57,6 +61,15 @@ def enclose(visible: Iterable[str], home: str) -> None:
         raise ConfinementError(f"namespaces: {error}") from error
 
 
+def limit_scratch(folder: str, size: int) -> None:
+    """Put a file system of this size, in bytes, over a folder. It is this process's own, and goes with it.
+
+    Call it in a fork of an enclosed process, before the confinement. Raises: ConfinementError.
+    """
+    checked(libc().unshare(ctypes.c_int(_NEW_MOUNTS)), "unshare")
+    _mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={size},nr_inodes={MAX_FILES},mode=700")
+
+
 @functools.cache
 def can_enclose() -> bool:
     """True where this machine lets this user make the namespaces: found out by making them in a fork."""
@@ -67,6 +80,7 @@ def can_enclose() -> bool:
         if pid == 0:
             with contextlib.suppress(BaseException):
                 enclose(readable_paths(), home)
+                limit_scratch(home, 1 << 20)
                 os._exit(0)
             os._exit(1)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

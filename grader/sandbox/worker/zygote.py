@@ -32,7 +32,7 @@ from grader.protocol.control import MAX_PACKET, Answer, Fork, Forked, Ready, Rea
 from grader.protocol.watch import prepare
 from grader.sandbox.worker import worker
 from grader.sandbox.worker.confine import confine
-from grader.sandbox.worker.enclose import enclose
+from grader.sandbox.worker.enclose import enclose, limit_scratch
 
 _PR_SET_DUMPABLE = 4
 
@@ -191,6 +191,8 @@ def _become_worker(fork: Fork, channel: int, output: int, report: int) -> None:
             os.dup2(descriptor, number)
         report = worker.CHANNEL + 1
         os.closerange(report + 1, 4096)
+        if fork.layers is not None and fork.layers.namespaces:
+            limit_scratch(fork.permissions.scratch, fork.permissions.scratch_bytes)
         os.chdir(fork.permissions.scratch)
         os.environ.clear()
         os.environ.update(HOME=fork.permissions.scratch, TMPDIR=fork.permissions.scratch, LANG="C.UTF-8")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -31,6 +32,28 @@ def scores(root: Path) -> dict[str, float]:
 def entries(root: Path) -> dict[str, int]:
     """The store's files, with the times they were written."""
     return {path.name: path.stat().st_mtime_ns for path in (root / "results" / ".store").glob("*.json")}
+
+
+def test_a_full_disk_is_said_and_costs_nothing(root):
+    """Where a file can't be written, the run ends with status 3 and a sentence; what is finished is kept, and the next run goes on."""
+    limit = 1400  # more than an entry of the store, less than junit.xml
+    command = [sys.executable, "-m", "grader", "grade", "../hand-in", "--seed", "5", "--jobs", "1"]
+    full = subprocess.run(
+        command,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
+    )
+    assert (full.returncode, "Traceback" in full.stderr) == (3, False), full.stderr
+    assert "The grader can't write its files: File too large" in " ".join(full.stderr.split())
+    before = entries(root)
+    assert len(before) == 2
+    assert not (root / "results" / "results.json").exists()
+    assert grader("grade", "../hand-in", "--seed", 5, cwd=root).returncode == 0
+    assert entries(root) == before
+    assert scores(root) == {"anna": 5, "ben": 3}
 
 
 def test_grading_again_grades_only_what_changed(root):
