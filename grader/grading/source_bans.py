@@ -92,8 +92,11 @@ def _aliases(parts: Iterable[ast.AST]) -> dict[str, str]:
     return found
 
 
-_PRIVATE = ("torch._refs", "torch._decomp", "torch._prims", "torch._C")
-"""Where torch keeps second copies of its operators. No honest answer to a task with bans needs them."""
+_PRIVATE = (
+    *("torch._refs", "torch._decomp", "torch._prims", "torch._C", "torch.library"),
+    *("sys.modules", "sys._getframe", "sys._current_frames", "gc.get_objects", "gc.get_referrers", "gc.get_referents", "grader."),
+)
+"""Where torch keeps second copies of its operators, and ways to the harness. No honest answer to a task with bans needs them."""
 _LONGEST_NAME = 12
 
 

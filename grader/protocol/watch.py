@@ -16,16 +16,17 @@ import importlib
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._decomp import decomposition_table
 from torch.jit._builtins import _find_builtin, _register_builtin
 from torch.utils._device import _device_constructors
 
-__all__ = ["BannedCall", "Watch", "exists", "leaf", "operators", "prepare"]
+__all__ = ["BannedCall", "Watch", "close_ways_around", "exists", "leaf", "operators", "prepare"]
 
 
 class BannedCall(Exception):
@@ -54,6 +55,26 @@ def operators() -> dict[str, list[str]]:
     return found
 
 
+def _notebook(hits: list[str], active: Mapping[str, str], excused: threading.local) -> Callable[[str], None]:
+    def note(name: str) -> None:
+        """Record a call of the operation with this `leaf`. Raises: BannedCall if it is forbidden now."""
+        ban = active.get(name)  # between probes, nothing is: the harness itself may use the operator
+        if ban is not None and name != getattr(excused, "name", None):
+            hits.append(ban)
+            raise BannedCall(f"{ban} is not allowed in this task")
+
+    return note
+
+
+@functools.cache
+def _decompositions() -> dict[str, list[tuple[Any, Callable[..., Any]]]]:
+    found: dict[str, list[tuple[Any, Callable[..., Any]]]] = {}
+    for operator, copy in decomposition_table.items():
+        if isinstance(operator, torch._ops.OpOverload):
+            found.setdefault(leaf(operator._schema.name), []).append((operator, copy))
+    return found
+
+
 @dataclass(frozen=True)
 class _Kernel:
     """What one operator calls at one dispatch key."""
@@ -64,8 +85,13 @@ class _Kernel:
     """Takes the dispatch keys, then the operator's arguments."""
 
 
-_WAYS_AROUND = ("torch.Tensor.to_mkldnn",)
-"""Forbidden wherever anything is: a layout at whose dispatch key no kernel can be replaced."""
+_WAYS_AROUND = ("torch.Tensor.to_mkldnn", "torch._ops.OpOverload.decompose")
+"""Forbidden wherever anything is: a layout at whose dispatch key no kernel can be replaced, and an operator's parts without itself."""
+_SECOND_COPIES = (
+    *("torch._refs", "torch._refs.nn.functional", "torch._refs.special", "torch._refs.linalg"),
+    *("torch._decomp.decompositions", "torch._prims"),
+)
+"""Where torch has its operators once more, in Python."""
 _HONEST_CALLERS = {"unfold": ("repeat",)}
 """Operators that call a forbidden one inside and are no way to its result. (Every other that does is: found with torch's own samples.)"""
 
@@ -89,52 +115,49 @@ def _kernels(name: str) -> list[_Kernel]:
 class Watch:
     """Notes forbidden calls while a probe runs, and stops them.
 
-    Made before the student's module is loaded, so that the names it imports are watched ones.
+    Made before the student's module is loaded, so that the names it imports are watched ones. What the replaced functions call is in
+    their closures, and in no attribute that a line of the student's could set.
     """
 
     def __init__(self, bans: Iterable[str]) -> None:
         self.hits: list[str] = []
         self._active: dict[str, str] = {}
-        self._bans: tuple[str, ...] = ()
-        self._by_leaf: dict[str, str] = {}
-        self._libraries: dict[str, torch.library.Library] = {}
         self._excused = threading.local()
+        self._note = _notebook(self.hits, self._active, self._excused)
+        self._bans: tuple[str, ...] = ()
+        self._libraries: dict[str, torch.library.Library] = {}
+        bans = (*bans, *_WAYS_AROUND)
+        prepare(bans)  # kernels are not given out any more once a student's module is loaded
         for ban in bans:
             self._replace(ban)
 
     @contextmanager
     def over(self, bans: Iterable[str]) -> Iterator[None]:
         """Watch for these bans within the block."""
-        self.hits = []
+        self.hits.clear()
         bans = tuple(bans)
         if bans:
             bans += _WAYS_AROUND
+        by_leaf = {leaf(ban): ban for ban in bans}
         if bans != self._bans:  # the probes of one task follow each other
-            self._bans, self._by_leaf = bans, {leaf(ban): ban for ban in bans}
-            self._arm()
-        self._active = self._by_leaf
+            self._bans = bans
+            self._arm(by_leaf)
+        self._active.update(by_leaf)
         try:
             yield
         finally:
-            self._active = {}
-
-    def note(self, name: str) -> None:
-        """Record a call of the operation with this `leaf`. Raises: BannedCall if it is forbidden now."""
-        ban = self._active.get(name)
-        if ban is not None and name != getattr(self._excused, "name", None):
-            self.hits.append(ban)
-            raise BannedCall(f"{ban} is not allowed in this task")
+            self._active.clear()
 
     # ---- operators, at the dispatcher
 
-    def _arm(self) -> None:
+    def _arm(self, names: Iterable[str]) -> None:
         """Replace the kernels of the forbidden operators; put back those of the last task's."""
         for library in self._libraries.values():
             library._destroy()
         self._libraries = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns once that a kernel is replaced
-            for name in self._by_leaf:
+            for name in names:
                 for replaced in _kernels(name):
                     self._replace_kernel(replaced, self._noting_kernel(replaced.call, name))
                 for caller in _HONEST_CALLERS.get(name, ()):
@@ -149,20 +172,23 @@ class Watch:
         registry.impl(rest, replaced.key, kernel, True)
 
     def _noting_kernel(self, kernel: Callable[..., Any], name: str) -> Callable[..., Any]:
+        note = self._note
+
         def noting(keys: torch.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-            if self._active:  # between probes, the harness itself may use the operator
-                self.note(name)
+            note(name)
             return kernel(keys, *args, **kwargs)
 
         return noting
 
     def _excusing_kernel(self, kernel: Callable[..., Any], name: str) -> Callable[..., Any]:
+        excused = self._excused
+
         def excusing(keys: torch.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-            self._excused.name = name
+            excused.name = name
             try:
                 return kernel(keys, *args, **kwargs)
             finally:
-                self._excused.name = None
+                excused.name = None
 
         return excusing
 
@@ -171,6 +197,7 @@ class Watch:
     def _replace(self, ban: str) -> None:
         parent, name = _resolve(ban)
         target = getattr(parent, name, None)
+        self._replace_copies(leaf(ban))
         if inspect.isclass(target):
             setattr(target, "__init__", self._noting(target.__init__, name))  # noqa: B010
         elif inspect.isfunction(target):
@@ -184,6 +211,14 @@ class Watch:
         elif inspect.isbuiltin(target) and leaf(ban) not in operators():
             setattr(parent, name, self._noting_factory(target, name))
 
+    def _replace_copies(self, name: str) -> None:
+        for home in _SECOND_COPIES:
+            space = vars(importlib.import_module(home))
+            for copy in {name, f"_{name}"} & space.keys():
+                space[copy] = self._noting(space[copy], name)
+        for operator, decomposition in _decompositions().get(name, ()):
+            decomposition_table[operator] = self._noting(decomposition, name)
+
     def _noting_factory(self, factory: Callable[..., Any], name: str) -> Callable[..., Any]:
         """A factory's stand-in, which other tasks of the module can still script, and use under `torch.device`."""
         _device_constructors()  # a cached set of the factories that a default device holds for
@@ -193,15 +228,25 @@ class Watch:
         return wrapped
 
     def _noting(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        last = leaf(name)
+        last, note = leaf(name), self._note
 
         @functools.wraps(function)
         def noting(*args: Any, **kwargs: Any) -> Any:
-            self.note(last)
+            note(last)
             return function(*args, **kwargs)
 
         del noting.__wrapped__  # the way around
         return noting
+
+
+def close_ways_around() -> None:
+    """Take away what gives out kernels. For a process in which a student's module will run, when its watch is made."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BannedCall("torch's kernels are not given out here")
+
+    for holder, name in ((torch.library, "get_kernel"), (torch._C, "_dispatch_get_computed_kernel_for_dispatch_key")):
+        setattr(holder, name, refuse)
 
 
 def prepare(bans: Iterable[str]) -> None:
