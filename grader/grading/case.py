@@ -10,7 +10,7 @@ import pytest
 from grader.base.outcome import Outcome, Status
 from grader.base.text import clean, one_line
 from grader.course.digits import Digits
-from grader.grading.compare import difference
+from grader.grading.compare import difference, outside, unlike
 from grader.grading.draw import Draw
 from grader.grading.seeds import derive_seed
 from grader.grading.sides import ReferenceSide, StudentSide
@@ -18,10 +18,31 @@ from grader.protocol.probes import freeze
 from grader.sandbox.supervisor.worker_handle import Ended
 from grader.sandbox.supervisor.zygote_handle import ZygoteError
 
-__all__ = ["FIXTURES", "Agree", "Case", "Comparison", "Probe", "Run", "judge"]
+__all__ = ["FIXTURES", "Agree", "Case", "Comparison", "Probe", "Run", "Student", "judge"]
 
 Probe = Callable[[Any], Any]
 Run = Callable[[Probe], Any]
+
+
+REFERENCES = object()
+"""Stands for the reference's own answer to a probe."""
+
+
+class Student(Protocol):
+    """The fixture `student`."""
+
+    def __call__(self, probe: Probe, *, like: Any = REFERENCES, within: tuple[int, int] | None = None) -> Any:
+        """The values that the student's module gives, after a check of their form.
+
+        A test computes with them in the trusted process, where a value of another shape or a number of another size may cost any
+        amount of memory. So they have the types, structure, shapes and dtypes of `like`: the reference's answer, where nothing else
+        is given. None leaves this check to the test, which then has to make it before anything else.
+
+        Args:
+            probe: what is asked.
+            like: a value of the form that is due.
+            within: the bounds of every whole number, wherever the test takes them for indices or counts them.
+        """
 
 
 class Agree(Protocol):
@@ -71,10 +92,16 @@ class Case:
         self._reference_poses_as_student = True
         self.draw.restart()
 
-    def student(self, probe: Probe) -> Any:
-        """What the probe returns for the student's module. Raises: Ended."""
+    def student(self, probe: Probe, *, like: Any = REFERENCES, within: tuple[int, int] | None = None) -> Any:
+        """What the probe returns for the student's module, checked as `Student` says. Raises: Ended."""
         self.comparisons = None
-        return self._ask_student(freeze(probe), self._next_seed())
+        frozen, seed = freeze(probe), self._next_seed()
+        got = self._ask_student(frozen, seed)
+        due = self._reference.call(frozen, seed) if like is REFERENCES else like
+        message = (unlike(got, due) if due is not None else None) or (outside(got, *within) if within else None)
+        if message:
+            raise Ended(Outcome(Status.FAILED, f"{clean(message)}."))
+        return got
 
     def reference(self, probe: Probe) -> Any:
         """What the probe returns for the reference: a copy, since the answer itself is kept for other students."""
@@ -130,8 +157,8 @@ def _agree(case: Case) -> Agree:
     return case.agree
 
 
-def _student(case: Case) -> Run:
-    """`student(probe)`: the values that the student's module gives, for checks other than a comparison."""
+def _student(case: Case) -> Student:
+    """`student(probe, like=…, within=…)`: the values that the student's module gives, for checks other than a comparison."""
     return case.student
 
 

@@ -4,13 +4,14 @@ Runs in the trusted process on decoded values only, so no code of the student's 
 first: type, structure, shape, dtype, device, NaN and inf, values. Never broadcasts; never shows whole tensors.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from grader.protocol.values import Ending, Opaque
 
-__all__ = ["describe", "difference"]
+__all__ = ["describe", "difference", "outside", "unlike"]
 
 
 def difference(got: Any, expected: Any, *, rtol: float, atol: float, at: str = "") -> str | None:
@@ -25,11 +26,43 @@ def difference(got: Any, expected: Any, *, rtol: float, atol: float, at: str = "
 
     Raises: TypeError where the expected value is one that does not travel.
     """
+    return _walk(got, expected, at, lambda ours, due: _value_difference(ours, due, rtol, atol))
+
+
+def unlike(got: Any, expected: Any) -> str | None:
+    """Say in one sentence how `got` differs from `expected` in type, structure, shape, dtype or device; None where it does not.
+
+    Raises: TypeError where the expected value is one that does not travel.
+    """
+    return _walk(got, expected, "", _form_difference)
+
+
+def outside(got: Any, lowest: int, highest: int, at: str = "") -> str | None:
+    """Say in one sentence which whole number in `got` is not within these bounds; None where all are."""
+    match got:
+        case dict():
+            pairs = [(value, f"{at}[{key!r}]") for key, value in got.items()]
+        case list() | tuple():
+            pairs = [(value, f"{at}[{i}]") for i, value in enumerate(got)]
+        case torch.Tensor() if got.numel() and not (got.is_floating_point() or got.is_complex() or got.dtype is torch.bool):
+            pairs = []
+            least, most = got.min().item(), got.max().item()
+            if least < lowest or most > highest:
+                return f"values: {least if least < lowest else most} is not within {lowest} to {highest}" + (f" in {at}" if at else "")
+        case int() if not isinstance(got, bool) and not lowest <= got <= highest:
+            return f"value: {describe(got)} is not within {lowest} to {highest}" + (f" in {at}" if at else "")
+        case _:
+            pairs = []
+    return next(filter(None, (outside(value, lowest, highest, place) for value, place in pairs)), None)
+
+
+def _walk(got: Any, expected: Any, at: str, compare: Callable[[Any, Any], str | None]) -> str | None:
+    """The first difference in type or structure, or of the leaves by `compare`."""
     where = f" in {at}" if at else ""
     if isinstance(expected, Opaque):
         raise TypeError(f"the reference returns {expected.description}, which can't be compared: let the probe return plain values")
     if isinstance(expected, torch.Tensor) and isinstance(got, torch.Tensor):
-        message = _tensor_difference(got, expected, rtol, atol)
+        message = compare(got, expected)
         return message and message + where
     whole = type(got) is int and type(expected) is float and abs(got) < 2**53  # an int is welcome where a float is due
     if _kind(got) != _kind(expected) and not whole:
@@ -43,14 +76,36 @@ def difference(got: Any, expected: Any, *, rtol: float, atol: float, at: str = "
             if len(got) != len(expected):
                 return f"structure: expected {len(expected)} items, got {len(got)}{where}"
             pairs = [(ours, value, f"{at}[{i}]") for i, (ours, value) in enumerate(zip(got, expected, strict=True))]
+        case _:
+            message = compare(got, expected)
+            return message and message + where
+    return next(filter(None, (_walk(ours, due, place, compare) for ours, due, place in pairs)), None)
+
+
+def _value_difference(got: Any, expected: Any, rtol: float, atol: float) -> str | None:
+    match expected:
+        case torch.Tensor():
+            return _tensor_difference(got, expected, rtol, atol)
         case float():
             close = got == expected or _tensor_difference(_double(got), _double(expected), rtol, atol) is None
-            return None if close else f"value: expected {expected:.6g}, got {got:.6g}{where}"
+            return None if close else f"value: expected {expected:.6g}, got {got:.6g}"
         case Ending():
-            return None if got == expected else f"value: expected a call that {expected}, got one that {str(got)[:60]}{where}"
+            return None if got == expected else f"value: expected a call that {expected}, got one that {str(got)[:60]}"
         case _:
-            return None if got == expected else f"value: expected {describe(expected)}, got {describe(got)}{where}"
-    return next(filter(None, (difference(a, b, rtol=rtol, atol=atol, at=c) for a, b, c in pairs)), None)
+            return None if got == expected else f"value: expected {describe(expected)}, got {describe(got)}"
+
+
+def _form_difference(got: Any, expected: Any) -> str | None:
+    """Tensors only: the kinds of other leaves are equal already."""
+    if not isinstance(expected, torch.Tensor):
+        return None
+    if got.shape != expected.shape:
+        return f"shape: expected {tuple(expected.shape)}, got {tuple(got.shape)}"
+    if got.dtype != expected.dtype:
+        return f"dtype: expected {expected.dtype}, got {got.dtype}"
+    if got.device != expected.device:
+        return f"device: expected {expected.device}, got {got.device}"
+    return None
 
 
 def describe(value: Any) -> str:
@@ -89,12 +144,8 @@ def _double(value: float) -> torch.Tensor:
 
 
 def _tensor_difference(got: torch.Tensor, expected: torch.Tensor, rtol: float, atol: float) -> str | None:
-    if got.shape != expected.shape:
-        return f"shape: expected {tuple(expected.shape)}, got {tuple(got.shape)}"
-    if got.dtype != expected.dtype:
-        return f"dtype: expected {expected.dtype}, got {got.dtype}"
-    if got.device != expected.device:
-        return f"device: expected {expected.device}, got {got.device}"
+    if message := _form_difference(got, expected):
+        return message
     if expected.device.type == "meta":
         return None
     if not (expected.is_floating_point() or expected.is_complex()):

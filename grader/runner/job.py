@@ -12,6 +12,7 @@ import traceback
 import warnings
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from grader.base.processes import die_with_parent
 from grader.base.text import one_line
@@ -27,6 +28,8 @@ from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteGone, Zyg
 
 __all__ = ["grade", "serve"]
 
+_MEMORY_BYTES = 4 << 30
+"""Address space that a job may take beyond what the server has loaded. What a student returns must not take the machine's memory."""
 _GRACE_SECONDS = 0.2
 """How long a job may take to notice that its connection is closed."""
 
@@ -78,6 +81,7 @@ def _fork(control: Connection, connection: Connection, course: Course, zygote: Z
     status = 1
     try:
         die_with_parent()
+        _limit_memory()
         control.close()
         _grade_all(connection, Engine(course, shared))
         status = 0
@@ -88,6 +92,16 @@ def _fork(control: Connection, connection: Connection, course: Course, zygote: Z
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _limit_memory() -> None:
+    if sys.platform.startswith("linux"):
+        import resource
+
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = taken + _MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _end(process: int) -> int:

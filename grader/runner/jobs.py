@@ -1,8 +1,8 @@
 """Job processes, and how units are handed to them.
 
 The calling process imports no torch and runs nobody's code. It starts one server process, which loads torch, the zygote and the
-course once, and forks a job for each processor. A job that dies costs its unit a `grader_error` and nothing else. Where the server or
-the zygote dies, new ones are started, and what was being graded is graded again.
+course once, and forks a job for each processor. Where a job dies, its unit's tasks are graded one by one: the task whose answer ends a
+job again is the student's error. Where the server or the zygote dies, new ones are started, and what was being graded is graded again.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -25,8 +26,9 @@ from grader.base.outcome import Status
 from grader.course.manifest import Course
 from grader.protocol.confinement import Layers
 from grader.runner.store import Entry
-from grader.runner.units import ZYGOTE_GONE, Unit, grading_fault, take
+from grader.runner.units import ZYGOTE_GONE, Unit, apart, grading_fault, take, together, unjudged
 from grader.sandbox.supervisor.zygote_handle import SETTINGS, ZygoteHandle
+from grader.submissions.sources import Source
 
 __all__ = ["Job", "JobServer", "Refused", "WarmJob", "grade_units"]
 
@@ -37,6 +39,10 @@ _ATTEMPTS = 3
 
 class Refused(Exception):
     """The job would not grade: a protection does not hold on this machine."""
+
+
+class Died(Exception):
+    """A job ended over its unit, and its server goes on."""
 
 
 class Lost(Exception):
@@ -57,7 +63,7 @@ def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers 
                 assert isinstance(connection, Connection)
                 job = running[connection]
                 try:
-                    entry = job.receive()
+                    entry = _received(server, job)
                 except Lost as loss:
                     running.pop(connection).stop()
                     lost.append(job.unit)
@@ -73,11 +79,41 @@ def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers 
                     job.send(take(pending, job.unit))
 
 
+def _received(server: "JobServer", job: "Job") -> Entry:
+    """A job's result. If it has died, the unit's tasks are graded one by one. Raises: Refused, Lost."""
+    try:
+        return job.receive()
+    except Died:
+        return together([_alone(server, part) for part in apart(job.unit)])
+
+
+def _alone(server: "JobServer", unit: Unit) -> Entry:
+    """The result of a task. If a job dies over it, and none over the reference, it is the student's error."""
+    try:
+        return _once(server, unit)
+    except Died as death:
+        try:
+            _once(server, replace(unit, source=Source(server.course.solution(unit.module.name).read_text())))
+        except Died:
+            return grading_fault(unit.module, str(death))
+        sentence = f"what came back can't be judged: {death} over it. Return values of the stated shape, size and range."
+        return unjudged(unit.module, sentence)
+
+
+def _once(server: "JobServer", unit: Unit) -> Entry:
+    job = server.start()
+    try:
+        job.send(unit)
+        return job.receive()
+    finally:
+        job.stop()
+
+
 class JobServer:
     """The process that forks jobs: started for the first, replaced when it has died. Use as a context manager; threads may share it."""
 
     def __init__(self, course: Course, layers: Layers | None) -> None:
-        self._course, self._layers = course, layers
+        self.course, self._layers = course, layers
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
         self._scratch = ""
@@ -128,7 +164,7 @@ class JobServer:
         self._scratch = tempfile.mkdtemp(prefix="grader-run-")
         context = multiprocessing.get_context("spawn")
         self._control, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._course, self._layers, self._scratch), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self.course, self._layers, self._scratch), daemon=True)
         with _STARTING, _bare():
             self._process.start()
         theirs.close()
@@ -162,14 +198,15 @@ class Job:
             self.connection.send(unit)
 
     def receive(self) -> Entry:
-        """The unit's result; a fault where the process died of it. Raises: Refused, Lost."""
+        """The unit's result. Raises: Refused, Died, Lost."""
         try:
             answer = self.connection.recv()
         except (EOFError, OSError):
             status = self._server.end(self._process, self._number)
             if status is None:
                 raise Lost("the server of the grading processes ended again and again") from None
-            answer = grading_fault(self.unit.module, f"the grading process ended with status {status}")
+            self.ended = True
+            raise Died(f"the grading process ended with status {status}") from None
         if isinstance(answer, str):
             raise Refused(answer)
         assert isinstance(answer, Entry)
@@ -196,7 +233,7 @@ class WarmJob:
         self.close()
 
     def grade(self, unit: Unit) -> Entry:
-        """The unit's result; a fault where the process died of it. Raises: Refused."""
+        """The unit's result. Raises: Refused."""
         for _ in range(_ATTEMPTS):
             try:
                 return self._try(unit)
@@ -211,7 +248,7 @@ class WarmJob:
             self._job = self._server.start()
         try:
             self._job.send(unit)
-            entry = self._job.receive()
+            entry = _received(self._server, self._job)
         except BaseException:  # also after an interrupt: the answer would be taken for the next unit's
             self.close()
             raise

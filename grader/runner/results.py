@@ -129,6 +129,17 @@ def module_fault(module: Module, reason: str) -> ModuleResult:
     return score_module(module, {task.name: [_fault_test(reason)] for task in module.tasks})
 
 
+def module_error(module: Module, sentence: str) -> ModuleResult:
+    """A module whose answers can't be judged: nothing earned, and every task is the student's error."""
+    return score_module(module, {task.name: [TestResult("grader", Status.ERROR, 1.0, sentence)] for task in module.tasks})
+
+
+def joined(results: Sequence[ModuleResult]) -> ModuleResult:
+    """One module, of which each result has some tasks."""
+    tasks = [task for result in results for task in result.tasks]
+    return ModuleResult(results[0].name, *_sums(tasks), tasks)
+
+
 def submission_result(id: str, modules: Sequence[ModuleResult]) -> SubmissionResult:
     """Add up a submission."""
     return SubmissionResult(id, *_sums([task for module in modules for task in module.tasks]), list(modules))

@@ -1,14 +1,16 @@
 """Units of work: one module of one submission each."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from grader.course.manifest import Module
-from grader.runner.results import ModuleTiming, module_fault
+from grader.runner.results import ModuleTiming, joined, module_error, module_fault
 from grader.runner.store import Entry
 from grader.submissions.sources import Source, Submission
 
-__all__ = ["ZYGOTE_GONE", "Unit", "grading_fault", "take", "units_of"]
+__all__ = ["ZYGOTE_GONE", "Unit", "apart", "grading_fault", "take", "together", "units_of", "unjudged"]
 
 ZYGOTE_GONE = 70
 """The exit status of a job whose zygote is gone. Its server ends then too, and the unit is tried again."""
@@ -44,6 +46,28 @@ def take(pending: list[Unit], last: Unit | None) -> Unit:
     """Take the next unit from the end of the list. Prefer one with the last unit's seed, because a job keeps reference answers per seed."""
     matches = (index for index in reversed(range(len(pending))) if last is not None and pending[index].seed == last.seed)
     return pending.pop(next(matches, -1))
+
+
+def apart(unit: Unit) -> list[Unit]:
+    """The unit's tasks, each as a unit of its own."""
+    return [replace(unit, module=msgspec.structs.replace(unit.module, tasks=(task,))) for task in unit.module.tasks]
+
+
+def together(entries: Sequence[Entry]) -> Entry:
+    """One entry from those of a unit's tasks."""
+    timings = [entry.timing for entry in entries]
+    timing = ModuleTiming(
+        seconds=sum(timing.seconds for timing in timings),
+        cpu_seconds=sum(timing.cpu_seconds for timing in timings),
+        peak_kib=max(timing.peak_kib for timing in timings),
+        tests={test: seconds for timing in timings for test, seconds in timing.tests.items()},
+    )
+    return Entry(joined([entry.result for entry in entries]), timing)
+
+
+def unjudged(module: Module, sentence: str) -> Entry:
+    """The result of a unit whose answers can't be judged: the student's error."""
+    return Entry(module_error(module, sentence), ModuleTiming(0.0, 0.0, 0, {}))
 
 
 def grading_fault(module: Module, reason: str) -> Entry:

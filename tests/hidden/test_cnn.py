@@ -601,7 +601,8 @@ class TestLeNet:
             model.fit(images, renamed, seed=seed)
             return state_of(model)
 
-        share = (digit_scores(student(probe), new_images).argmax(1) == names[new_labels]).double().mean().item()
+        state = student(probe, like=None)  # the reference need not train for the form of the weights: digit_scores checks it
+        share = (digit_scores(state, new_images).argmax(1) == names[new_labels]).double().mean().item()
         assert share >= 0.9, f"With the fitted weights, {share:.1%} of 600 held-out images are classified correctly; 90 % are needed."
 
     def test_fit_starts_from_the_weights_and_the_seed(self, student, draw, digits):

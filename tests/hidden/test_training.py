@@ -1263,7 +1263,7 @@ class TestSplitIndices:
     def test_every_sample_has_the_same_chance(self, student, draw):
         """Over 200 seeds every sample of a class is held out about equally often."""
         labels, seed = shuffled_labels(draw, {0: 8, 1: 12}), draw.seed()
-        splits = student(lambda m: [m.split_indices(labels, 0.5, seed=seed + i) for i in range(200)])
+        splits = student(lambda m: [m.split_indices(labels, 0.5, seed=seed + i) for i in range(200)], within=(0, 19))
         check_split(splits[0], labels, 0.5)
         counts = torch.cat([held_out for _, held_out in splits]).bincount(minlength=20)
         # Binomial(200, ½): a fair draw leaves 50 … 150 less than once in 10¹¹ times.
@@ -1275,7 +1275,7 @@ class TestSplitIndices:
     def test_classes_are_drawn_independently(self, student, draw):
         """Two classes of the same size don't hold out the same ranks."""
         labels, seed = shuffled_labels(draw, {0: 14, 1: 14}), draw.seed()
-        splits = student(lambda m: [m.split_indices(labels, 0.5, seed=seed + i) for i in range(6)])
+        splits = student(lambda m: [m.split_indices(labels, 0.5, seed=seed + i) for i in range(6)], within=(0, 27))
         check_split(splits[0], labels, 0.5)
         same = 0
         for _, held_out in splits:
@@ -1342,7 +1342,8 @@ class TestFitDigits:
         images, labels, new_images, new_labels = digits.split(draw)
         names, seed = draw.permutation(10), draw.seed()
         renamed = names[labels]
-        model = check_weights(student(lambda m: m.fit_digits(images, renamed, seed=seed)), *images.shape[2:])
+        weights = student(lambda m: m.fit_digits(images, renamed, seed=seed), like=None)  # the reference need not train for their form
+        model = check_weights(weights, *images.shape[2:])
         share = accuracy(model, new_images, names[new_labels])
         assert share >= 0.93, f"On 600 held-out images the weights are right for {share:.1%}; 93 % are needed."
 

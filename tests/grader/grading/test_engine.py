@@ -221,3 +221,51 @@ def test_changes_its_parameters(student, sizes):
     engine = Engine(course, zygote)
     for _ in range(2):
         assert set(by_engine(engine, course, RIGHT).values()) == {"passed"}
+
+
+FORMS = {
+    "another shape": ("return x.repeat(1000)", "failed: shape: expected (5,), got (5000,)."),
+    "another dtype": ("return (x + x).double()", "failed: dtype: expected torch.float32, got torch.float64."),
+    "another kind": ("return [1.0]", "failed: type: expected a tensor of shape (5,), got a list of 1 items."),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_value_has_the_references_form_before_a_test_computes_with_it(tmp_path, zygote, form):
+    """What would broadcast to any size never reaches the test's own code."""
+    answer, sentence = FORMS[form]
+    computes = '''
+
+@task("double")
+def test_computes(student, draw):
+    """A product."""
+    x = draw.normal(5)
+    raise RuntimeError(student(lambda m: m.double(x)))
+'''
+    root = mini_course(tmp_path)
+    (root / "tests/hidden/test_mini.py").write_text(HIDDEN + computes)
+    course = Course.read(root)
+    text = RIGHT.replace("return x + x", answer)
+    assert by_engine(Engine(course, zygote), course, text)["test_computes"] == f"{sentence} Checked: A product."
+
+
+@pytest.mark.parametrize("like", ["torch.zeros(5)", "None"])
+def test_a_test_may_say_what_form_is_due(tmp_path, zygote, like):
+    """A value of that form, or nothing where it checks for itself; whole numbers stay within their bounds."""
+    says = f'''
+
+@task("double")
+def test_says(student, draw):
+    """A form."""
+    x = draw.integers(1, 9, 5)
+    got = student(lambda m: m.double(x.float() if {like} is not None else x), like={like}, within=(0, 20))
+    assert len(got) == 5, "five"
+'''
+    root = mini_course(tmp_path)
+    (root / "tests/hidden/test_mini.py").write_text(HIDDEN + says)
+    course = Course.read(root)
+    engine = Engine(course, zygote)
+    assert by_engine(engine, course, RIGHT)["test_says"] == "passed"
+    outcome = by_engine(engine, course, RIGHT.replace("return x + x", "return torch.full((5,), 2**40)"))["test_says"]
+    due = "values: 1099511627776 is not within 0 to 20" if like == "None" else "dtype: expected torch.float32, got torch.int64"
+    assert outcome == f"failed: {due}. Checked: A form."

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from grader.base.outcome import Status
-from grader.runner.jobs import JobServer, Refused, WarmJob, grade_units
+from grader.course.manifest import Course
+from grader.runner.jobs import Died, JobServer, Refused, WarmJob, grade_units
 from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.submissions.sources import Source
-from tests.grader.conftest import RIGHT
+from tests.grader.conftest import HIDDEN, RIGHT, mini_course
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def test_a_job_that_dies_takes_its_workers_along(course, server):
     (worker,) = _until(lambda: children(zygote))
     first = _until(lambda: children(server._process.pid)[1:2])[0]
     os.kill(first, signal.SIGKILL)
-    assert {task.status for task in job.receive().result.tasks} == {Status.GRADER_ERROR}
+    with pytest.raises(Died):
+        job.receive()
     _until(lambda: worker not in children(zygote))
     other.send(Unit("someone", course.modules[0], Source(RIGHT), 1))
     assert other.receive().result.score == 5
@@ -200,3 +202,64 @@ sys.stdin.read()
         command.kill()
     _until(lambda: list(tmp_path.iterdir()) == [])
     _until(lambda: not Path(f"/proc/{server}").exists())
+
+
+GREEDY = '''
+
+@task("double")
+def test_counts(student, draw):
+    """There are not many."""
+    x = draw.integers(1, 9, 5)
+    assert len(student(lambda m: m.double(x)).bincount()) < 99, "too many"
+'''
+KILLING = '''
+
+@task("double")
+def test_kills(student, draw):
+    """A value of 666 ends the process."""
+    x = draw.integers(1, 9, 5)
+    if (student(lambda m: m.double(x)) == 666).any():
+        os.kill(os.getpid(), 9)
+'''
+HUGE = RIGHT.replace("return x + x", "return (x + x) if x.is_floating_point() else torch.full_like(x, VALUE)")
+
+
+def run_on(root: Path, suite: str, text: str) -> dict[str, list]:
+    """Grade a wrong submission between two right ones with this hidden suite; the tasks' statuses and scores."""
+    (root / "tests/hidden/test_mini.py").write_text(f"{HIDDEN}{suite}".replace("import pytest", "import os\n\nimport pytest"))
+    course = Course.read(root)
+    texts = {"anna": RIGHT, "ben": text, "carl": RIGHT}
+    units = [Unit(name, course.modules[0], Source(one), 1) for name, one in texts.items()]
+    seen = {}
+    grade_units(units, course, jobs=1, layers=machine_layers(), on_done=lambda unit, entry: seen.update({unit.submission: entry.result}))
+    return {
+        name: [(task.status, task.score, [test.message for test in task.tests]) for task in result.tasks] for name, result in seen.items()
+    }
+
+
+def test_a_value_may_not_take_the_trusted_process_memory(tmp_path):
+    """One index of 2 ** 36 makes bincount ask for 512 GiB. That is the test's failure, and costs nobody else anything."""
+    seen = run_on(mini_course(tmp_path), GREEDY, HUGE.replace("VALUE", "2**36"))
+    double, counter = seen["ben"]
+    assert double[0] == Status.FAILED
+    assert "can't be checked (RuntimeError" in " ".join(double[2])
+    assert counter[:2] == (Status.PASSED, 3)
+    assert [task[:2] for task in seen["anna"] + seen["carl"]] == 2 * [(Status.PASSED, 2), (Status.PASSED, 3)]
+
+
+def test_a_job_that_dies_over_an_answer_costs_that_task(tmp_path):
+    """It is the student's error; the other task keeps its points, and so do the neighbours."""
+    seen = run_on(mini_course(tmp_path), KILLING, HUGE.replace("VALUE", "666"))
+    double, counter = seen["ben"]
+    assert double[:2] == (Status.ERROR, 0)
+    (message,) = double[2]
+    assert message.startswith("what came back can't be judged: the grading process ended with status -9 over it. Return values of")
+    assert counter[:2] == (Status.PASSED, 3)
+    assert [task[:2] for task in seen["anna"] + seen["carl"]] == 2 * [(Status.PASSED, 2), (Status.PASSED, 3)]
+
+
+def test_a_job_that_dies_over_the_reference_too_is_the_graders_fault(tmp_path):
+    """Then a test is to blame."""
+    seen = run_on(mini_course(tmp_path), KILLING.replace("== 666", "!= 666"), RIGHT)
+    for tasks in seen.values():
+        assert [task[0] for task in tasks] == [Status.GRADER_ERROR, Status.PASSED]
