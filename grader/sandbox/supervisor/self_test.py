@@ -52,6 +52,13 @@ _ATTEMPTS = {
     "trace the grader": "m.refused(101, 0x4206, m.GRADER, 0, 0)",
     "read memory across processes": "m.refused(310, m.GRADER, 0, 0, 0, 0, 0)",
     "make a memory file": "os.memfd_create('x')",
+    "reserve disk space": "os.posix_fallocate(os.open('space', os.O_CREAT | os.O_RDWR), 0, 4096)",
+    "lock a file that others read": "m.refused(73, os.open(os.__file__, os.O_RDONLY), 1)",
+    "lock a part of such a file": "m.lock(os.open(os.__file__, os.O_RDONLY))",
+    "see the grader's session": "os.getsid(m.GRADER)",
+    "see the grader's priority": "os.getpriority(os.PRIO_PROCESS, m.GRADER)",
+    "see the grader's processors": "os.sched_getaffinity(m.GRADER)",
+    "make a device": "m.whiteout()",
     "make a link": "os.symlink(m.CANARY, 'link')",
     "write beside Python's modules": "open(os.path.join(os.path.dirname(os.__file__), 'planted.pth'), 'w').close()",
     "make namespaces": "m.refused(272, 0x10000000)",
@@ -72,6 +79,14 @@ CANARY, SIBLING, PORT, GRADER, SECRET = {canary!r}, {sibling!r}, {port}, {grader
 LIBC = ctypes.CDLL(None, use_errno=True)
 def refused(*numbers):
     if LIBC.syscall(*map(ctypes.c_long, numbers)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def lock(descriptor):
+    import fcntl
+    fcntl.lockf(descriptor, fcntl.LOCK_SH)
+def whiteout():
+    open("old", "w").close()
+    place = ctypes.c_long(os.open(".", os.O_RDONLY))
+    if LIBC.syscall(ctypes.c_long(316), place, b"old", place, b"new", ctypes.c_long(4)) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 def capability():
     header, data = ctypes.create_string_buffer(b"\\x22\\x05\\x08\\x20" + bytes(4), 8), ctypes.create_string_buffer(24)

@@ -180,7 +180,7 @@ _ALLOWED = {
     "close_range": 436, "lseek": 8, "dup": 32, "dup2": 33, "dup3": 292, "pipe": 22, "pipe2": 293, "sendfile": 40,
     "copy_file_range": 326, "mmap": 9, "munmap": 11, "mprotect": 10, "mremap": 25, "madvise": 28, "brk": 12, "msync": 26, "mincore": 27,
     "futex": 202, "rseq": 334, "set_robust_list": 273, "get_robust_list": 274, "membarrier": 324, "arch_prctl": 158,
-    "set_tid_address": 218, "sched_yield": 24, "sched_getaffinity": 204, "sched_getparam": 143, "sched_getscheduler": 145,
+    "set_tid_address": 218, "sched_yield": 24,
     "exit": 60, "exit_group": 231,
     # waiting, signals to handle (none to send), clocks, random bytes
     "poll": 7, "ppoll": 271, "select": 23, "pselect6": 270, "epoll_create1": 291, "epoll_ctl": 233, "epoll_wait": 232, "epoll_pwait": 281,
@@ -190,17 +190,20 @@ _ALLOWED = {
     "getcpu": 309, "getrusage": 98, "getrandom": 318,
     # who am I
     "getpid": 39, "gettid": 186, "getppid": 110, "getuid": 102, "geteuid": 107, "getgid": 104, "getegid": 108, "getpgrp": 111,
-    "getpgid": 121, "getsid": 124, "getresuid": 118, "getresgid": 120, "getgroups": 115, "uname": 63, "sysinfo": 99, "getrlimit": 97,
-    "getpriority": 140, "capget": 125,
+    "getresuid": 118, "getresgid": 120, "getgroups": 115, "uname": 63, "sysinfo": 99, "getrlimit": 97,
+    "capget": 125,
     # files, as far as Landlock lets
     "open": 2, "openat": 257, "creat": 85, "stat": 4, "fstat": 5, "lstat": 6, "newfstatat": 262, "statx": 332, "access": 21,
     "faccessat": 269, "faccessat2": 439, "statfs": 137, "fstatfs": 138, "getdents64": 217, "getcwd": 79, "chdir": 80, "fchdir": 81,
-    "readlink": 89, "readlinkat": 267, "unlink": 87, "unlinkat": 263, "rename": 82, "renameat": 264, "renameat2": 316, "mkdir": 83,
+    "readlink": 89, "readlinkat": 267, "unlink": 87, "unlinkat": 263, "rename": 82, "renameat": 264, "mkdir": 83,
     "mkdirat": 258, "rmdir": 84, "ftruncate": 77, "fsync": 74, "fdatasync": 75, "umask": 95, "fadvise64": 221,
 }
 # fmt: on
 _KILL, _TGKILL, _PRLIMIT, _FCNTL, _IOCTL, _CLONE, _CLONE3 = 62, 234, 302, 72, 16, 56, 435
-_FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)  # duplicate, flags, locks, pipe size; no owner, signal, lease or seal
+_OF_A_PROCESS = {"getpgid": 121, "getsid": 124, "sched_getaffinity": 204, "sched_getparam": 143, "sched_getscheduler": 145}
+_GETPRIORITY, _RENAMEAT2 = 140, 316
+_RENAME_FLAGS = (0, 1, 2)  # replace, don't replace, exchange; no whiteout, which is a device
+_FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030, 1032)  # duplicate, flags, pipe size; no lock, owner, signal, lease or seal
 _IOCTL_COMMANDS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, its size, bytes waiting, non-blocking, close on exec
 _CLONE_THREAD, _CLONE_NEW_NAMESPACE = 0x00010000, 0x7E020000
 
@@ -259,6 +262,10 @@ def _program() -> bytes:
     program += _when_argument_in(_KILL, 0, (own,))
     program += _when_argument_in(_TGKILL, 0, (own,))
     program += _when_argument_in(_PRLIMIT, 0, (0, own))
+    for number in _OF_A_PROCESS.values():
+        program += _when_argument_in(number, 0, (0, own))
+    program += _when_argument_in(_GETPRIORITY, 1, (0, own))
+    program += _when_argument_in(_RENAMEAT2, 4, _RENAME_FLAGS)
     program += _when_argument_in(_FCNTL, 1, _FCNTL_COMMANDS)
     program += _when_argument_in(_IOCTL, 1, _IOCTL_COMMANDS)
     program.append(_return(_RETURN_ERRNO | _EPERM))

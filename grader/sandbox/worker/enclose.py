@@ -41,6 +41,7 @@ def enclose(visible: Iterable[str], home: str) -> None:
     user, group = os.geteuid(), os.getegid()
     checked(libc().unshare(ctypes.c_int(_NEW_NAMESPACES)), "unshare")
     try:
+        checked(libc().sethostname(b"worker", ctypes.c_size_t(6)), "sethostname")
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
