@@ -19,7 +19,7 @@ from grader.base.text import one_line
 from grader.course.manifest import Course
 from grader.submissions.sources import MAX_NOTEBOOK_BYTES, MAX_SOURCE_BYTES, BadInput, Entry, Unreadable
 
-__all__ = ["MAX_GIT_FILES", "SECONDS", "NoCommit", "committed_files", "git_files"]
+__all__ = ["MAX_FOLDERS", "MAX_GIT_FILES", "SECONDS", "NoCommit", "committed_files", "git_files"]
 
 SECONDS = 20.0
 """The time limit for all that is read from one repository, which usually takes a tenth of a second."""
@@ -140,7 +140,7 @@ def _demand_plain(git: Path, until: float) -> None:
                     continue
                 seen += 1
                 if seen > MAX_GIT_FILES or time.monotonic() > until:
-                    raise Unreadable(f"its .git holds more than {MAX_GIT_FILES} files. Run `git gc` in it.")
+                    raise Unreadable(f"its .git holds more than {MAX_GIT_FILES} files, or reading them takes too long. Run `git gc` in it.")
                 if child.is_symlink():
                     where = one_line(Path(child.path).relative_to(git).as_posix(), 80)
                     raise Unreadable(f"{where} in its .git is a link to elsewhere. {_CLONE}")
