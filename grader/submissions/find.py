@@ -133,10 +133,13 @@ def _reason_to_skip(child: Path, course: Course) -> str | None:
 
 
 def _read(path: Path, course: Course) -> _Found:
+    """Raises: BadInput."""
     try:
         return _read_one(path, course)
-    except (OSError, Unreadable) as error:
+    except (PermissionError, Unreadable) as error:
         return _unreadable(path, error, course)
+    except OSError as error:  # such as a name that is too long to exist
+        raise BadInput(f"{shown(path)} can't be read ({error.strerror}): give another path") from None
 
 
 def _read_one(path: Path, course: Course) -> _Found:
@@ -159,6 +162,8 @@ def _read_one(path: Path, course: Course) -> _Found:
 
 
 def _read_commit(path: Path, course: Course) -> _Found:
+    if path.is_symlink():
+        raise _NoModules(f"{shown(path)} is a link to something that does not exist")
     repository, at, ref = str(path).rpartition("@")
     if not at or not Path(repository).is_dir():
         raise BadInput(f"{shown(path)} does not exist: give a folder, a .py, .ipynb, .zip or .tar.gz file, or REPOSITORY@REF")

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from grader.base.text import one_line
 from grader.submissions.sources import MAX_MEMBERS, Entry, Unreadable
 
-__all__ = ["closed", "folder_files", "reader", "wrapped_folder_files"]
+__all__ = ["folder_files", "reader", "wrapped_folder_files"]
 
 
 def reader(path: Path) -> Callable[[int], bytes]:
@@ -41,11 +41,11 @@ def wrapped_folder_files(root: Path) -> list[Entry]:
         inner = [child for child in root.iterdir() if not child.name.startswith((".", "__MACOSX"))]
         wrapped = len(inner) == 1 and inner[0].name != "exercises" and not inner[0].is_symlink() and inner[0].is_dir()
     except OSError as error:
-        raise closed(root, error) from None
+        raise _closed(root, error) from None
     return _files(root, (inner[0], inner[0] / "exercises")) if wrapped else folder_files(root)
 
 
-def closed(folder: Path, error: OSError) -> Unreadable:
+def _closed(folder: Path, error: OSError) -> Unreadable:
     """The sentence for a folder that can't be read."""
     return Unreadable(
         f"the folder {one_line(folder.name, 80)}: {error.strerror}. Give the grader the right to read it, as `chmod -R u+rX` does."
@@ -62,7 +62,7 @@ def _files(root: Path, folders: Iterable[Path]) -> list[Entry]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise closed(folder, error) from None
+            raise _closed(folder, error) from None
         for child in children[:MAX_MEMBERS]:
             if child.is_file(follow_symlinks=False):
                 path = Path(child.path)

@@ -172,12 +172,14 @@ def test_one_of_several_paths_holds_nothing(tmp_path, course):
         (tmp_path / name).mkdir()
     (tmp_path / "anna" / "mini.py").write_text(TEXT)
     (tmp_path / "notes.txt").write_text("")
-    paths = [tmp_path / name for name in ("anna", "ben", "notes.txt")]
+    (tmp_path / "link").symlink_to("nowhere")
+    paths = [tmp_path / name for name in ("anna", "ben", "notes.txt", "link")]
     submissions, notes = find_submissions(paths, course)
     assert [submission.id for submission in submissions] == ["anna"]
-    assert [note.startswith(f"Passed over: {path}") for note, path in zip(notes, paths[1:], strict=True)] == [True, True]
-    with pytest.raises(BadInput, match="does not exist"):
-        find_submissions([*paths, tmp_path / "missing"], course)
+    assert [note.startswith(f"Passed over: {path}") for note, path in zip(notes, paths[1:], strict=True)] == [True] * 3
+    for bad, sentence in (("missing", "does not exist"), ("x" * 300, "can't be read")):
+        with pytest.raises(BadInput, match=sentence):
+            find_submissions([*paths, tmp_path / bad], course)
 
 
 def test_names_are_harmless(tmp_path, course):

@@ -134,15 +134,17 @@ def somebody_without_rights() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("locked", ["ben", "ben/exercises", "ben/inner", "ben/mini.py"])
+@pytest.mark.parametrize("locked", ["ben", "ben/exercises", "ben/inner", "ben/mini.py", "ben.zip"])
 @pytest.mark.parametrize("mode", [0o000, 0o444])
 def test_what_may_not_be_read_is_a_row(course, locked, mode):
     """A folder or file without rights, at any depth and named in any way, has a problem that says what to do; the others are read."""
     with somebody_without_rights() as root:
-        for name in ("anna", "ben"):
-            (root / "all" / name).mkdir(parents=True)
+        (root / "all" / "anna").mkdir(parents=True)
         (root / "all" / "anna" / "mini.py").write_text(TEXT)
         path = root / "all" / locked
+        ben = root / "all" / Path(locked).parts[0]
+        if not ben.suffix:
+            ben.mkdir()
         if path.suffix:
             path.write_text(TEXT)
             mode = 0o000
@@ -150,7 +152,7 @@ def test_what_may_not_be_read_is_a_row(course, locked, mode):
             path.mkdir(exist_ok=True)
             (path / "mini.py").write_text(TEXT)
         path.chmod(mode)
-        found = [find_submissions(paths, course) for paths in ([root / "all"], [root / "all" / "anna", root / "all" / "ben"])]
+        found = [find_submissions(paths, course) for paths in ([root / "all"], [root / "all" / "anna", ben])]
         path.chmod(0o700)
     for submissions, notes in found:
         assert [one.id for one in submissions] in (["anna", "ben"], ["anna", "inner"])  # a folder may wrap one, or hold several
