@@ -62,15 +62,15 @@ def grade(
     try:
         loaded = loaded.with_data(data) if data else loaded
         modules = loaded.select(module or [], task or [])
-        submissions, passed_over = find_submissions(paths, loaded)
+        submissions, notes = find_submissions(paths, loaded)
         layers = choose_layers(allow_unconfined=allow_unconfined, trusted=trusted)
         out.mkdir(parents=True, exist_ok=True)
     except (BadInput, ManifestError, OSError) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     except NotConfined as error:
         raise stop(str(error), EXIT_GRADER_FAILED) from None
-    for sentence in passed_over:
-        console.print(Text(without_commands(f"Passed over: {sentence}"), "yellow"), soft_wrap=True)
+    for sentence in notes:
+        console.print(Text(without_commands(sentence), "yellow"), soft_wrap=True)
     try:
         with _own_files(out), progress_bar() as progress:
             bar = progress.add_task("grading", total=None)

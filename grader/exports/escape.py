@@ -17,6 +17,10 @@ _AUTOMATIC = re.compile(r"(?<=[@#/])(?=\S)|(?<=GH\\-)(?=\d)|(?<=www)(?=\\\.)", r
 """GitHub looks for mentions, issues and addresses after rendering, so escaping is not enough at these places."""
 _OUTPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
+_HASH_DIGITS = 16
+"""Hexadecimal digits. With eight, somebody could try names until one gets the file of somebody else."""
+_TAKEN = re.compile(rf"-[0-9a-f]{{{_HASH_DIGITS}}}$|\.$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
+
 
 def log_line(text: str, limit: int = 400) -> str:
     """One line for the log of a GitHub Action. It holds no terminal escapes, and nothing that the runner takes for a command."""
@@ -48,7 +52,13 @@ def markdown_block(text: str, limit: int = 4000) -> str:
 
 
 def file_name(text: str) -> str:
-    """A name for a file or folder. Letters, digits and ._@- stay; other characters become _, and a hash keeps such names apart."""
+    """A name for a file or folder. Different texts get different names, also on systems that ignore case.
+
+    Small letters, digits and ._@- stay. A text with anything else gets _ for it, and a hash at the end. So does a text that could be taken
+    for such a name, for a device of Windows, or for a name that ends in a dot.
+    """
     plain = re.sub(r"[^A-Za-z0-9._@-]", "_", text)[:100]
     plain = re.sub(r"^[.-]+|^$", "_", plain)
-    return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+    if plain == text and text == text.lower() and not _TAKEN.search(text):
+        return plain
+    return f"{plain}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:_HASH_DIGITS]}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from grader.exports.escape import file_name
 from grader.exports.markdown import feedback_page, score_line, score_table
 from grader.runner.results import Results, SubmissionResult
 from grader.submissions.collect import Collected
@@ -31,7 +32,7 @@ def check_files(results: Results, record: list[Collected]) -> tuple[dict[str, by
         if origin is None:
             unknown.append(submission.id)
             continue
-        name = f"{origin.student}.json"
+        name = f"{file_name(origin.student)}.json"
         files[name] = msgspec.json.format(msgspec.json.encode(_payload(submission, results, origin.commit)), indent=1)
         lines.append(f"{origin.repository}\t{name}\n")
     return {**files, TARGETS: "".join(lines).encode()}, unknown

@@ -10,6 +10,9 @@ from grader.runner.results import Results, rounded
 
 __all__ = ["csv_cell", "csv_report", "csv_text"]
 
+_SIGNS = "=+@＝＋＠﹦﹢﹫－﹣−-"
+"""The signs that begin a formula, in every width: spreadsheets in Chinese and Japanese read the wide ones like the others."""
+
 
 def csv_report(results: Results) -> str:
     """One row for each task of each submission, with its first message."""
@@ -34,5 +37,5 @@ def csv_text(rows: Iterable[Sequence[str]]) -> str:
 
 def csv_cell(value: str) -> str:
     """Escape a string so that no spreadsheet takes it for a formula."""
-    value = re.sub(r"([;\t]\s*)(?=[=+\-@])", r"\1'", value)  # some spreadsheets split cells at ; or tab
-    return f"'{value}" if value.lstrip().startswith(("=", "+", "-", "@")) else value
+    value = re.sub(rf"([;\t]\s*)(?=[{_SIGNS}])", r"\1'", value)  # some spreadsheets split cells at ; or tab
+    return f"'{value}" if re.match(rf"[\s\x00-\x1f\ufeff]*[{_SIGNS}]", value) else value

@@ -49,6 +49,8 @@ def archived_files(path: Path, course: Course) -> list[Entry]:
                 total += len(data)
                 if len(entries) > MAX_MATCHES or total > MAX_MATCHED_BYTES:
                     raise Unreadable("it holds the same modules many times over.")
+    except PermissionError as error:
+        raise Unreadable(f"{error.strerror}. Give the grader the right to read it.") from None
     except _BAD_ARCHIVE:
         raise Unreadable("it is damaged, or not the kind of archive that its name says.") from None
     return entries

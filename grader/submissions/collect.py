@@ -21,8 +21,9 @@ from msgspec import Struct
 from grader.base.files import write_atomically
 from grader.base.text import one_line
 from grader.course.manifest import Course
+from grader.submissions.ids import can_name_a_student, look, submission_id
 from grader.submissions.repositories import committed_files
-from grader.submissions.sources import BadInput
+from grader.submissions.sources import BadInput, Unreadable
 
 __all__ = ["MOST_BYTES", "RECORD", "Collected", "Row", "collect", "read_list", "read_record"]
 
@@ -31,7 +32,6 @@ RECORD = "collected.json"
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})/[A-Za-z0-9._-]{1,100}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_STUDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SERVER = re.compile(r"(https|file)://[A-Za-z0-9._~:/-]+")
 _SECONDS = 180
 """The time limit for one repository, which usually takes a few seconds."""
@@ -72,9 +72,9 @@ def read_list(path: Path) -> list[Row]:
     named = [(where, _checked(row, f"{path}, {where}")) for where, row in rows]
     seen: dict[str, str] = {}
     for where, row in named:
-        if row.student.lower() in seen:
-            raise BadInput(f"{path}, {where}: {row.student} is also in {seen[row.student.lower()]}: give each student one line")
-        seen[row.student.lower()] = where
+        if look(row.student) in seen:
+            raise BadInput(f"{path}, {where}: {row.student} is also in {seen[look(row.student)]}: give each student one line")
+        seen[look(row.student)] = where
     return [row for _, row in named]
 
 
@@ -106,10 +106,10 @@ def _checked(row: Row, where: str) -> Row:
         raise BadInput(f"{where}: {one_line(row.repository)!r} is not a repository: write OWNER/NAME, without address or .git")
     if not _COMMIT.fullmatch(row.commit):
         raise BadInput(f"{where}: {one_line(row.commit)!r} is not a commit: write its 40 hexadecimal digits, because a branch can move")
-    student = row.student or row.repository.partition("/")[2]
-    if not _STUDENT.fullmatch(student) or student == "exercises":
+    student = submission_id(row.student or row.repository.partition("/")[2])
+    if not can_name_a_student(student) or look(student) == "exercises":
         raise BadInput(
-            f"{where}: {one_line(student)!r} can't name a student: use letters, digits, ., _ and -, with a letter or digit first"
+            f"{where}: {student!r} can't name a student: use letters, digits, spaces and . _ - @ + ', with a letter or digit first"
         )
     return Row(row.repository, row.commit, student)
 
@@ -184,7 +184,10 @@ def _fetch(row: Row, course: Course, server: str, environment: dict[str, str]) -
             problem = _run(["git", *arguments], folder, environment)
             if problem:
                 return {}, f"the commit can't be fetched: {problem}"
-        files = committed_files(Path(folder), row.commit, course)
+        try:
+            files = committed_files(Path(folder), row.commit, course)
+        except Unreadable as error:
+            return {}, f"the commit can't be read: {error}"
     return files, "" if files else "the commit holds no module of the course, neither at its top nor in exercises/"
 
 

@@ -2,18 +2,21 @@
 
 import codecs
 import io
+import os
 import re
 import stat
 import tokenize
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from grader.base.text import one_line
 from grader.course.manifest import Course
 from grader.submissions.archives import ARCHIVES, archived_files
 from grader.submissions.folders import folder_files, reader, wrapped_folder_files
+from grader.submissions.ids import distinct_ids, submission_id
 from grader.submissions.notebooks import notebook_source
-from grader.submissions.repositories import git_files
+from grader.submissions.repositories import NoCommit, git_files
 from grader.submissions.sources import (
     MAX_NOTEBOOK_BYTES,
     MAX_SOURCE_BYTES,
@@ -31,75 +34,164 @@ from grader.submissions.sources import (
 __all__ = ["find_submissions", "read_submission"]
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A submission as it was found: the path to show, the name that its id is made from, and what is in it."""
+
+    path: Path
+    name: str
+    sources: dict[str, Source]
+    only: tuple[str, ...] = ()
+
+
 def find_submissions(paths: Iterable[Path], course: Course) -> tuple[list[Submission], list[str]]:
     """Read every submission that the paths name. A path is one submission or a folder of submissions.
 
-    Returns: the submissions, and a sentence for each file or folder that was skipped. Raises: BadInput.
+    Each submission gets an id of its own; one that can't be read has a problem in each module, and the others go on.
+
+    Returns: the submissions, and a sentence for each file or folder that was skipped and each submission that is not called by its name.
+    Raises: BadInput if a path does not exist, or if nothing is found at all.
     """
-    found: list[Submission] = []
-    passed_over: list[str] = []
+    found: list[_Found] = []
+    notes: list[str] = []
+    refused: list[BadInput] = []
+    without_commit = 0
     for path in paths:
-        if not path.is_dir() or _hold_modules(folder_files(path), course):
-            found.append(read_submission(path, course))
-            continue
-        children = [child for child in sorted(path.iterdir()) if not child.name.startswith(".")]
-        before = len(found)
-        for child in children:
-            named = child.name.lower().endswith(ARCHIVES) or module_of(child.name, course)
-            if child.is_symlink():
-                passed_over.append(f"{shown(child)}: a link is not followed.")
-            elif child.is_dir() and not _hold_modules(wrapped_folder_files(child), course):
-                passed_over.append(f"{shown(child)}: holds no {' or '.join(file_names(course))}.")
-            elif named and not child.is_dir() and not child.is_file():
-                passed_over.append(f"{shown(child)}: is neither a file nor a folder.")
-            elif named or child.is_dir():
-                found.append(read_submission(child, course))
-        if len(found) == before:
-            raise BadInput(
-                f"{shown(path)} holds no submission: expected {', '.join(file_names(course))}, or folders or archives that hold them"
-            )
-    ids = [submission.id for submission in found]
-    for name in sorted({name for name in ids if ids.count(name) > 1}):
-        raise BadInput(f"two submissions are called {name!r}: rename one, since a name is a student")
-    return found, passed_over
+        try:
+            some, skipped = _children(path, course) if _holds_submissions(path, course) else ([_read(path, course)], [])
+        except _NoModules as error:
+            refused.append(error)
+            notes.append(f"Passed over: {error}.")
+        except NoCommit as error:
+            refused.append(error)
+            without_commit += 1
+            what = f"it has no commit, branch or tag of this name with {' or '.join(file_names(course))} in it"
+            found.append(_unreadable(path, Unreadable(f"{what}. Write another name after the @."), course))
+        else:
+            found += some
+            notes += skipped
+    if refused and len(found) == without_commit:
+        raise refused[0]
+    ids = distinct_ids([one.name for one in found])
+    for one, id in zip(found, ids, strict=True):
+        if id != submission_id(one.name):
+            notes.append(f"{shown(one.path)} is called {id!r} in all reports, because another submission has that name or looks like it.")
+    return [Submission(id, one.sources, one.only) for one, id in zip(found, ids, strict=True)], notes
 
 
 def read_submission(path: Path, course: Course) -> Submission:
     """Read one submission: a folder, a module's .py or .ipynb, a .zip, a .tar.gz, or REPOSITORY@REF.
 
-    If an archive can't be read, every module of the submission has a problem, and the batch goes on. Raises: BadInput.
+    If it can't be read, every module of the submission has a problem. Raises: BadInput.
     """
-    name = path.name
+    found = _read(path, course)
+    return Submission(submission_id(found.name), found.sources, found.only)
+
+
+class _NoModules(BadInput):
+    """A path that exists, but holds nothing to grade."""
+
+
+def _holds_submissions(path: Path, course: Course) -> bool:
+    """True for a folder that holds no module itself, so that its children are the submissions."""
+    try:
+        return path.is_dir() and not _hold_modules(folder_files(path), course)
+    except (OSError, Unreadable):
+        return False
+
+
+def _children(folder: Path, course: Course) -> tuple[list[_Found], list[str]]:
+    """The submissions in a folder, and a sentence for each child that was skipped. Raises: BadInput if there are none."""
+    found, skipped = [], []
+    for child in sorted(folder.iterdir()):
+        if child.name.startswith("."):
+            continue
+        try:
+            reason = _reason_to_skip(child, course)
+            if reason:
+                skipped.append(f"Passed over: {shown(child)}: {reason}.")
+            elif reason is None:
+                found.append(_read(child, course))
+        except (OSError, Unreadable) as error:
+            found.append(_unreadable(child, error, course))
+    if not found:
+        expected = f"expected {', '.join(file_names(course))}, or folders or archives that hold them"
+        raise _NoModules(f"{shown(folder)} holds no submission: {expected}")
+    return found, skipped
+
+
+def _reason_to_skip(child: Path, course: Course) -> str | None:
+    """Why a child of a folder is no submission: None if it is one, and empty if it is of no interest. Raises: OSError, Unreadable."""
+    named = child.name.lower().endswith(ARCHIVES) or module_of(child.name, course)
+    if child.is_symlink():
+        return "a link is not followed"
+    if child.is_dir():
+        return None if _hold_modules(wrapped_folder_files(child), course) else f"holds no {' or '.join(file_names(course))}"
+    if named and not child.is_file():
+        return "is neither a file nor a folder"
+    return None if named else ""
+
+
+def _read(path: Path, course: Course) -> _Found:
+    """Raises: BadInput."""
+    try:
+        return _read_one(path, course)
+    except (PermissionError, Unreadable) as error:
+        return _unreadable(path, error, course)
+    except OSError as error:  # such as a name that is too long to exist
+        raise BadInput(f"{shown(path)} can't be read ({error.strerror}): give another path") from None
+
+
+def _read_one(path: Path, course: Course) -> _Found:
+    """Raises: BadInput, Unreadable, OSError."""
     if not path.exists():
-        repository, at, ref = str(path).rpartition("@")
-        if at and Path(repository).is_dir():
-            sources = _take(git_files(Path(repository), ref), course)
-            if not sources:
-                raise BadInput(f"{shown(path)} holds no {' or '.join(file_names(course))}")
-            return Submission(_identify(f"{Path(repository).resolve().name}@{ref}"), sources)
-        raise BadInput(f"{shown(path)} does not exist: give a folder, a .py, .ipynb, .zip or .tar.gz file, or REPOSITORY@REF")
+        return _read_commit(path, course)
     if path.is_dir():
         sources = _take(wrapped_folder_files(path), course)
         if not sources:
-            raise BadInput(f"{shown(path)} holds no {' or '.join(file_names(course))}")
-        return Submission(_identify(path.resolve().name), sources)
+            raise _NoModules(f"{shown(path)} holds no {' or '.join(file_names(course))}")
+        return _Found(path, _name(path), sources)
     if not stat.S_ISREG(path.stat().st_mode):
-        raise BadInput(f"{shown(path)} is neither a file nor a folder")
-    if name.lower().endswith(ARCHIVES):
-        stem = re.sub(r"(\.zip|\.tar\.gz|\.tgz)$", "", name, flags=re.IGNORECASE)
-        try:
-            return Submission(_identify(stem), _take(archived_files(path, course), course))
-        except Unreadable as error:
-            problem = Source(problem=f"{one_line(name)} can't be read: {error}")
-            return Submission(_identify(stem), {module.name: problem for module in course.modules})
-    module = module_of(name, course)
+        raise _NoModules(f"{shown(path)} is neither a file nor a folder")
+    if path.name.lower().endswith(ARCHIVES):
+        return _Found(path, _name(path), _take(archived_files(path, course), course))
+    module = module_of(path.name, course)
     if module is None:
-        raise BadInput(f"{shown(path)}: expected a file called {' or '.join(file_names(course))}, or a .zip or .tar.gz")
-    return Submission(_identify(path.stem), _take([Entry(PurePosixPath(name), reader(path))], course), only=(module,))
+        raise _NoModules(f"{shown(path)}: expected a file called {' or '.join(file_names(course))}, or a .zip or .tar.gz")
+    return _Found(path, _name(path), _take([Entry(PurePosixPath(path.name), reader(path))], course), only=(module,))
 
 
-def _identify(name: str) -> str:
-    return one_line(name, 100) or "unnamed"
+def _read_commit(path: Path, course: Course) -> _Found:
+    if path.is_symlink():
+        raise _NoModules(f"{shown(path)} is a link to something that does not exist")
+    repository, at, ref = str(path).rpartition("@")
+    if not at or not Path(repository).is_dir():
+        raise BadInput(f"{shown(path)} does not exist: give a folder, a .py, .ipynb, .zip or .tar.gz file, or REPOSITORY@REF")
+    sources = _take(git_files(Path(repository), ref, course), course)
+    if not sources:
+        raise NoCommit(f"{shown(path)} holds no {' or '.join(file_names(course))}")
+    return _Found(path, _name(path), sources)
+
+
+def _name(path: Path) -> str:
+    """The name that the id of the submission at a path is made from."""
+    try:
+        if path.is_dir():
+            return path.resolve().name
+        repository, at, ref = str(path).rpartition("@")
+        if at and not path.exists():
+            return f"{Path(repository).resolve().name}@{ref}"
+    except OSError:  # a folder above it can't be read
+        pass
+    return re.sub(r"(\.zip|\.tar\.gz|\.tgz|\.py|\.ipynb)$", "", path.name, flags=re.IGNORECASE)
+
+
+def _unreadable(path: Path, error: OSError | Unreadable, course: Course) -> _Found:
+    """A submission that is there, but can't be read: a problem in each module."""
+    why = str(error) if isinstance(error, Unreadable) else f"{error.strerror}. Give the grader the right to read it."
+    what = path.name if os.path.lexists(path) else _name(path)
+    problem = Source(problem=f"{one_line(what)} can't be read: {why}")
+    return _Found(path, _name(path), {module.name: problem for module in course.modules})
 
 
 # ---- choosing files

@@ -78,6 +78,19 @@ def test_a_file_name_stays_in_its_folder(text):
     assert name != file_name(text + "x")
 
 
+@pytest.mark.parametrize("text", ["anna", "é", "Anna", "x" * 150, "con", "a."])
+def test_a_file_name_is_nobody_elses(text):
+    """Not of a text that is spelled like the name itself, and not where case is ignored."""
+    texts = {text, text.upper(), f"{text}.", f"{text}_", file_name(text), file_name(text).upper(), file_name(file_name(text)), f"{text}é"}
+    assert len({file_name(other).lower() for other in texts}) == len(texts)
+
+
+@pytest.mark.parametrize("text", ["con", "CON", "nul.x", "com1", "lpt9", "aux.", "a.", "a..."])
+def test_a_file_name_is_a_files_on_windows(text):
+    """No device, and no dot at the end, which Windows drops."""
+    assert re.fullmatch(r"[A-Za-z0-9._]+-[0-9a-f]{16}", file_name(text))
+
+
 def test_a_plain_file_name_stays():
     """What needs no change gets none."""
     assert file_name("anna.b-2@v1") == "anna.b-2@v1"

@@ -10,7 +10,7 @@ from rich.console import Console
 from grader.base.outcome import Status
 from grader.base.text import clean, one_line
 from grader.course.manifest import Module, Task
-from grader.reports.csv_report import csv_report
+from grader.reports.csv_report import csv_cell, csv_report
 from grader.reports.junit import junit_report
 from grader.reports.scoreboard import scoreboard
 from grader.runner.results import SCHEMA, Results, TestResult, environment, score_module, submission_result
@@ -142,3 +142,13 @@ def test_clean_hides_what_differs_from_run_to_run_and_caps():
     assert clean("<object at 0x7f0012abcdef>") == "<object at 0x…>"
     assert len(clean("x" * 10_000)) == 400
     assert one_line(" a \n\t b ") == "a b"
+
+
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠﹦﹢﹣﹫−")
+def test_a_cell_is_no_formula(sign):
+    """Signs of every width, behind blanks, control characters and separators too; elsewhere they stay."""
+    for text in (f"{sign}1+1", f"  {sign}1", f"\ufeff{sign}1", f"\x00{sign}1"):
+        assert csv_cell(text).startswith("'")
+    assert csv_cell(f"\t{sign}1") == f"\t'{sign}1"
+    assert csv_cell(f"a; {sign}1") == f"a; '{sign}1"
+    assert csv_cell(f"a{sign}b") == f"a{sign}b"

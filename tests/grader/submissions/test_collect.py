@@ -38,6 +38,21 @@ def test_lists(tmp_path, name):
     assert read_list(tmp_path / name) == [Row("school/mini-ben", COMMIT, "ben"), Row("school/anna", COMMIT, "anna")]
 
 
+def test_students_have_the_names_that_they_have(root):
+    """Letters of any script, in Unicode's form NFC: the list, the folder and the graded id agree."""
+    server = root.parent / "server"
+    commit = publish(server, "one", {"mini.py": RIGHT})
+    names = ["Jose\u0301 Núñez", "王小明", "o'neil-smith"]
+    (root / "list.csv").write_text("repository,commit,student\n" + "".join(f"school/one,{commit},{name}\n" for name in names))
+    rows = read_list(root / "list.csv")
+    assert [row.student for row in rows] == ["José Núñez", "王小明", "o'neil-smith"]
+    record = collect(rows, Course.read(root), root / "out", server=f"file://{server}", token="")
+    submissions, notes = find_submissions([root / "out"], Course.read(root))
+    assert sorted(submission.id for submission in submissions) == sorted(entry.student for entry in record)
+    assert notes == []
+    assert read_record(root / "out" / "collected.json") == record
+
+
 BAD = {
     "no header": (f"school/anna,{COMMIT}\n", "must begin with the line `repository,commit`"),
     "an unknown column": (f"repository,commit,name\nschool/anna,{COMMIT},x\n", "must begin with the line"),
@@ -52,6 +67,12 @@ BAD = {
     "a protocol": (f"repository,commit\next::sh/x,{COMMIT}\n", "is not a repository"),
     "a path for a student": (f"repository,commit,student\nschool/anna,{COMMIT},../anna\n", "can't name a student"),
     "a folder of ours for a student": (f"repository,commit\nschool/exercises,{COMMIT}\n", "can't name a student"),
+    "a student in disguise": (f"repository,commit,student\na/x,{COMMIT},anna\nb/x,{COMMIT},an\u200bna\n", "line 3: anna is also in line 2"),
+    "a student's twin": (f"repository,commit,student\na/x,{COMMIT},anna\nb/x,{COMMIT},аnna\n", "line 3: аnna is also in line 2"),
+    "an option for a student": (
+        f"repository,commit,student\na/x,{COMMIT},-anna\n",
+        "can't name a student: use letters, digits, spaces and",
+    ),
     "a student twice": (f"repository,commit,student\na/x,{COMMIT},anna\nb/x,{COMMIT},Anna\n", "line 3: Anna is also in line 2"),
 }
 

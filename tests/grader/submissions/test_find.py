@@ -155,12 +155,31 @@ def test_paths_that_can_not_be_graded(tmp_path, course):
 
 
 def test_two_submissions_of_a_name(tmp_path, course):
-    """A name is a student."""
+    """Both are graded, the second with a number, and a sentence says so."""
     for folder in ("a", "b"):
         (tmp_path / folder / "anna").mkdir(parents=True)
         (tmp_path / folder / "anna" / "mini.py").write_text(TEXT)
-    with pytest.raises(BadInput, match="two submissions are called 'anna': rename one"):
-        find_submissions([tmp_path / "a", tmp_path / "b"], course)
+    submissions, notes = find_submissions([tmp_path / "a", tmp_path / "b"], course)
+    assert [submission.id for submission in submissions] == ["anna", "anna (2)"]
+    assert [note.partition("/b/")[2] for note in notes] == [
+        "anna is called 'anna (2)' in all reports, because another submission has that name or looks like it."
+    ]
+
+
+def test_one_of_several_paths_holds_nothing(tmp_path, course):
+    """What a student left empty ends no batch; a path that does not exist is a slip of whoever typed it."""
+    for name in ("anna", "ben"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "anna" / "mini.py").write_text(TEXT)
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    paths = [tmp_path / name for name in ("anna", "ben", "notes.txt", "link")]
+    submissions, notes = find_submissions(paths, course)
+    assert [submission.id for submission in submissions] == ["anna"]
+    assert [note.startswith(f"Passed over: {path}") for note, path in zip(notes, paths[1:], strict=True)] == [True] * 3
+    for bad, sentence in (("missing", "does not exist"), ("x" * 300, "can't be read")):
+        with pytest.raises(BadInput, match=sentence):
+            find_submissions([*paths, tmp_path / bad], course)
 
 
 def test_names_are_harmless(tmp_path, course):
