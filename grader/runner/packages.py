@@ -11,7 +11,7 @@ from grader.sandbox.worker.confine import readable_paths
 __all__ = ["importable_packages", "packages_in"]
 
 _FORM = re.compile(r"(?P<name>[^-]+)(?:-(?P<version>[^-]+))?(?:-.*)?\.(?:dist|egg)-info")
-"""What an installer writes beside a package. Reading the names takes 4 ms for 152 packages; importlib.metadata opens the files, and takes 80."""
+"""What an installer writes beside a package. For 152 packages, names take 4 ms; importlib.metadata opens files and takes 80."""
 
 
 def importable_packages() -> dict[str, str]:
