@@ -1,11 +1,12 @@
 """Before anybody is graded, the reference of each module passes in a worker on this machine."""
 
+import dataclasses
 import os
 
 import pytest
 
 from grader.base.outcome import Status
-from grader.grading.engine import Engine
+from grader.grading.engine import Engine, _first_of_each_task
 from grader.runner.job import grade
 from grader.runner.jobs import Refused, grade_units
 from grader.runner.references import reference_unit, reference_units, refusal
@@ -77,6 +78,14 @@ def test_a_sample_is_the_first_test_of_each_task(course, zygote):
     result = grade(reference_unit(course.modules[0], course, 1), Engine(course, zygote)).result
     assert [[test.id for test in task.tests] for task in result.tasks] == [["test_doubles"], ["TestCounter::test_begins_with_the_start"]]
     assert result.score == 5
+
+
+def test_a_sample_needs_no_gpu_where_it_can(course, zygote):
+    """A worker can't open one, so such a test would show nothing."""
+    first, second, *_ = Engine(course, zygote).suite("mini").tests
+    on_gpu = dataclasses.replace(first, gpu=True)
+    assert _first_of_each_task([on_gpu, second]) == [second]
+    assert _first_of_each_task([on_gpu]) == [on_gpu]
 
 
 def test_nobody_is_graded_after_a_refusal(course):
