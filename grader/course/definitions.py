@@ -20,10 +20,16 @@ def names_in(node: ast.stmt) -> set[str]:
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
-def needed_for(names: Iterable[str], statements: Iterable[ast.stmt], names_in: Callable[[ast.stmt], set[str]] = names_in) -> list[ast.stmt]:
+def needed_for(
+    names: Iterable[str],
+    statements: Iterable[ast.stmt],
+    names_in: Callable[[ast.stmt], set[str]] = names_in,
+    defined_by: Callable[[ast.stmt], list[str]] = defined_by,
+) -> list[ast.stmt]:
     """The statements that define the names, those that define what these statements use, and so on. Imports don't count.
 
-    `names_in` says which names a statement uses. A caller that has worked them out already can pass its own function.
+    `names_in` says which names a statement uses, `defined_by` which it binds. A caller that has worked them out already can pass functions
+    of its own.
     """
     definitions: dict[str, list[ast.stmt]] = {}
     for node in statements:

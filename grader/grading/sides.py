@@ -18,7 +18,7 @@ from grader.base.outcome import Outcome, Status
 from grader.base.torchvision_compat import import_torchvision
 from grader.course.banks import Bank, answer_with, read_bank
 from grader.course.manifest import Course, Limits, Module
-from grader.grading.source_bans import in_source
+from grader.grading.source_reading import NotReadable, ReadingLimits, read_uses
 from grader.protocol.probes import thaw
 from grader.protocol.state import reset_state
 from grader.protocol.values import decode, encode
@@ -104,6 +104,9 @@ class ReferenceSide(TrustedModule):
         return read_bank(self._bank_path.read_text(), "misconception") if self._bank_path.exists() else Bank((), ())
 
 
+_READING = ReadingLimits()
+
+
 class StudentSide:
     """One student's module, in a worker that is replaced when it dies. Use `close` when the module is done."""
 
@@ -118,6 +121,7 @@ class StudentSide:
         self._places: dict[tuple[float, int, int], _Workplace] = {}
         self._closed_tasks: dict[str, Outcome] = {}  # these tasks are not tried again
         self._task_seconds: dict[str, float] = {}
+        self._uses: dict[str, str] | None = None
 
     def call(self, task: str, probe: bytes, seed: int) -> Any:
         """What the probe returns for the student's module. Raises: Ended, ZygoteError."""
@@ -163,12 +167,23 @@ class StudentSide:
     def _check_open(self, task: str) -> None:
         if self._source.problem:
             raise Ended(Outcome(Status.NOT_IMPLEMENTED if self._source.missing else Status.ERROR, self._source.problem))
-        if task not in self._task_seconds:  # its first test: read its source
+        if task not in self._task_seconds:  # its first test
             self._task_seconds[task] = 0.0
-            if use := in_source(self._source.text, task, self._module.task(task).bans, self._source.cells):
+            if use := self._forbidden().get(task):
                 self._closed_tasks[task] = Outcome(Status.BANNED, f"uses {use}, which is not allowed in this task.")
         if task in self._closed_tasks:
             raise Ended(self._closed_tasks[task])
+
+    def _forbidden(self) -> dict[str, str]:
+        """What the source uses against a task's bans, by task. It is read once. Raises: Ended if it can't be read."""
+        bans = {task.name: task.bans for task in self._module.tasks if task.bans}
+        if self._uses is None:
+            try:
+                self._uses = read_uses(self._source.text, bans, self._source.cells, _READING) if bans else {}
+            except NotReadable as error:
+                self._source = Source(problem=f"{self._module.name}.py {error}")  # which holds for all of its tasks
+                raise Ended(Outcome(Status.ERROR, self._source.problem)) from None
+        return self._uses
 
     def _check_kind(self, task: str, kind: str) -> None:
         due = self._reference.kind(task)

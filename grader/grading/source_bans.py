@@ -6,61 +6,72 @@ SECURITY.md).
 
 import ast
 import contextlib
-import functools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from grader.course.definitions import needed_for
+from grader.course.definitions import defined_by, needed_for
 from grader.protocol.cells import cells_of, parse_cell, place_of
 from grader.protocol.watch import leaf
 
-__all__ = ["in_source"]
+__all__ = ["in_source", "uses_in"]
 
 
 def in_source(source: str, task: str, bans: Iterable[str], cells: tuple[int, ...] = ()) -> str | None:
-    """Find the first use of a banned name in a task or in what it uses of its module.
+    """Find the first use of a banned name in one task, as `uses_in` does."""
+    return uses_in(source, {task: tuple(bans)}, cells).get(task)
 
-    Returns: "torch.softmax, line 12", or None. A source that does not parse has no uses, and loading it fails anyway. In a notebook, whose
-    cells begin at the lines `cells`, this holds for each cell.
+
+def uses_in(source: str, bans: Mapping[str, Sequence[str]], cells: Sequence[int] = ()) -> dict[str, str]:
+    """Find the first use of a banned name in each task, or in what the task uses of its module.
+
+    Args:
+        source: the module.
+        bans: by task.
+        cells: the lines at which a notebook's cells begin.
+
+    Returns: {"double": "torch.softmax, line 12"}, without the tasks that use none. A source that does not parse has no uses, and loading
+    it fails anyway. In a notebook, this holds for each cell.
+    Raises: RecursionError or MemoryError if the source is nested too deep to be read, or takes too much memory.
     """
-    wanted = {leaf(ban): ban for ban in bans}
-    if not wanted:
-        return None
     scan = _scan(source, cells)
-    for node in needed_for([task], scan.statements, scan.names.__getitem__):
+    found = {task: _first_use(scan, task, some, cells) for task, some in bans.items() if some}
+    return {task: use for task, use in found.items() if use}
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A module's statements; what each of them binds and uses, by the names in it and by the dotted names with their lines."""
+
+    statements: list[ast.stmt]
+    binds: dict[ast.stmt, list[str]]
+    names: dict[ast.stmt, set[str]]
+    uses: dict[ast.stmt, list[tuple[str, int]]]
+
+
+def _scan(source: str, cells: Sequence[int]) -> _Scan:
+    """Read a module once for all of its tasks."""
+    statements: list[ast.stmt] = []
+    for first, text in cells_of(source, cells):
+        with contextlib.suppress(SyntaxError, ValueError):
+            statements += parse_cell(text, first, "student").body
+    parts = {node: [part for part in _walk(node) if isinstance(part, _INTERESTING)] for node in statements}
+    aliases = _aliases(part for some in parts.values() for part in some)
+    binds = {node: defined_by(node) for node in statements}
+    names = {node: {part.id for part in some if isinstance(part, ast.Name)} for node, some in parts.items()}
+    uses = {node: [(name, part.lineno) for part in some if (name := _dotted(part, aliases))] for node, some in parts.items()}
+    return _Scan(statements, binds, names, uses)
+
+
+def _first_use(scan: _Scan, task: str, bans: Iterable[str], cells: Sequence[int]) -> str | None:
+    wanted = {leaf(ban): ban for ban in bans}
+    for node in needed_for([task], scan.statements, scan.names.__getitem__, scan.binds.__getitem__):
         for name, line in scan.uses[node]:
             if leaf(name) in wanted and name.split(".")[0] == "torch":
                 return f"{wanted[leaf(name)]}, {place_of(line, cells)}"
             if name.startswith(_PRIVATE):
                 return f"{name}, {place_of(line, cells)}"
     return None
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """A module's statements; what each of them uses, by the names in it and by the dotted names with their lines."""
-
-    statements: list[ast.stmt]
-    names: dict[ast.stmt, set[str]]
-    uses: dict[ast.stmt, list[tuple[str, int]]]
-
-
-@functools.lru_cache(maxsize=4)  # the tasks of a module are looked at one after another
-def _scan(source: str, cells: tuple[int, ...]) -> _Scan:
-    """Read a module once for all of its tasks. One that is nested too deep has no statements."""
-    statements: list[ast.stmt] = []
-    for first, text in cells_of(source, cells):
-        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-            statements += parse_cell(text, first, "student").body
-    try:
-        parts = {node: [part for part in _walk(node) if isinstance(part, _INTERESTING)] for node in statements}
-        aliases = _aliases(part for some in parts.values() for part in some)
-        names = {node: {part.id for part in some if isinstance(part, ast.Name)} for node, some in parts.items()}
-        uses = {node: [(name, part.lineno) for part in some if (name := _dotted(part, aliases))] for node, some in parts.items()}
-    except (RecursionError, MemoryError):
-        return _Scan([], {}, {})
-    return _Scan(statements, names, uses)
 
 
 _INTERESTING = (ast.Name, ast.Attribute, ast.Call, ast.Import, ast.ImportFrom)

@@ -14,7 +14,8 @@ from grader.base.files import write_atomically
 from grader.base.outcome import Status
 from grader.course.manifest import Course, Module
 from grader.protocol.confinement import Layers
-from grader.runner.jobs import grade_units
+from grader.runner.jobs import Refused, grade_units
+from grader.runner.references import reference_units
 from grader.runner.results import SCHEMA, ModuleTiming, Results, environment, submission_result
 from grader.runner.store import Entry, Store
 from grader.runner.units import Unit, units_of
@@ -102,7 +103,12 @@ def run(
         on_progress(Progress(len(entries), len(units), f"{unit.submission}: {unit.module.name}"))
 
     try:
-        grade_units(todo, course, jobs=min(jobs, max(1, len(todo))), layers=layers, on_done=on_done)
+        references = reference_units(todo, course)
+        grade_units(todo, course, jobs=min(jobs, max(1, len(todo))), layers=layers, on_done=on_done, references=references)
+    except Refused:
+        if not entries:  # a reference that fails under one seed may pass under another
+            (out / _UNFINISHED).unlink(missing_ok=True)
+        raise
     except KeyboardInterrupt:
         raise Interrupted(f"Interrupted: {len(entries)} of {len(units)} are done and kept. The same command goes on from here.") from None
 

@@ -138,7 +138,13 @@ def grade(unit: Unit, engine: Engine) -> Entry:
     module = unit.module
     try:
         graded = engine.grade(
-            module, unit.source, unit.seed, shuffled=unit.shuffled, until_failure=unit.until_failure, explain=unit.explain
+            module,
+            unit.source,
+            unit.seed,
+            shuffled=unit.shuffled,
+            until_failure=unit.until_failure,
+            explain=unit.explain,
+            sample=unit.sample,
         )
     except SuiteError as error:
         return grading_fault(module, str(error))

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
@@ -25,6 +25,7 @@ from typing import Self
 from grader.base.outcome import Status
 from grader.course.manifest import Course
 from grader.protocol.confinement import Layers
+from grader.runner.references import refusal
 from grader.runner.store import Entry
 from grader.runner.units import ZYGOTE_GONE, Unit, apart, grading_fault, take, together, unjudged
 from grader.sandbox.supervisor.zygote_handle import SETTINGS, ZygoteHandle
@@ -38,7 +39,7 @@ _ATTEMPTS = 3
 
 
 class Refused(Exception):
-    """The job would not grade: a protection does not hold on this machine."""
+    """Nobody is graded: on this machine a protection does not hold, or a reference does not pass."""
 
 
 class Died(Exception):
@@ -49,21 +50,54 @@ class Lost(Exception):
     """The server or the zygote ended, and the unit with it."""
 
 
-def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers | None, on_done: Callable[[Unit, Entry], None]) -> None:
-    """Grade every unit, calling `on_done` as each is finished, in whatever order. Raises: Refused."""
-    pending, lost = list(reversed(units)), list[Unit]()
-    running: dict[Connection, Job] = {}
-    with JobServer(course, layers) as server:
+def grade_units(
+    units: list[Unit],
+    course: Course,
+    *,
+    jobs: int,
+    layers: Layers | None,
+    on_done: Callable[[Unit, Entry], None],
+    references: Sequence[Unit] = (),
+) -> None:
+    """Grade every unit, calling `on_done` as each is finished, in whatever order. All `references` have to pass before. Raises: Refused."""
+
+    def require(unit: Unit, entry: Entry) -> None:
+        if sentence := refusal(entry):
+            raise Refused(sentence)
+
+    with JobServer(course, layers) as server, _Crew(server, jobs) as crew:
+        crew.grade(references, require)
+        crew.grade(units, on_done)
+
+
+class _Crew:
+    """A number of jobs that grade lists of units, one list after another. Use as a context manager."""
+
+    def __init__(self, server: "JobServer", jobs: int) -> None:
+        self._server, self._jobs = server, jobs
+        self._idle: list[Job] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for job in self._idle:
+            job.stop()
+
+    def grade(self, units: Sequence[Unit], on_done: Callable[[Unit, Entry], None]) -> None:
+        """Grade every unit. Raises: Refused."""
+        pending, lost = list(reversed(units)), list[Unit]()
+        running: dict[Connection, Job] = {}
         while pending or running:
-            while pending and len(running) < jobs:
-                job = server.start()
+            while pending and len(running) < self._jobs:
+                job = self._idle.pop() if self._idle else self._server.start()
                 running[job.connection] = job
                 job.send(take(pending, None))
             for connection in wait(list(running)):
                 assert isinstance(connection, Connection)
                 job = running[connection]
                 try:
-                    entry = _received(server, job)
+                    entry = _received(self._server, job)
                 except Lost as loss:
                     running.pop(connection).stop()
                     lost.append(job.unit)
@@ -73,10 +107,14 @@ def grade_units(units: list[Unit], course: Course, *, jobs: int, layers: Layers 
                     on_done(job.unit, grading_fault(job.unit.module, str(loss)))
                     continue
                 on_done(job.unit, entry)
-                if job.ended or not pending:
-                    running.pop(connection).stop()
-                else:
+                if not job.ended and pending:
                     job.send(take(pending, job.unit))
+                    continue
+                del running[connection]
+                if job.ended:
+                    job.stop()
+                else:
+                    self._idle.append(job)
 
 
 def _received(server: "JobServer", job: "Job") -> Entry:

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from grader.base.outcome import Status
 from grader.course.manifest import Module
+from grader.runner.packages import importable_packages
 from grader.sandbox.supervisor.isolation import Isolation
 
 __all__ = [
@@ -90,6 +91,8 @@ class Environment(Struct, frozen=True):
     grader: str
     system: str
     cpu: str
+    packages: dict[str, str] = {}
+    """What a student's code can import in a worker, with versions. Empty in files of version 0.1.0, which did not record it."""
 
 
 class Results(Struct, frozen=True):
@@ -209,6 +212,7 @@ def environment() -> Environment:
         grader=version("pytorch-exercises"),
         system=f"{system()} {machine()}",
         cpu=_vector_extension(),
+        packages=importable_packages(),
     )
 
 

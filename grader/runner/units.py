@@ -29,6 +29,8 @@ class Unit:
     """End with the first test that does not pass: one is enough to reject."""
     explain: bool = True
     """Look for the known mistake behind a failed comparison."""
+    sample: bool = False
+    """Run only the first test of each task."""
 
 
 def units_of(submissions: Iterable[Submission], modules: Iterable[Module], seed: int) -> list[Unit]:

@@ -9,9 +9,10 @@ import threading
 from concurrent.futures import Future
 from typing import Any
 
-from grader.course.manifest import Course
+from grader.course.manifest import Course, Module
 from grader.protocol.confinement import Layers
-from grader.runner.jobs import JobServer, WarmJob
+from grader.runner.jobs import JobServer, Refused, WarmJob
+from grader.runner.references import reference_unit, refusal
 from grader.runner.store import Entry
 from grader.runner.units import Unit
 
@@ -32,6 +33,10 @@ class Graders:
         for job in self._all:
             self._free.put(job)
         self._ahead: dict[Unit, Future[Entry]] = {}
+        self._course = course
+        self._passed: set[Module] = set()
+        """Modules whose reference has passed."""
+        self._passing = threading.Lock()
 
     def begin(self, unit: Unit) -> None:
         """Start to grade a unit that will probably be asked for."""
@@ -67,11 +72,22 @@ class Graders:
     def _run(self, unit: Unit, future: Future[Entry]) -> None:
         job = self._free.get()
         try:
+            self._try_reference(job, unit)
             future.set_result(job.grade(unit))
         except BaseException as error:
             future.set_exception(error)
         finally:
             self._free.put(job)
+
+    def _try_reference(self, job: WarmJob, unit: Unit) -> None:
+        """Refuse to grade a module whose reference does not pass here. Raises: Refused."""
+        with self._passing:
+            if unit.module in self._passed:
+                return
+            reference = reference_unit(unit.module, self._course, unit.seed)
+            if reference and (sentence := refusal(job.grade(reference))):
+                raise Refused(sentence)
+            self._passed.add(unit.module)
 
 
 def _same(one: Unit, other: Unit) -> bool:

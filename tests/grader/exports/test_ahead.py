@@ -6,10 +6,13 @@ from typing import ClassVar
 
 import pytest
 
+from grader.base.outcome import Status
 from grader.course.manifest import Course
 from grader.exports.nbgrader import ahead
 from grader.exports.nbgrader.ahead import Graders, graders_for
 from grader.runner.jobs import Refused
+from grader.runner.results import ModuleTiming, TestResult, score_module
+from grader.runner.store import Entry
 from grader.runner.units import Unit
 from grader.submissions.sources import Source
 from tests.grader.conftest import mini_course
@@ -20,14 +23,21 @@ class Fake:
 
     made: ClassVar[list["Fake"]] = []
     gate = threading.Event()
+    lacking = False
 
     def __init__(self, *_: object) -> None:
         self.units: list[Unit] = []
+        self.references: list[Unit] = []
         self.closed = False
         Fake.made.append(self)
 
-    def grade(self, unit: Unit) -> Unit:
-        """Wait for the gate where the source says so."""
+    def grade(self, unit: Unit) -> Unit | Entry:
+        """Wait for the gate where the source says so. References pass unless told otherwise."""
+        if unit.sample:
+            self.references.append(unit)
+            status = Status.ERROR if Fake.lacking else Status.PASSED
+            tests = {task.name: [TestResult("t", status, 1.0, "No module named 'x'")] for task in unit.module.tasks}
+            return Entry(score_module(unit.module, tests), ModuleTiming(0, 0, 0, {}))
         if "wait" in unit.source.text:
             assert Fake.gate.wait(20)
         if "refuse" in unit.source.text:
@@ -44,7 +54,7 @@ class Fake:
 def fake(monkeypatch):
     """No processes."""
     monkeypatch.setattr(ahead, "WarmJob", Fake)
-    Fake.made, Fake.gate = [], threading.Event()
+    Fake.made, Fake.gate, Fake.lacking = [], threading.Event(), False
 
 
 @pytest.fixture
@@ -90,6 +100,19 @@ def test_a_refusal_is_met_when_it_is_its_turn(course, unit):
     assert graders.grade(unit("bob"))[1] == unit("bob")
     with pytest.raises(Refused):
         graders.grade(unit("alice", "refuse"))
+
+
+def test_a_reference_has_to_pass_before_its_module_is_graded(course, unit):
+    """It is tried once for a module; while it does not pass, nobody is graded."""
+    graders = Graders(course, None, 2)
+    Fake.lacking = True
+    with pytest.raises(Refused, match=r"the reference of mini does not pass .* No module named 'x'"):
+        graders.grade(unit("alice"))
+    Fake.lacking = False
+    for student in ("alice", "bob", "carol"):
+        graders.grade(unit(student))
+    assert sum(len(job.references) for job in Fake.made) == 2
+    assert sum(len(job.units) for job in Fake.made) == 3
 
 
 def test_processes_are_kept_until_the_course_changes(tmp_path):

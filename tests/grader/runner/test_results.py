@@ -149,6 +149,8 @@ def _conforms(schema, node, value) -> bool:
     if "enum" in node:
         return value in node["enum"]
     match node["type"]:
+        case "object" if "properties" not in node:
+            return all(_conforms(schema, node["additionalProperties"], item) for item in value.values())
         case "object":
             return set(node["required"]) <= set(value) and all(_conforms(schema, node["properties"][key], value[key]) for key in value)
         case "array":
@@ -162,6 +164,10 @@ def test_the_schema_describes_the_results():
     """A real file conforms, one with a status of another name does not."""
     schema, plain = json_schema(), json.loads(msgspec.json.encode(results()))
     assert schema["$schema"].startswith("https://json-schema.org/")
+    assert _conforms(schema, schema, plain)
+    plain["environment"]["packages"]["torch"] = 2
+    assert not _conforms(schema, schema, plain)
+    del plain["environment"]["packages"]  # as in files of version 0.1.0
     assert _conforms(schema, schema, plain)
     plain["submissions"][0]["modules"][0]["tasks"][0]["status"] = "excellent"
     assert not _conforms(schema, schema, plain)
@@ -195,3 +201,13 @@ def test_results_are_read_back_as_they_were_written(tmp_path: Path):
     path.write_text("{}")
     with pytest.raises(ResultsError, match=r"no results\.json"):
         read_results(path)
+
+
+def test_a_file_without_packages_is_still_read(tmp_path: Path):
+    """Version 0.1.0 did not record them."""
+    plain = json.loads(msgspec.json.encode(results()))
+    del plain["environment"]["packages"]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(plain))
+    read = read_results(path)
+    assert read == msgspec.structs.replace(results(), environment=msgspec.structs.replace(environment(), packages={}))
