@@ -28,7 +28,7 @@ from grader.protocol.watch import Watch, close_ways_around
 __all__ = ["serve"]
 
 CHANNEL = 3
-_HIDDEN = ("grader.sandbox", "grader.protocol.watch", "grader.protocol.messages", "grader.protocol.control")
+_HIDDEN = ("grader.sandbox", "grader.protocol.watch")
 
 
 def serve() -> None:
