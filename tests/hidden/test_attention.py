@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grader.testing import raised, task
+from grader.testing import measured, raised, task
 
 F64 = torch.float64
 
@@ -336,6 +336,7 @@ class TestMultiHeadAttention:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("flags")
     def test_parameters(self, agree, draw):
         """The parameters have the names and shapes of the statement, all of them are trained, and there is nothing else."""
         d = 4 * draw.integer(2, 9)
@@ -562,6 +563,7 @@ class TestGroupedQueryAttention:
 
         agree(probe, rtol=1e-4, atol=1e-5)
 
+    @measured("flags")
     @pytest.mark.parametrize("groups", [1, 4])
     def test_parameters(self, agree, draw, groups):
         """Names and shapes are those of the statement: keys and values have fewer features, and there is no bias."""
@@ -633,6 +635,7 @@ class TestKVCache:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("memory")
     def test_memory_is_taken_once(self, agree, draw):
         """What append returns begins at the same place in memory each time, and earlier answers stay right."""
         k, v = tokens_of(draw, 6)
@@ -645,6 +648,7 @@ class TestKVCache:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     def test_no_graph(self, agree, draw):
         """Keys and values that require gradients leave no graph behind, in this append or the next."""
         k, v = tokens_of(draw, 3)
@@ -776,6 +780,7 @@ class TestBlockwiseAttention:
             k = k[(k @ q[0]).argsort(descending=order == "falling")]
         agree(lambda m: m.blockwise_attention(q, k, v, 2), rtol=1e-5, atol=1e-5)
 
+    @measured("memory, modes")
     @pytest.mark.parametrize(("hidden", "causal"), [(False, False), (False, True), (True, False)], ids=["plain", "causal", "hidden"])
     def test_memory(self, agree, draw, hidden, causal):
         """No tensor that is made on the way is larger than the statement allows; all the scores, or a whole mask, would be."""
@@ -885,6 +890,7 @@ class TestTransformerBlock:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("flags")
     def test_parameters(self, agree, draw):
         """The parameters have the names and shapes of the statement, all of them are trained, and there is nothing else."""
         d = 4 * draw.integer(2, 9)
@@ -1185,11 +1191,13 @@ class TestTinyGPT:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     def test_parameters(self, agree, draw):
         """The state_dict has the names and shapes of the statement, and there is nothing else."""
         sizes = draw.integer(5, 20), draw.integer(5, 20), 4 * draw.integer(2, 6), 4, draw.integer(1, 4)
         agree(lambda m: parameters(m.TinyGPT(*sizes)), rtol=0, atol=0)
 
+    @measured("object identity")
     def test_tied_weights(self, agree, draw):
         """The head's weight is the tokens' own: it counts once, and gets the gradients of both uses."""
         state, ids, w = gpt_weights(draw), draw.integers(0, 7, 3, 9), draw.normal(3, 9, 7, dtype=F64)

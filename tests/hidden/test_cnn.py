@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from grader.testing import raised, task
+from grader.testing import measured, raised, task
 
 F32, F64 = torch.float32, torch.float64
 NAN, INF = math.nan, math.inf
@@ -379,6 +379,7 @@ class TestBatchNorm2d:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     def test_buffers_stay_outside_of_the_graph(self, agree, draw):
         """After training steps, each with a backward of its own, no buffer carries a graph."""
         x = draw.normal(3, 4, 5, 2, 3, dtype=F64)
@@ -736,6 +737,7 @@ class TestFoldBatchnorm:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("flags")
     def test_norm_in_training_mode(self, agree, draw):
         """The running statistics are folded in training mode too, and neither they nor the mode change."""
         w, _, x, state = drawn_pair(draw)
@@ -746,6 +748,7 @@ class TestFoldBatchnorm:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("object identity")
     def test_originals_stay_as_they_are(self, agree, draw):
         """Both layers keep their values, also when the folded weights are overwritten later."""
         w, b, x, state = (
@@ -770,6 +773,7 @@ class TestFoldBatchnorm:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     def test_weights_are_parameters_without_history(self, agree, draw):
         """They are leaves that require gradients; a backward through the result reaches them and not the originals."""
         w, _, x, state = drawn_pair(draw)
@@ -1073,6 +1077,7 @@ def modes_of(model):
 
 @task("replace_head")
 class TestReplaceHead:
+    @measured("flags")
     def test_only_the_head_is_trainable(self, agree, draw):
         """A new head of the right shape, with a bias, and nothing else that requires gradients."""
         state, classes = small_state(draw), draw.integer(2, 9)
@@ -1083,6 +1088,7 @@ class TestReplaceHead:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("object identity")
     def test_the_backbone_keeps_its_values(self, agree, draw):
         """All other parameters and buffers are what they were, under the same names; the model is changed in place."""
         state, classes = small_state(draw), draw.integer(2, 9)
@@ -1108,6 +1114,7 @@ class TestReplaceHead:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     def test_batch_norms_stay_in_eval_mode(self, agree, draw):
         """train() switches all but the batch norms, and eval() all, each as often as one likes."""
         state, classes = small_state(draw), draw.integer(2, 9)
@@ -1122,6 +1129,7 @@ class TestReplaceHead:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     @pytest.mark.parametrize("training", [True, False])
     def test_the_call_keeps_other_modes(self, agree, draw, training):
         """Right after the call, batch norms are in eval mode, and everything else is in the mode of before."""
@@ -1192,6 +1200,7 @@ class TestReplaceHead:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     def test_resnet18(self, agree, draw):
         """A resnet18 of torchvision: 512 inputs, twenty batch norms that stay as they are, features for images of 32×32."""
         x, start = draw.normal(2, 3, 32, 32), draw.normal(4999)
@@ -1218,6 +1227,7 @@ class TestReplaceHead:
 
         agree(probe, rtol=1e-3, atol=1e-3)
 
+    @measured("flags")
     def test_impossible_number_of_classes_raises(self, agree, draw):
         """0 and -1 are a ValueError that leaves the model alone."""
         state, classes = small_state(draw), draw.integer(2, 9)

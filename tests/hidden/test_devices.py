@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from grader.testing import raised, task
+from grader.testing import measured, raised, task
 
 F64 = torch.float64
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -249,6 +249,7 @@ class TestMoveTo:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("object identity")
     def test_a_tensor_that_is_there_is_the_same(self, agree, draw):
         """No copy of a tensor that is on the device already; its containers are new ones all the same."""
         x = draw.normal(3, 5)
@@ -263,6 +264,7 @@ class TestMoveTo:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("object identity")
     def test_the_given_structure_is_not_changed(self, agree, draw):
         """The containers that were handed over still hold their own tensors."""
         x, y = draw.normal(3, 5), draw.integers(0, 9, 7)
@@ -274,6 +276,7 @@ class TestMoveTo:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("object identity")
     def test_everything_else_is_the_same_object(self, agree, draw):
         """Numbers, text, None, sets, and what has a method `to` without being a tensor."""
         x, number = draw.normal(3, 5), draw.integer(1, 99)
@@ -292,6 +295,7 @@ class TestMoveTo:
         dtypes = [torch.float16, torch.bfloat16, F64, torch.int32, torch.bool, torch.uint8]
         agree(lambda m: m.move_to([x.to(dtype) for dtype in dtypes], "meta"), rtol=0, atol=0)
 
+    @measured("flags")
     @pytest.mark.parametrize("device", AWAY)
     def test_gradients_flow_back(self, agree, draw, device):
         """A parameter or another tensor of a graph is moved within the graph."""
@@ -354,6 +358,7 @@ class TestMaskLikeScores:
             atol=0,
         )
 
+    @measured("calls, memory, modes")
     @pytest.mark.parametrize("causal", [False, True])
     def test_made_on_the_device_from_the_start(self, agree, draw, causal):
         """For scores elsewhere than on the CPU, no tensor of more than B entries is made on the CPU."""
@@ -373,6 +378,7 @@ class TestMaskLikeScores:
         scores[:, :, 1], scores[:, :, :, 2], scores[0] = torch.nan, torch.inf, -torch.inf
         agree(lambda m: (m.mask_like_scores(scores, lengths, causal=True), scores), rtol=0, atol=0)
 
+    @measured("flags")
     def test_no_graph(self, agree, draw):
         """The mask does not require a gradient, even if the scores do."""
         scores, lengths = draw.normal(3, 2, 5, 7), draw.integers(1, 7, 3)
@@ -431,6 +437,7 @@ class TestStandardize:
 
         agree(probe, rtol=1e-6, atol=1e-6)
 
+    @measured("flags")
     def test_statistics_are_buffers_and_no_parameters(self, agree, draw):
         """`mean` and `std` are registered as buffers, require no gradient, and no optimizer finds them."""
         x = draw.normal(2, 3, 5, 7)
@@ -500,6 +507,7 @@ class TestStandardize:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("object identity")
     def test_fit_writes_in_place(self, agree, draw):
         """The buffers stay the same tensors, of the same dtype, also for x of another."""
         x = draw.normal(2, 3, 5, 7)
@@ -515,6 +523,7 @@ class TestStandardize:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("flags, object identity")
     def test_fit_gives_the_module_and_leaves_no_graph(self, agree, draw):
         """What fit returns is the module; x stays as it is and the statistics are no part of a graph."""
         x = draw.normal(2, 3, 5, 7)
@@ -752,6 +761,7 @@ def autocast_state(device="cpu"):
 
 @task("autocast_forward")
 class TestAutocastForward:
+    @measured("calls")
     @pytest.mark.parametrize("device", REAL)
     def test_products_in_16_bits_and_sums_in_32(self, agree, draw, device):
         """A product is 16 bits wide, adding a float32 parameter is not, and the parameters are float32 all the while."""
@@ -774,6 +784,7 @@ class TestAutocastForward:
 
         agree(probe, rtol=0.02, atol=0.05)
 
+    @measured("memory, object identity")
     def test_the_parameters_are_not_touched(self, agree, draw):
         """The same parameters, dtypes and values as before."""
         x, weight, bias = draw.normal(5, 7), draw.normal(3, 7), draw.normal(3)
@@ -798,6 +809,7 @@ class TestAutocastForward:
 
         agree(probe, rtol=0.03, atol=0.1)
 
+    @measured("calls, flags")
     @pytest.mark.parametrize("outside", ["off", "float16", "bfloat16", "disabled"])
     def test_autocast_is_as_before(self, agree, draw, outside):
         """Off where it was off, on with the caller's dtype where it was on; and the model sees no difference."""
@@ -817,6 +829,7 @@ class TestAutocastForward:
 
         agree(probe, rtol=0.02, atol=0.1)
 
+    @measured("flags")
     def test_an_error_of_the_model_is_passed_on(self, agree, draw):
         """The error comes out, and autocast is off again."""
         x, weight, offset = draw.normal(3, 7), draw.normal(7, 5), draw.normal(5)
@@ -831,6 +844,7 @@ class TestAutocastForward:
 
         agree(probe, rtol=0.02, atol=0.1)
 
+    @measured("calls, flags")
     def test_float16_on_cuda(self, agree, draw):
         """For an x that says that it is on a GPU, autocast is set for "cuda" with float16, and not for the CPU."""
         x, weight = draw.normal(3, 7), draw.normal(7, 5)
@@ -843,6 +857,7 @@ class TestAutocastForward:
 
         agree(probe, rtol=0.02, atol=0.1)
 
+    @measured("calls")
     def test_another_device_raises(self, agree, draw):
         """The device of x decides: on `meta` there is a ValueError, and the model isn't called."""
         x, weight, offset = draw.normal(3, 7), draw.normal(7, 5), draw.normal(5)
@@ -991,6 +1006,7 @@ class TestTrainStepAmp:
 
         agree(probe, rtol=0.02, atol=0.02)
 
+    @measured("calls, flags, hooks")
     @pytest.mark.parametrize("device", REAL)
     def test_where_autocast_is_on(self, agree, draw, device):
         """Model and loss run under autocast in 16 bits, with float32 parameters; the way back and what follows don't."""
@@ -1016,6 +1032,7 @@ class TestTrainStepAmp:
 
         agree(probe, rtol=0.02, atol=0.02)
 
+    @measured("calls, flags")
     def test_float16_on_cuda(self, agree, draw):
         """For an x that says that it is on a GPU, autocast is set for "cuda" with float16, and not for the CPU."""
         x, y, weight = draw.normal(11, 5), draw.normal(11, 3), draw.normal(5, 3)
@@ -1051,6 +1068,7 @@ def ignore(word):
 
 @task("data_parallel_forward")
 class TestDataParallelForward:
+    @measured("calls, flags")
     @pytest.mark.parametrize(("N", "count"), [(7, 3), (5, 4), (8, 2), (2, 3), (5, 1)])
     def test_each_piece_goes_through_the_model(self, agree, draw, N, count):
         """Pieces that differ by at most one sample, larger ones first, outputs in order. (The model centres each piece.)"""
@@ -1063,6 +1081,7 @@ class TestDataParallelForward:
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
 
+    @measured("calls, flags")
     @pytest.mark.parametrize("devices", [["meta", "cpu", "meta"], ["meta", "meta", "cpu"], ["meta"]])
     def test_pieces_on_several_devices(self, agree, draw, devices):
         """Each piece meets a model whose parameters and buffers are on the piece's device; all outputs go to the first one."""
@@ -1076,6 +1095,7 @@ class TestDataParallelForward:
 
         agree(guarded(probe), rtol=0, atol=0)
 
+    @measured("flags, memory, object identity")
     def test_the_model_stays_where_it_is(self, agree, draw):
         """Afterwards its parameters and buffers are the same tensors on the same device; it still runs there."""
         x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
@@ -1088,6 +1108,7 @@ class TestDataParallelForward:
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
+    @measured("flags")
     @pytest.mark.parametrize("count", [1, 3])
     def test_gradients_reach_the_model_and_x(self, agree, draw, count):
         """The model's own parameters get the sum of the gradients of all pieces, and x gets its own."""
@@ -1101,6 +1122,7 @@ class TestDataParallelForward:
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
 
+    @measured("object identity")
     def test_gradients_of_a_tied_weight(self, agree, draw):
         """A weight that two layers share gets the gradients of both, from every piece."""
         x, w = draw.normal(7, 5, dtype=F64), draw.normal(7, 5, dtype=F64)
@@ -1115,6 +1137,7 @@ class TestDataParallelForward:
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
 
+    @measured("calls, flags")
     @pytest.mark.parametrize("training", [False, True])
     def test_copies_are_in_the_mode_of_the_model(self, agree, draw, training):
         """The model and the layers inside are in train or eval mode as before, in each copy and afterwards."""
@@ -1129,6 +1152,7 @@ class TestDataParallelForward:
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     def test_model_and_input_may_be_elsewhere(self, agree, draw):
         """A model and an input that are on `meta` already, each with the other on the CPU or not, run on `meta`."""
         x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
@@ -1145,6 +1169,7 @@ class TestDataParallelForward:
         x, weight, bias = draw.normal(5, 2, 3, 7, dtype=F64), draw.normal(3, 7, dtype=F64), draw.normal(3, dtype=F64)
         agree(lambda m: m.data_parallel_forward(linear(weight, bias), x, ["cpu", "cpu"]), rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     def test_no_devices_raise(self, agree, draw):
         """An empty list is a ValueError."""
         x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
@@ -1155,6 +1180,7 @@ class TestDataParallelForward:
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
+    @measured("calls, flags")
     @pytest.mark.gpu
     def test_on_a_gpu_and_the_cpu(self, agree, draw):
         """The output is on the GPU, and gradients come back to the model on the CPU."""
@@ -1222,6 +1248,7 @@ class TestOffloadForward:
         values, x = stack(draw), draw.normal(2, 5)
         agree(guarded(lambda m: m.offload_forward(layers_of(values), x, torch.device("meta"))), rtol=0, atol=0)
 
+    @measured("calls, hooks")
     def test_one_layer_at_a_time(self, agree, draw):
         """When a layer is called, all that it has is on the device, and all others are at home."""
         values, x = stack(draw), draw.normal(2, 5)
@@ -1238,6 +1265,7 @@ class TestOffloadForward:
 
         agree(guarded(probe), rtol=0, atol=0)
 
+    @measured("calls, hooks, memory, modes")
     def test_other_layers_take_no_memory_there(self, agree, draw):
         """When a layer is called, no copy of another layer's weight is held on the device, neither of an old nor of a coming one."""
         values, x = stack(draw), draw.normal(2, 5)
@@ -1255,6 +1283,7 @@ class TestOffloadForward:
 
         agree(guarded(probe), rtol=0, atol=0)
 
+    @measured("flags, memory, object identity")
     def test_everything_is_back_home(self, agree, draw):
         """Every parameter and buffer is the same object with the same memory, values, gradient and requires_grad."""
         values, x = stack(draw), draw.normal(2, 5)
@@ -1271,6 +1300,7 @@ class TestOffloadForward:
 
         agree(guarded(probe), rtol=0, atol=0)
 
+    @measured("flags, hooks, memory, object identity")
     @pytest.mark.parametrize("place", [0, 2, 3])
     def test_an_error_leaves_everything_at_home(self, agree, draw, place):
         """The error is passed on; parameters and buffers are what they were, gradients can be recorded, and a second try works."""
@@ -1291,6 +1321,7 @@ class TestOffloadForward:
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
+    @measured("calls, flags, hooks")
     @pytest.mark.parametrize("enabled", [True, False])
     def test_no_graph(self, agree, draw, enabled):
         """Gradients are off in the layers, and afterwards as they were before."""
@@ -1305,6 +1336,7 @@ class TestOffloadForward:
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
+    @measured("memory, object identity")
     def test_a_layer_twice(self, agree, draw):
         """A layer may come again, and an nn.Sequential will do for a list."""
         values, x = stack(draw), draw.normal(2, 7)
@@ -1327,6 +1359,7 @@ class TestOffloadForward:
             atol=1e-4,
         )
 
+    @measured("memory")
     @pytest.mark.gpu
     def test_peak_on_a_gpu(self, agree, draw):
         """Of eight layers of 16 MiB, never more than two are on the GPU: one in use, and one on its way in or out."""
@@ -1373,6 +1406,7 @@ class TestCopyAsync:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("object identity")
     @pytest.mark.parametrize("device", ["cpu", "meta"])
     def test_nested_batches(self, agree, draw, device):
         """Dicts, lists and tuples come back as their kind, what is no tensor as it is; the given ones aren't changed."""
@@ -1386,6 +1420,7 @@ class TestCopyAsync:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("object identity")
     @pytest.mark.parametrize("device", ["cpu", "meta"])
     def test_a_single_tensor(self, agree, draw, device):
         """A tensor alone is a batch too, of any shape, dtype and strides, and also if it is on the device already."""
@@ -1399,6 +1434,7 @@ class TestCopyAsync:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("calls, memory, modes")
     @pytest.mark.parametrize("device", ["cpu", "meta"])
     def test_never_asynchronous_without_a_stream(self, agree, draw, device):
         """To the CPU or `meta`, no copy is made with non_blocking=True."""
@@ -1411,6 +1447,7 @@ class TestCopyAsync:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("object identity")
     @pytest.mark.parametrize("device", ["cpu", "meta"])
     def test_a_tensor_in_several_places_is_sent_once(self, agree, draw, device):
         """Its places share one copy; different tensors don't, equal ones or parts of one another."""
@@ -1425,6 +1462,7 @@ class TestCopyAsync:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     @pytest.mark.parametrize("device", ["cpu", "meta"])
     def test_plain_data(self, agree, draw, device):
         """Copies of parameters and of tensors with a graph require no gradient."""
@@ -1437,6 +1475,7 @@ class TestCopyAsync:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("object identity")
     @pytest.mark.gpu
     @pytest.mark.parametrize("pinned", [False, True])
     def test_gpu_copies_arrive_with_the_event(self, agree, draw, pinned):
@@ -1488,6 +1527,7 @@ class TestCopyAsync:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("views")
     @pytest.mark.gpu
     def test_gpu_to_cpu_is_there_at_once(self, agree, draw):
         """A copy from the GPU to the CPU can be read when the function returns, and is in ordinary memory."""

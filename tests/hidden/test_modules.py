@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from grader.testing import Ending, raised, task
+from grader.testing import Ending, measured, raised, task
 
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
 NAN, INF = math.nan, math.inf
@@ -144,6 +144,7 @@ class TestLinear:
 
         agree(probe, rtol=1e-11, atol=1e-11)
 
+    @measured("flags")
     def test_without_bias(self, agree, draw):
         """Without a bias, y = x Wᵀ, bias is None, and weight is the only parameter."""
         w, x = draw.normal(5, 7), draw.normal(3, 7)
@@ -154,6 +155,7 @@ class TestLinear:
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
+    @measured("flags")
     def test_parameters(self, agree, draw):
         """Weight and bias are trainable nn.Parameters of the stated shapes, and nothing else is in state_dict()."""
         p, q = draw.integer(2, 6), draw.integer(7, 12)
@@ -181,6 +183,7 @@ class TestLinear:
         first, second = (entries(w, (5, 7), "weight") for w in pair)
         assert (first != second).all(), "Two layers start with the same weights; each must draw its own."
 
+    @measured("flags")
     def test_device_and_dtype(self, agree, draw):
         """The parameters are made on the given device in the given dtype, and without one in torch's default."""
         w, b, x = draw.normal(5, 7), draw.normal(5), draw.normal(3, 7)
@@ -240,6 +243,7 @@ class TestSequential:
 
         agree(probe, rtol=1e-12, atol=1e-12)
 
+    @measured("flags")
     def test_children_have_numbers_for_names(self, agree, draw):
         """The modules are direct children "0", "1", …, so that the state_dict has keys like "1.weight"."""
         w1, b1, w2, b2 = (draw.normal(*s) for s in [(5, 7), (5,), (3, 5), (3,)])
@@ -261,6 +265,7 @@ class TestSequential:
 
         agree(probe, rtol=1e-11, atol=1e-11)
 
+    @measured("object identity")
     def test_no_modules(self, agree, draw):
         """An empty container has length 0 and returns x itself; a module can be appended."""
         x = draw.normal(3, 5)
@@ -274,6 +279,7 @@ class TestSequential:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("calls")
     def test_the_same_module_in_two_places(self, agree, draw):
         """A module that stands in two places runs twice; its parameters are listed once, its state under both names."""
         w, b, x = draw.normal(5, 5, dtype=F64), draw.normal(5, dtype=F64), draw.normal(2, 5, dtype=F64)
@@ -299,6 +305,7 @@ class TestSequential:
 
         agree(probe, rtol=1e-6, atol=1e-6)
 
+    @measured("object identity")
     def test_append(self, agree, draw):
         """Append adds at the end, with the next number for a name, and returns the container."""
         w, b, x = draw.normal(3, 5), draw.normal(3), draw.normal(2, 5)
@@ -325,6 +332,7 @@ class TestSequential:
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
+    @measured("calls, hooks")
     def test_hooks_of_the_modules_run(self, agree, draw):
         """A forward hook on a module sees its output."""
         x = draw.normal(2, 5)
@@ -338,6 +346,7 @@ class TestSequential:
 
         agree(probe, rtol=1e-6, atol=1e-6)
 
+    @measured("flags")
     def test_modes_dtypes_and_gradients_reach_all(self, agree, draw):
         """Eval, double and backward concern every module."""
         x, g = draw.normal(4, 5, dtype=F64), draw.normal(4, 3, dtype=F64)
@@ -402,6 +411,7 @@ class TestMLP:
         state, x = mlp_state(draw, sizes), draw.normal(6, 5, dtype=F64)
         agree(lambda m: mlp(m, sizes, state, activation=torch.tanh)(x).detach(), rtol=1e-10, atol=1e-10)
 
+    @measured("flags")
     @pytest.mark.parametrize("sizes", [(2, 3), (5, 7, 3), (3, 11, 5, 5, 2)], ids=str)
     def test_every_layer_is_registered(self, agree, draw, sizes):
         """The layers are a ModuleList of nn.Linear; the parameters have the stated names and shapes, and are all there is."""
@@ -622,6 +632,7 @@ class TestLayerNorm:
 
         agree(probe, rtol=1e-10, atol=1e-10)
 
+    @measured("flags")
     @pytest.mark.parametrize("shape", [(5, 7), [7], (3, 5, 7)], ids=str)
     def test_several_dimensions_at_once(self, agree, draw, shape):
         """With several sizes, mean and variance go over all of these dimensions together."""
@@ -633,6 +644,7 @@ class TestLayerNorm:
 
         agree(probe, rtol=1e-10, atol=1e-10)
 
+    @measured("flags")
     def test_starts_as_the_plain_normalisation(self, agree, draw):
         """The weight starts as ones, bias as zeros, both nn.Parameters; an int is a shape of one dimension."""
         x = draw.normal(5, 11) * 3 + 2
@@ -730,6 +742,7 @@ class TestRMSNorm:
 
         agree(probe, rtol=1e-10, atol=1e-10)
 
+    @measured("flags")
     def test_starts_with_ones(self, agree, draw):
         """The weight is an nn.Parameter of ones, the only entry of the state."""
         d = draw.integer(5, 13)
@@ -868,6 +881,7 @@ class TestEmbedding:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     @pytest.mark.parametrize("padding_idx", [None, 17, -1])
     def test_initial_table(self, student, draw, padding_idx):
         """The table starts standard normal, an nn.Parameter, with zeros in the row padding_idx."""
@@ -944,6 +958,7 @@ class TestKaimingInit:
         w = student(lambda m: m.kaiming_init_(torch.empty(151, 211, dtype=F64), nonlinearity="leaky_relu"))
         check_normal(entries(w, (151, 211), "the weight", F64), math.sqrt(2 / 211), "the entries")
 
+    @measured("flags, object identity")
     def test_in_place_without_a_graph(self, student, draw):
         """The very tensor comes back, with new values; a parameter stays a leaf that requires gradients."""
 
@@ -1099,6 +1114,7 @@ class TestLinearRegression:
         check_fit(state1, error1, x1, y1)
         check_fit(state2, error2, x2, y2)
 
+    @measured("flags, object identity")
     def test_same_parameters_and_same_data(self, student, draw):
         """The fit changes the parameters in place, which stay leaves, and leaves x and y as they are."""
         x, y = regression_data(draw, 211, 5, 0.5)
@@ -1129,6 +1145,7 @@ class TestLinearRegression:
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
+    @measured("flags")
     def test_parameters_and_gradients(self, agree, draw):
         """The weight and the bias are nn.Parameters of the stated shapes, zeros at first; predictions are differentiable."""
         x, g = draw.normal(7, 3, dtype=F64), draw.normal(7, dtype=F64)
@@ -1163,6 +1180,7 @@ class TestLogisticRegression:
 
         agree(probe, rtol=1e-10, atol=1e-10)
 
+    @measured("flags")
     def test_starts_with_zeros(self, agree, draw):
         """The parameters start as zeros: all probabilities are ½, all classes 0, and the loss is log 2, with its right gradient."""
         x, y = draw.normal(11, 5), draw.integers(0, 2, 11)
@@ -1301,6 +1319,7 @@ class TestRunningMean:
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
+    @measured("flags")
     def test_buffers_and_no_parameters(self, agree, draw):
         """Mean and count are buffers in state_dict(), and no parameters; nothing requires gradients."""
         x = draw.normal(5, 3)
@@ -1447,6 +1466,7 @@ class TestCountParameters:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     def test_frozen_parameters(self, agree, draw):
         """With trainable_only, frozen parameters are left out; without it they count."""
         p, q = draw.integer(3, 20), draw.integer(3, 20)

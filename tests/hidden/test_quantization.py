@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from grader.testing import raised, task
+from grader.testing import measured, raised, task
 
 F64 = torch.float64
 DTYPES = [torch.int8, torch.uint8, torch.int16]
@@ -369,6 +369,7 @@ class TestMinMaxObserver:
 
         agree(probe, rtol=1e-5, atol=0)
 
+    @measured("flags, object identity")
     def test_passes_on_what_it_gets(self, agree, draw):
         """What comes back is the same tensor, gradients pass, and the buffers stay out of the graph, in both modes."""
         x, w = draw.normal(5, 3), draw.normal(5, 3)
@@ -659,6 +660,7 @@ class TestQuantizedLinear:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("object identity")
     @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no_bias"])
     def test_bytes(self, agree, draw, with_bias):
         """A byte a weight, four a scale and four a bias is all that a layer stores, after a forward pass too."""
@@ -683,6 +685,7 @@ class TestQuantizedLinear:
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
+    @measured("flags")
     def test_the_float_layer_is_left_alone(self, agree, draw):
         """Converting changes nothing in the float layer, and what happens to it later doesn't reach the new one."""
         w, b = rows_near_codes(draw, 5, 7), draw.normal(5)
@@ -1015,6 +1018,7 @@ class TestQATLinear:
         w, b, x = tame_rows(draw, 7, 11, n=2 ** (bits - 1) - 1), draw.normal(7), draw.normal(3, 2, 11)
         agree(lambda m: qat_layer(m, w, b, bits)(x).detach(), rtol=1e-4, atol=1e-4)
 
+    @measured("flags")
     @pytest.mark.parametrize("bits", [2, 4, 8])
     def test_codes_and_scales(self, agree, draw, bits):
         """quantized() gives int8 codes and a float32 scale for each row, without a gradient; 4 bits are the default."""
@@ -1065,6 +1069,7 @@ class TestQATLinear:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("flags")
     def test_the_weight_stays_exact(self, agree, draw):
         """Neither forward nor quantized() changes the weight, so that small steps add up."""
         w, b, x = draw.normal(5, 7), draw.normal(5), draw.normal(3, 7)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from grader.testing import Ending, raised, task
+from grader.testing import Ending, measured, raised, task
 
 F64 = torch.float64
 
@@ -222,6 +222,7 @@ class TestSGD:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     def test_updates_in_place_without_a_graph(self, agree, draw):
         """Whoever shares the parameter's memory sees the update; the parameter stays a leaf. params may be a generator."""
         x = draw.normal(2, 5, dtype=F64)
@@ -336,6 +337,7 @@ class TestAdamW:
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
+    @measured("flags")
     def test_updates_in_place_without_a_graph(self, agree, draw):
         """Whoever shares the parameter's memory sees the update; the parameter stays a leaf. params may be a generator."""
         x = draw.normal(2, 5, dtype=F64)
@@ -602,6 +604,7 @@ class TestTrainEpoch:
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
+    @measured("calls, flags, hooks")
     def test_training_mode_everywhere(self, agree, draw):
         """Every submodule trains during the pass and afterwards, and the model sees each batch exactly once."""
         w1, w2, batches = draw.normal(7, 5, dtype=F64), draw.normal(3, 7, dtype=F64), uneven_batches(draw)
@@ -658,6 +661,7 @@ class TestEvaluate:
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
+    @measured("calls, flags, hooks")
     def test_eval_mode_without_a_graph(self, agree, draw):
         """Every submodule is in eval mode meanwhile (batch norm uses its running statistics) and nothing is recorded."""
         w1, w2, batches = draw.normal(7, 5, dtype=F64), draw.normal(3, 7, dtype=F64), uneven_batches(draw)
@@ -676,6 +680,7 @@ class TestEvaluate:
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
+    @measured("flags")
     @pytest.mark.parametrize("training", [True, False])
     def test_modes_are_restored_one_by_one(self, agree, draw, training):
         """A submodule in another mode than its parent is so again afterwards."""
@@ -689,6 +694,7 @@ class TestEvaluate:
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
+    @measured("flags")
     def test_modes_are_restored_after_an_error(self, agree, draw):
         """An error of loss_fn is passed on; modes and gradient recording are as before."""
         w1, w2, batches = draw.normal(7, 5, dtype=F64), draw.normal(3, 7, dtype=F64), uneven_batches(draw, (5, 5))
@@ -761,6 +767,7 @@ class TestAccumulateGradients:
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
+    @measured("calls, flags, hooks")
     def test_one_piece_at_a_time(self, agree, draw):
         """Each piece goes forward and backward before the next begins, in order; loss_fn too sees only its piece."""
         w, b = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
@@ -872,6 +879,7 @@ class TestEarlyStopping:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     def test_restores_in_place_and_again(self, agree, draw):
         """The parameters stay the same tensors; training on after restore doesn't spoil the copy."""
         values = draw.normal(3, 6)
@@ -979,6 +987,7 @@ class TestSaveCheckpoint:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     def test_changes_nothing_in_memory(self, agree, draw):
         """Training goes on after saving as it would have without."""
         weight, batches = draw.normal(3, 5, dtype=F64), draw.normal(5, 7, 5, dtype=F64)
