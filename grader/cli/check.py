@@ -119,7 +119,7 @@ def _print_table(report: "Report") -> None:
     """What points rest on, by module and in all."""
     if not report.evidence:
         return
-    table = Table("module", *(Column(name, justify="right") for name in ("points", "replayed", "of it constant", "by luck", "on honesty")))
+    table = Table("module", *(Column(name, justify="right") for name in ("points", "replayed", "constant", "by luck", "on honesty")))
     rows = [(part.name, _figures(part)) for part in report.evidence]
     if len(rows) > 1:
         rows.append(("all", [sum(column) for column in zip(*(figures for _, figures in rows), strict=True)]))

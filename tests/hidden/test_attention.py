@@ -173,12 +173,12 @@ class TestCausalMask:
 
     def test_offset_beyond_the_last_key(self, agree, draw):
         """A query behind all keys may look at all of them."""
-        offset = draw.integer(6, 20)
-        agree(lambda m: m.causal_mask(3, 5, offset=offset), rtol=0, atol=0)
+        offset, T = draw.integer(6, 20), draw.integer(2, 40)
+        agree(lambda m: [m.causal_mask(3, 5, offset=offset), m.causal_mask(T, 50, offset=offset)], rtol=0, atol=0)
 
     def test_window(self, agree, draw):
         """A window of W holds W positions, the query's own included."""
-        n = draw.integer(0, 6)
+        n = draw.integer(0, 60)
         agree(lambda m: [m.causal_mask(7, 7 + n, offset=n, window=window) for window in (1, 2, 3, 7, 50)], rtol=0, atol=0)
 
     def test_window_behind_the_keys(self, agree, draw):
@@ -344,19 +344,21 @@ class TestMultiHeadAttention:
 
     def test_start_values(self, student, draw):
         """The weights start uniform in the stated bounds, the biases at 0."""
-        seed = draw.seed()
+        seed, d = draw.seed(), 5 * draw.integer(12, 40)
 
         def probe(m):
             torch.manual_seed(seed)
-            return {name: p.detach() for name, p in m.MultiHeadAttention(60, 5).named_parameters()}
+            return {name: p.detach() for name, p in m.MultiHeadAttention(d, 5).named_parameters()}
 
         start = student(probe)
-        assert isinstance(start, dict) and start.keys() == mha_shapes(60).keys(), "The parameters must be named as stated."
+        assert isinstance(start, dict) and start.keys() == mha_shapes(d).keys(), "The parameters must be named as stated."
+        for name, shape in mha_shapes(d).items():
+            assert tuple(start[name].shape) == tuple(shape), f"{name} must be {tuple(shape)}; it is {tuple(start[name].shape)}."
         assert not start["in_proj_bias"].any() and not start["out_proj.bias"].any(), "Both biases must start at 0."
-        for name, bound in (("in_proj_weight", math.sqrt(6 / 240)), ("out_proj.weight", 1 / math.sqrt(60))):
+        for name, bound in (("in_proj_weight", math.sqrt(6 / (4 * d))), ("out_proj.weight", 1 / math.sqrt(d))):
             x = start[name] / bound
             assert x.abs().max() <= 1 + 1e-5, f"{name} must start within ±{bound:.4f}; it goes up to {start[name].abs().max():.4f}."
-            # Uniform in ±1: the mean of n squares has the deviation √(4 / 45 n), 0.005 for n = 3,600.
+            # Uniform in ±1: the mean of n squares has the deviation √(4 / 45 n), 0.005 for n = 3,600, the fewest.
             uniform = x.mean().abs() < 0.07 and (x.square().mean() - 1 / 3).abs() < 0.035
             assert uniform, f"{name} must start uniform in ±{bound:.4f}; its mean square is {start[name].square().mean():.4g}."
 
@@ -458,12 +460,15 @@ class TestApplyRope:
 
         def probe(m):
             turned = [(m.apply_rope(q, torch.tensor([a + distance])), m.apply_rope(k, torch.tensor([a]))) for a in starts]
-            return torch.stack([(a * b).sum() for a, b in turned]), torch.stack([a for a, _ in turned])
+            together = [(m.apply_rope(q, torch.tensor([a])) * m.apply_rope(k, torch.tensor([a]))).sum() for a in starts]
+            return torch.stack([(a * b).sum() for a, b in turned]), torch.stack([a for a, _ in turned]), torch.stack(together)
 
         answer = student(probe)
-        right = isinstance(answer, tuple) and [getattr(part, "shape", None) for part in answer] == [(5,), (5, 1, 8)]
+        right = isinstance(answer, tuple) and [getattr(part, "shape", None) for part in answer] == [(5,), (5, 1, 8), (5,)]
         assert right, "The result must have the shape of x."
-        products, turned = answer
+        products, turned, together = answer
+        off = (together - (q * k).sum()).abs().max().item()
+        assert off < 1e-8, f"At one position, the product of q and k must be that of the vectors themselves; it is off by {off:.3g}."
         assert (turned - q).abs().amax(dim=(1, 2)).min() > 1e-3, "A query at a position after 0 must turn."
         norms = turned.square().sum((1, 2)).sqrt()
         assert (norms - 3).abs().max() < 1e-9, f"The vectors must keep their length: one of length 3 got {norms[-1]:.4g}."
@@ -1085,7 +1090,8 @@ class TestSampleNext:
 
     def test_global_generator(self, student, draw):
         """Without a generator, torch.manual_seed decides, and each call draws anew."""
-        logits, seed = draw.normal(100, 50), draw.seed()
+        logits, seed, sure = draw.normal(100, 50), draw.seed(), draw.integers(0, 50, 20)
+        logits[:20] = logits[:20].scatter(1, sure[:, None], 1000.0)
 
         def probe(m):
             out = []
@@ -1097,6 +1103,7 @@ class TestSampleNext:
         answers = student(probe)
         for tokens in answers:
             check_tokens(tokens, (100,), 50)
+            assert torch.equal(tokens[:20], sure), "A token with a logit of 1000 must be drawn: the others have no probability left."
         first, second, again, again_second, other, _ = answers
         assert torch.equal(first, again) and torch.equal(second, again_second), "torch.manual_seed must decide on the tokens."
         assert not torch.equal(first, second), "A second call must draw anew."
@@ -1213,8 +1220,8 @@ class TestTinyGPT:
 
     def test_start_values(self, student, draw):
         """Both embeddings start at N(0, 0.02²), and so the first loss is that of knowing nothing."""
-        sizes, seed = (211, 97, 48, 4, 1), draw.seed()
-        ids = draw.integers(0, 211, 8, 97)
+        vocabulary, seed = draw.integer(200, 300), draw.seed()
+        sizes, ids = (vocabulary, 97, 48, 4, 1), draw.integers(0, vocabulary, 8, 97)
 
         def probe(m):
             torch.manual_seed(seed)
@@ -1223,13 +1230,15 @@ class TestTinyGPT:
                 return model.tokens.weight, model.positions.weight, model(ids)
 
         tokens, positions, logits = student(probe)
-        for name, weight in (("tokens", tokens), ("positions", positions)):
+        for name, weight, rows in (("tokens", tokens, vocabulary), ("positions", positions, 97)):
+            assert weight.shape == (rows, 48), f"{name} must be ({rows}, 48); it is {tuple(weight.shape)}."
             mean, deviation = weight.mean().item(), weight.std().item()
             # 4,656 entries or more: the deviation's own deviation is 1 % of it.
             right = abs(mean) < 0.002 and abs(deviation - 0.02) < 0.0016 and weight.abs().max() < 0.16
             assert right, f"{name} must start at N(0, 0.02²): its mean is {mean:.4f}, its standard deviation {deviation:.4f}."
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item()
-        assert abs(loss - math.log(211)) < 0.1, f"Before training, the loss is {loss:.3f}; about log 211 = {math.log(211):.3f} is due."
+        due = math.log(vocabulary)
+        assert abs(loss - due) < 0.1, f"Before training, the loss is {loss:.3f}; about log {vocabulary} = {due:.3f} is due."
 
     def test_context_is_a_limit(self, agree, draw):
         """A text of `context` tokens is fine, a longer one is a ValueError."""
