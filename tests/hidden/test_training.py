@@ -1356,7 +1356,7 @@ class TestFitDigits:
         assert share >= 0.93, f"On 600 held-out images the weights are right for {share:.1%}; 93 % are needed."
 
     def test_seed_decides(self, student, draw, digits):
-        """The same seed gives the same weights whatever the global state is, another seed gives others (on 64 images); it counts with learning."""
+        """The same seed gives the same weights whatever the global state is, another seed others, and both are weights that have learnt."""
         images, labels, new_images, new_labels = digits.split(draw)
         names, seed = draw.permutation(10), draw.seed()
         renamed = names[labels]
