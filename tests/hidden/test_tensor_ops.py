@@ -405,6 +405,10 @@ LAYOUTS = {
     "expanded": lambda x: x[:, :1, :1].expand(-1, 3, 9),
 }
 
+N = 130_000
+LONG = {"contiguous": (1, 1, N), "transposed": (N, 1, 1), "every_other": (1, 1, 2 * N), "slice": (2, 3, N)}
+"""Shapes with views of N entries or nearly as many; an expanded view has none in its last dimension."""
+
 
 @task("sliding_windows")
 class TestSlidingWindows:
@@ -422,15 +426,19 @@ class TestSlidingWindows:
     @measured("views")
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_is_a_view_of_any_input(self, agree, draw, layout):
-        """What is written into x afterwards shows in the windows."""
-        base, view = draw.normal(5, 7, 11), LAYOUTS[layout]
+        """What is written into x afterwards shows in the windows, and windows of 17 GB take no memory."""
+        base, view, shape, seed = draw.normal(5, 7, 11), LAYOUTS[layout], LONG.get(layout), draw.seed()
 
         def probe(m):
             x = base.clone()
             windows = m.sliding_windows(view(x), 3, 2)
             before = windows.clone()
             x.mul_(-2.0)
-            return before, windows.clone()
+            if shape is None:
+                return before, windows.clone()
+            long = view(torch.rand(shape, generator=torch.Generator().manual_seed(seed)))
+            large = m.sliding_windows(long, N // 2)  # copies would not fit into the worker's memory
+            return before, windows.clone(), large[..., ::997, ::991].clone()
 
         agree(probe, rtol=0, atol=0)
 
