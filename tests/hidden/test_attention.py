@@ -168,8 +168,13 @@ class TestCausalMask:
     @pytest.mark.parametrize(("num_queries", "num_keys"), [(3, 11), (11, 3)])
     def test_keys_start_at_position_zero(self, agree, draw, num_queries, num_keys):
         """Offset and key count are independent: the mask isn't aligned at the last key."""
-        offset = draw.integer(1, 5)
-        agree(lambda m: [m.causal_mask(num_queries, num_keys, offset=n) for n in (0, offset)], rtol=0, atol=0)
+        offset, far, T = draw.integer(1, 5), draw.integer(5, 40), draw.integer(2, 40)
+
+        def probe(m):
+            masks = [m.causal_mask(num_queries, num_keys, offset=n) for n in (0, offset)]
+            return masks, m.causal_mask(T, 50, offset=far)
+
+        agree(probe, rtol=0, atol=0)
 
     def test_offset_beyond_the_last_key(self, agree, draw):
         """A query behind all keys may look at all of them."""
@@ -183,17 +188,17 @@ class TestCausalMask:
 
     def test_window_behind_the_keys(self, agree, draw):
         """The window lies at the query's position, so that it may hold no key."""
-        window = draw.integer(2, 5)
-        agree(lambda m: m.causal_mask(11, 5, offset=2, window=window), rtol=0, atol=0)
+        window, T = draw.integer(2, 5), draw.integer(11, 60)
+        agree(lambda m: [m.causal_mask(n, 5, offset=2, window=window) for n in (11, T)], rtol=0, atol=0)
 
     def test_nothing_to_mask(self, agree, draw):
         """No queries or no keys give an empty mask, one of each gives a single entry."""
-        T = draw.integer(2, 9)
+        T = draw.integer(2, 99)
         agree(lambda m: [m.causal_mask(a, b) for a, b in [(0, T), (T, 0), (0, 0), (1, 1)]], rtol=0, atol=0)
 
     def test_device(self, agree, draw):
         """The mask is made on the given device: the meta device stands for a second one."""
-        T = draw.integer(2, 9)
+        T = draw.integer(2, 99)
 
         def probe(m):
             return m.causal_mask(T, T + 1, offset=1, window=2, device="meta"), m.causal_mask(T, T + 1, device=torch.device("cpu"))
@@ -202,7 +207,7 @@ class TestCausalMask:
 
     def test_wrong_numbers_are_refused(self, agree, draw):
         """A negative offset, or a window below 1, is a ValueError."""
-        T = draw.integer(2, 9)
+        T = draw.integer(2, 99)
 
         def probe(m):
             return [
@@ -339,7 +344,7 @@ class TestMultiHeadAttention:
     @measured("flags")
     def test_parameters(self, agree, draw):
         """The parameters have the names and shapes of the statement, all of them are trained, and there is nothing else."""
-        d = 4 * draw.integer(2, 9)
+        d = 4 * draw.integer(2, 60)
         agree(lambda m: parameters(m.MultiHeadAttention(d, 4)), rtol=0, atol=0)
 
     def test_start_values(self, student, draw):
@@ -392,7 +397,7 @@ class TestSinusoidalPositions:
 
     def test_first_position(self, agree, draw):
         """Position 0 is 0, 1, 0, 1, …; positions count from 0."""
-        positions = torch.tensor([0, draw.integer(1, 9)])
+        positions = torch.tensor([0, draw.integer(1, 99)])
         agree(lambda m: m.sinusoidal_positions(positions, 10), rtol=0, atol=1e-5)
 
     def test_base(self, agree, draw):
@@ -572,7 +577,7 @@ class TestGroupedQueryAttention:
     @pytest.mark.parametrize("groups", [1, 4])
     def test_parameters(self, agree, draw, groups):
         """Names and shapes are those of the statement: keys and values have fewer features, and there is no bias."""
-        d = 8 * draw.integer(2, 6)
+        d = 8 * draw.integer(2, 40)
         agree(lambda m: parameters(m.GroupedQueryAttention(d, 8, groups)), rtol=0, atol=0)
 
     def test_heads_must_fit(self, agree, draw):
@@ -898,7 +903,7 @@ class TestTransformerBlock:
     @measured("flags")
     def test_parameters(self, agree, draw):
         """The parameters have the names and shapes of the statement, all of them are trained, and there is nothing else."""
-        d = 4 * draw.integer(2, 9)
+        d = 4 * draw.integer(2, 60)
         agree(lambda m: parameters(m.TransformerBlock(d, 4)), rtol=0, atol=0)
 
     def test_heads_must_fit(self, agree, draw):
@@ -992,12 +997,12 @@ class TestSampleNext:
 
     def test_top_k_comes_before_top_p(self, student, draw):
         """top_p looks at the probabilities among the k that are kept: 0.45 of 0.45 + 0.35 is more than a half."""
-        order = draw.permutation(4)
-        logits = torch.empty(4, dtype=F64)
-        logits[order] = torch.tensor([0.45, 0.35, 0.15, 0.05], dtype=F64).log()
-        tokens = student(lambda m: m.sample_next(logits.expand(3, DRAWS, 4).clone(), top_k=2, top_p=0.52))
+        order = torch.stack([draw.permutation(4) for _ in range(3)])
+        shares = torch.tensor([0.45, 0.35, 0.15, 0.05], dtype=F64)
+        logits = torch.empty(3, 4, dtype=F64).scatter(1, order, shares.log().expand(3, 4))
+        tokens = student(lambda m: m.sample_next(logits[:, None].expand(3, DRAWS, 4).clone(), top_k=2, top_p=0.52))
         check_tokens(tokens, (3, DRAWS), 4)
-        assert (tokens == order[0]).all(), "With probabilities 0.45, 0.35, 0.15, 0.05, top_k = 2 and top_p = 0.52 leave only the first."
+        assert (tokens == order[:, :1]).all(), "With probabilities 0.45, 0.35, 0.15, 0.05, top_k = 2 and top_p = 0.52 leave only the first."
 
     def test_temperature_comes_before_top_p(self, student, draw):
         """top_p looks at the probabilities after the temperature: a high one makes the nucleus larger."""
