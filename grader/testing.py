@@ -11,7 +11,7 @@ import pytest
 
 from grader.protocol.values import Ending
 
-__all__ = ["Ending", "alternative", "misconception", "raised", "task"]
+__all__ = ["Ending", "alternative", "measured", "misconception", "raised", "task"]
 
 T = TypeVar("T")
 
@@ -26,6 +26,17 @@ def task(name: str, *, weight: float = 1.0) -> pytest.MarkDecorator:
     if not 0 < weight < float("inf"):
         raise ValueError(f"a test of {name} has weight {weight}: give it one above 0")
     return pytest.mark.task(name, weight=weight)
+
+
+def measured(what: str) -> pytest.MarkDecorator:
+    """Mark a hidden test whose verdict rests on what the student's process says about itself: who changes that process can forge it.
+
+    Args:
+        what: what is measured, in a few words: memory, views, object identity, flags, hooks, calls.
+    """
+    if not what.strip():
+        raise ValueError('@measured needs to say what is measured, as in @measured("memory")')
+    return pytest.mark.measured(what)
 
 
 def misconception(task: str, why: str) -> Callable[[T], T]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import zip_longest
 
+from grader.check.evidence import unmarked_measurements
 from grader.course.banks import Bank, read_bank
 from grader.course.manifest import Course, Module
 from grader.course.stubs import docstrings, make_stub, solution_lines
@@ -116,6 +117,7 @@ def _suite_problems(module: Module, suite: str) -> Iterator[str]:
                 yield f"{place}: {name} has no docstring: say in a sentence what it checks, because students are told"
             case ast.FunctionDef(name=name) if name.startswith("test_") and (lines := _silent_asserts(node)):
                 yield f"{place}, line {lines[0]}: this assert has no message, and students would see none"
+    yield from unmarked_measurements(place, suite)
 
 
 def _silent_asserts(test: ast.FunctionDef) -> list[int]:

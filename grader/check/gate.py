@@ -6,8 +6,10 @@ Everything is graded as a student's submission would be, in confined workers; th
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from grader.check.evidence import ModuleEvidence, replay_problems
 from grader.check.form import course_problems, module_problems, unreadable_files
 from grader.check.public import public_problems
+from grader.check.replay_process import evidence_of
 from grader.check.report import Report
 from grader.check.trials import Trial, trials_of
 from grader.course.manifest import Course, Module
@@ -16,7 +18,7 @@ from grader.runner.jobs import grade_units
 from grader.runner.store import Entry
 from grader.runner.units import Unit
 
-__all__ = ["check"]
+__all__ = ["check", "weigh"]
 
 
 def check(
@@ -54,14 +56,32 @@ def check(
     beside = ThreadPoolExecutor(1)  # what needs no job is done while jobs grade
     try:
         public = beside.submit(public_problems, course, readable)
+        replayed = beside.submit(evidence_of, course, tuple(readable), seed)
         read = beside.submit(_read_problems, course, modules, readable)
         grade_units([trial.unit for trial in trials], course, jobs=jobs, layers=layers, on_done=on_done)
         report.problems += public.result() + read.result()
+        _add_evidence(report, *replayed.result())
     finally:
         beside.shutdown(cancel_futures=True)  # after a refusal or an interrupt, don't wait for the rest
     for name in (report.survived, report.rejected, report.problems):
         name.sort()
     return report
+
+
+def weigh(course: Course, modules: tuple[Module, ...], *, seed: int) -> Report:
+    """Only what the points of these tasks rest on. Nothing is graded."""
+    report = Report(modules=len(modules), tasks=sum(len(module.tasks) for module in modules))
+    report.problems = [problem for module in modules for problem in unreadable_files(course, module)]
+    if not report.problems:
+        _add_evidence(report, *evidence_of(course, modules, seed))
+        report.tests = sum(len(module.tests) for module in report.evidence)
+    return report
+
+
+def _add_evidence(report: Report, evidence: list[ModuleEvidence], problems: list[str]) -> None:
+    """Take up what was found, and what is wrong with it."""
+    report.evidence = evidence
+    report.problems += problems + [problem for module in evidence for problem in replay_problems(module)]
 
 
 def _read_problems(course: Course, modules: tuple[Module, ...], readable: list[Module]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from grader.check.evidence import ModuleEvidence
+
 __all__ = ["Report"]
 
 
@@ -19,3 +21,5 @@ class Report(Struct):
     """Misconceptions that are rejected."""
     problems: list[str] = []
     """Everything else that has to be mended, one sentence each."""
+    evidence: list[ModuleEvidence] = []
+    """What each module's points rest on."""

@@ -13,12 +13,12 @@ from grader.course.digits import Digits
 from grader.grading.compare import difference, outside, unlike
 from grader.grading.draw import Draw
 from grader.grading.seeds import derive_seed
-from grader.grading.sides import ReferenceSide, StudentSide
+from grader.grading.sides import ReferenceSide
 from grader.protocol.probes import freeze
 from grader.sandbox.supervisor.worker_handle import Ended
 from grader.sandbox.supervisor.zygote_handle import ZygoteError
 
-__all__ = ["FIXTURES", "Agree", "Case", "Comparison", "Probe", "Run", "Student", "judge"]
+__all__ = ["FIXTURES", "Agree", "Answers", "Case", "Comparison", "Probe", "Run", "Student", "judge"]
 
 Probe = Callable[[Any], Any]
 Run = Callable[[Probe], Any]
@@ -45,6 +45,13 @@ class Student(Protocol):
         """
 
 
+class Answers(Protocol):
+    """Whoever answers as the student: a worker (`StudentSide`), or a stand-in for one."""
+
+    def call(self, task: str, probe: bytes, seed: int) -> Any:
+        """What the probe returns. Raises: Ended."""
+
+
 class Agree(Protocol):
     """The fixture `agree`."""
 
@@ -68,7 +75,7 @@ class Case:
     def __init__(
         self,
         reference: ReferenceSide,
-        student: StudentSide,
+        student: Answers,
         *,
         task: str,
         id: str,

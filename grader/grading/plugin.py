@@ -134,6 +134,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and start on the submission."""
     config.addinivalue_line("markers", "task(name, weight=1): the task of course.toml that a hidden test belongs to")
+    config.addinivalue_line("markers", "measured(what): rests on what the student's process says about itself")
     config.addinivalue_line("markers", "gpu: needs a CUDA device, and is skipped where there is none")
     if any(isinstance(plugin, Collector) for plugin in config.pluginmanager.get_plugins()):  # the engine collects the suite
         return

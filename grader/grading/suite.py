@@ -17,7 +17,7 @@ from grader.grading.case import FIXTURES, Case
 
 __all__ = ["Collector", "HiddenTest", "Suite", "SuiteError", "collect", "describe", "gpu_refusal"]
 
-_KNOWN_MARKS = {"task", "parametrize", "gpu"}
+_KNOWN_MARKS = {"task", "parametrize", "gpu", "measured"}
 _UNUSED_PLUGINS = ("terminal", "cacheprovider", "logging", "capture", "junitxml", "unraisableexception", "threadexception", "warnings")
 
 
@@ -39,6 +39,8 @@ class HiddenTest:
     function: Callable[..., object]
     parameters: Mapping[str, Any]
     fixtures: tuple[str, ...]
+    measured: str = ""
+    """What the student's process says about itself, and the verdict rests on; empty where it rests on nothing of the kind."""
     problem: str = ""
     """Why the engine can't run it as pytest would: the author's fault."""
 
@@ -110,6 +112,7 @@ def describe(item: pytest.Item) -> HiddenTest:
         function=_on_a_fresh_instance(item),
         parameters=parameters,
         fixtures=fixtures,
+        measured=", ".join(dict.fromkeys(mark.args[0] for mark in item.iter_markers("measured"))),
         problem=next(_unknown(item, parameters), ""),
     )
 

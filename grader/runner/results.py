@@ -34,6 +34,7 @@ __all__ = [
     "exact_score",
     "json_schema",
     "module_fault",
+    "points_of_tests",
     "read_results",
     "rounded",
     "score_module",
@@ -159,11 +160,17 @@ def exact_score(task: TaskResult) -> Fraction:
 
 
 def _exact_score(points: float, tests: Sequence[TestResult]) -> Fraction:
-    counted = [test for test in tests if test.status is not Status.SKIPPED]
-    if not counted or any(test.status is Status.BANNED for test in counted):
+    if any(test.status is Status.BANNED for test in tests):
         return Fraction(0)
-    passed = sum(decimal_fraction(test.weight) for test in counted if test.status is Status.PASSED)
-    return decimal_fraction(points) * passed / sum(decimal_fraction(test.weight) for test in counted)
+    shares = points_of_tests(points, tests)
+    return sum((share for test, share in zip(tests, shares, strict=True) if test.status is Status.PASSED), Fraction(0))
+
+
+def points_of_tests(points: float, tests: Sequence[TestResult]) -> list[Fraction]:
+    """What each test of a task is worth: its share of the task's points by weight, and nothing where it was skipped."""
+    weights = [Fraction(0) if test.status is Status.SKIPPED else decimal_fraction(test.weight) for test in tests]
+    whole = sum(weights, Fraction(0)) or Fraction(1)
+    return [decimal_fraction(points) * weight / whole for weight in weights]
 
 
 def decimal_fraction(number: float) -> Fraction:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grader.testing import raised, task
+from grader.testing import measured, raised, task
 
 F64 = torch.float64
 
@@ -168,32 +168,37 @@ class TestCausalMask:
     @pytest.mark.parametrize(("num_queries", "num_keys"), [(3, 11), (11, 3)])
     def test_keys_start_at_position_zero(self, agree, draw, num_queries, num_keys):
         """Offset and key count are independent: the mask isn't aligned at the last key."""
-        offset = draw.integer(1, 5)
-        agree(lambda m: [m.causal_mask(num_queries, num_keys, offset=n) for n in (0, offset)], rtol=0, atol=0)
+        offset, far, T = draw.integer(1, 5), draw.integer(5, 40), draw.integer(2, 40)
+
+        def probe(m):
+            masks = [m.causal_mask(num_queries, num_keys, offset=n) for n in (0, offset)]
+            return masks, m.causal_mask(T, 50, offset=far)
+
+        agree(probe, rtol=0, atol=0)
 
     def test_offset_beyond_the_last_key(self, agree, draw):
         """A query behind all keys may look at all of them."""
-        offset = draw.integer(6, 20)
-        agree(lambda m: m.causal_mask(3, 5, offset=offset), rtol=0, atol=0)
+        offset, T = draw.integer(6, 20), draw.integer(2, 40)
+        agree(lambda m: [m.causal_mask(3, 5, offset=offset), m.causal_mask(T, 50, offset=offset)], rtol=0, atol=0)
 
     def test_window(self, agree, draw):
         """A window of W holds W positions, the query's own included."""
-        n = draw.integer(0, 6)
+        n = draw.integer(0, 60)
         agree(lambda m: [m.causal_mask(7, 7 + n, offset=n, window=window) for window in (1, 2, 3, 7, 50)], rtol=0, atol=0)
 
     def test_window_behind_the_keys(self, agree, draw):
         """The window lies at the query's position, so that it may hold no key."""
-        window = draw.integer(2, 5)
-        agree(lambda m: m.causal_mask(11, 5, offset=2, window=window), rtol=0, atol=0)
+        window, T = draw.integer(2, 5), draw.integer(11, 60)
+        agree(lambda m: [m.causal_mask(n, 5, offset=2, window=window) for n in (11, T)], rtol=0, atol=0)
 
     def test_nothing_to_mask(self, agree, draw):
         """No queries or no keys give an empty mask, one of each gives a single entry."""
-        T = draw.integer(2, 9)
+        T = draw.integer(2, 99)
         agree(lambda m: [m.causal_mask(a, b) for a, b in [(0, T), (T, 0), (0, 0), (1, 1)]], rtol=0, atol=0)
 
     def test_device(self, agree, draw):
         """The mask is made on the given device: the meta device stands for a second one."""
-        T = draw.integer(2, 9)
+        T = draw.integer(2, 99)
 
         def probe(m):
             return m.causal_mask(T, T + 1, offset=1, window=2, device="meta"), m.causal_mask(T, T + 1, device=torch.device("cpu"))
@@ -202,7 +207,7 @@ class TestCausalMask:
 
     def test_wrong_numbers_are_refused(self, agree, draw):
         """A negative offset, or a window below 1, is a ValueError."""
-        T = draw.integer(2, 9)
+        T = draw.integer(2, 99)
 
         def probe(m):
             return [
@@ -336,26 +341,29 @@ class TestMultiHeadAttention:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("flags")
     def test_parameters(self, agree, draw):
         """The parameters have the names and shapes of the statement, all of them are trained, and there is nothing else."""
-        d = 4 * draw.integer(2, 9)
+        d = 4 * draw.integer(2, 60)
         agree(lambda m: parameters(m.MultiHeadAttention(d, 4)), rtol=0, atol=0)
 
     def test_start_values(self, student, draw):
         """The weights start uniform in the stated bounds, the biases at 0."""
-        seed = draw.seed()
+        seed, d = draw.seed(), 5 * draw.integer(12, 40)
 
         def probe(m):
             torch.manual_seed(seed)
-            return {name: p.detach() for name, p in m.MultiHeadAttention(60, 5).named_parameters()}
+            return {name: p.detach() for name, p in m.MultiHeadAttention(d, 5).named_parameters()}
 
         start = student(probe)
-        assert isinstance(start, dict) and start.keys() == mha_shapes(60).keys(), "The parameters must be named as stated."
+        assert isinstance(start, dict) and start.keys() == mha_shapes(d).keys(), "The parameters must be named as stated."
+        for name, shape in mha_shapes(d).items():
+            assert tuple(start[name].shape) == tuple(shape), f"{name} must be {tuple(shape)}; it is {tuple(start[name].shape)}."
         assert not start["in_proj_bias"].any() and not start["out_proj.bias"].any(), "Both biases must start at 0."
-        for name, bound in (("in_proj_weight", math.sqrt(6 / 240)), ("out_proj.weight", 1 / math.sqrt(60))):
+        for name, bound in (("in_proj_weight", math.sqrt(6 / (4 * d))), ("out_proj.weight", 1 / math.sqrt(d))):
             x = start[name] / bound
             assert x.abs().max() <= 1 + 1e-5, f"{name} must start within ±{bound:.4f}; it goes up to {start[name].abs().max():.4f}."
-            # Uniform in ±1: the mean of n squares has the deviation √(4 / 45 n), 0.005 for n = 3,600.
+            # Uniform in ±1: the mean of n squares has the deviation √(4 / 45 n), 0.005 for n = 3,600, the fewest.
             uniform = x.mean().abs() < 0.07 and (x.square().mean() - 1 / 3).abs() < 0.035
             assert uniform, f"{name} must start uniform in ±{bound:.4f}; its mean square is {start[name].square().mean():.4g}."
 
@@ -389,7 +397,7 @@ class TestSinusoidalPositions:
 
     def test_first_position(self, agree, draw):
         """Position 0 is 0, 1, 0, 1, …; positions count from 0."""
-        positions = torch.tensor([0, draw.integer(1, 9)])
+        positions = torch.tensor([0, draw.integer(1, 99)])
         agree(lambda m: m.sinusoidal_positions(positions, 10), rtol=0, atol=1e-5)
 
     def test_base(self, agree, draw):
@@ -457,12 +465,15 @@ class TestApplyRope:
 
         def probe(m):
             turned = [(m.apply_rope(q, torch.tensor([a + distance])), m.apply_rope(k, torch.tensor([a]))) for a in starts]
-            return torch.stack([(a * b).sum() for a, b in turned]), torch.stack([a for a, _ in turned])
+            together = [(m.apply_rope(q, torch.tensor([a])) * m.apply_rope(k, torch.tensor([a]))).sum() for a in starts]
+            return torch.stack([(a * b).sum() for a, b in turned]), torch.stack([a for a, _ in turned]), torch.stack(together)
 
         answer = student(probe)
-        right = isinstance(answer, tuple) and [getattr(part, "shape", None) for part in answer] == [(5,), (5, 1, 8)]
+        right = isinstance(answer, tuple) and [getattr(part, "shape", None) for part in answer] == [(5,), (5, 1, 8), (5,)]
         assert right, "The result must have the shape of x."
-        products, turned = answer
+        products, turned, together = answer
+        off = (together - (q * k).sum()).abs().max().item()
+        assert off < 1e-8, f"At one position, the product of q and k must be that of the vectors themselves; it is off by {off:.3g}."
         assert (turned - q).abs().amax(dim=(1, 2)).min() > 1e-3, "A query at a position after 0 must turn."
         norms = turned.square().sum((1, 2)).sqrt()
         assert (norms - 3).abs().max() < 1e-9, f"The vectors must keep their length: one of length 3 got {norms[-1]:.4g}."
@@ -562,10 +573,11 @@ class TestGroupedQueryAttention:
 
         agree(probe, rtol=1e-4, atol=1e-5)
 
+    @measured("flags")
     @pytest.mark.parametrize("groups", [1, 4])
     def test_parameters(self, agree, draw, groups):
         """Names and shapes are those of the statement: keys and values have fewer features, and there is no bias."""
-        d = 8 * draw.integer(2, 6)
+        d = 8 * draw.integer(2, 40)
         agree(lambda m: parameters(m.GroupedQueryAttention(d, 8, groups)), rtol=0, atol=0)
 
     def test_heads_must_fit(self, agree, draw):
@@ -633,6 +645,7 @@ class TestKVCache:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("memory")
     def test_memory_is_taken_once(self, agree, draw):
         """What append returns begins at the same place in memory each time, and earlier answers stay right."""
         k, v = tokens_of(draw, 6)
@@ -645,6 +658,7 @@ class TestKVCache:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     def test_no_graph(self, agree, draw):
         """Keys and values that require gradients leave no graph behind, in this append or the next."""
         k, v = tokens_of(draw, 3)
@@ -776,6 +790,7 @@ class TestBlockwiseAttention:
             k = k[(k @ q[0]).argsort(descending=order == "falling")]
         agree(lambda m: m.blockwise_attention(q, k, v, 2), rtol=1e-5, atol=1e-5)
 
+    @measured("memory, modes")
     @pytest.mark.parametrize(("hidden", "causal"), [(False, False), (False, True), (True, False)], ids=["plain", "causal", "hidden"])
     def test_memory(self, agree, draw, hidden, causal):
         """No tensor that is made on the way is larger than the statement allows; all the scores, or a whole mask, would be."""
@@ -885,9 +900,10 @@ class TestTransformerBlock:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("flags")
     def test_parameters(self, agree, draw):
         """The parameters have the names and shapes of the statement, all of them are trained, and there is nothing else."""
-        d = 4 * draw.integer(2, 9)
+        d = 4 * draw.integer(2, 60)
         agree(lambda m: parameters(m.TransformerBlock(d, 4)), rtol=0, atol=0)
 
     def test_heads_must_fit(self, agree, draw):
@@ -981,12 +997,12 @@ class TestSampleNext:
 
     def test_top_k_comes_before_top_p(self, student, draw):
         """top_p looks at the probabilities among the k that are kept: 0.45 of 0.45 + 0.35 is more than a half."""
-        order = draw.permutation(4)
-        logits = torch.empty(4, dtype=F64)
-        logits[order] = torch.tensor([0.45, 0.35, 0.15, 0.05], dtype=F64).log()
-        tokens = student(lambda m: m.sample_next(logits.expand(3, DRAWS, 4).clone(), top_k=2, top_p=0.52))
+        order = torch.stack([draw.permutation(4) for _ in range(3)])
+        shares = torch.tensor([0.45, 0.35, 0.15, 0.05], dtype=F64)
+        logits = torch.empty(3, 4, dtype=F64).scatter(1, order, shares.log().expand(3, 4))
+        tokens = student(lambda m: m.sample_next(logits[:, None].expand(3, DRAWS, 4).clone(), top_k=2, top_p=0.52))
         check_tokens(tokens, (3, DRAWS), 4)
-        assert (tokens == order[0]).all(), "With probabilities 0.45, 0.35, 0.15, 0.05, top_k = 2 and top_p = 0.52 leave only the first."
+        assert (tokens == order[:, :1]).all(), "With probabilities 0.45, 0.35, 0.15, 0.05, top_k = 2 and top_p = 0.52 leave only the first."
 
     def test_temperature_comes_before_top_p(self, student, draw):
         """top_p looks at the probabilities after the temperature: a high one makes the nucleus larger."""
@@ -1079,7 +1095,8 @@ class TestSampleNext:
 
     def test_global_generator(self, student, draw):
         """Without a generator, torch.manual_seed decides, and each call draws anew."""
-        logits, seed = draw.normal(100, 50), draw.seed()
+        logits, seed, sure = draw.normal(100, 50), draw.seed(), draw.integers(0, 50, 20)
+        logits[:20] = logits[:20].scatter(1, sure[:, None], 1000.0)
 
         def probe(m):
             out = []
@@ -1091,6 +1108,7 @@ class TestSampleNext:
         answers = student(probe)
         for tokens in answers:
             check_tokens(tokens, (100,), 50)
+            assert torch.equal(tokens[:20], sure), "A token with a logit of 1000 must be drawn: the others have no probability left."
         first, second, again, again_second, other, _ = answers
         assert torch.equal(first, again) and torch.equal(second, again_second), "torch.manual_seed must decide on the tokens."
         assert not torch.equal(first, second), "A second call must draw anew."
@@ -1185,11 +1203,13 @@ class TestTinyGPT:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     def test_parameters(self, agree, draw):
         """The state_dict has the names and shapes of the statement, and there is nothing else."""
         sizes = draw.integer(5, 20), draw.integer(5, 20), 4 * draw.integer(2, 6), 4, draw.integer(1, 4)
         agree(lambda m: parameters(m.TinyGPT(*sizes)), rtol=0, atol=0)
 
+    @measured("object identity")
     def test_tied_weights(self, agree, draw):
         """The head's weight is the tokens' own: it counts once, and gets the gradients of both uses."""
         state, ids, w = gpt_weights(draw), draw.integers(0, 7, 3, 9), draw.normal(3, 9, 7, dtype=F64)
@@ -1205,8 +1225,8 @@ class TestTinyGPT:
 
     def test_start_values(self, student, draw):
         """Both embeddings start at N(0, 0.02²), and so the first loss is that of knowing nothing."""
-        sizes, seed = (211, 97, 48, 4, 1), draw.seed()
-        ids = draw.integers(0, 211, 8, 97)
+        vocabulary, seed = draw.integer(200, 300), draw.seed()
+        sizes, ids = (vocabulary, 97, 48, 4, 1), draw.integers(0, vocabulary, 8, 97)
 
         def probe(m):
             torch.manual_seed(seed)
@@ -1215,13 +1235,15 @@ class TestTinyGPT:
                 return model.tokens.weight, model.positions.weight, model(ids)
 
         tokens, positions, logits = student(probe)
-        for name, weight in (("tokens", tokens), ("positions", positions)):
+        for name, weight, rows in (("tokens", tokens, vocabulary), ("positions", positions, 97)):
+            assert weight.shape == (rows, 48), f"{name} must be ({rows}, 48); it is {tuple(weight.shape)}."
             mean, deviation = weight.mean().item(), weight.std().item()
             # 4,656 entries or more: the deviation's own deviation is 1 % of it.
             right = abs(mean) < 0.002 and abs(deviation - 0.02) < 0.0016 and weight.abs().max() < 0.16
             assert right, f"{name} must start at N(0, 0.02²): its mean is {mean:.4f}, its standard deviation {deviation:.4f}."
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item()
-        assert abs(loss - math.log(211)) < 0.1, f"Before training, the loss is {loss:.3f}; about log 211 = {math.log(211):.3f} is due."
+        due = math.log(vocabulary)
+        assert abs(loss - due) < 0.1, f"Before training, the loss is {loss:.3f}; about log {vocabulary} = {due:.3f} is due."
 
     def test_context_is_a_limit(self, agree, draw):
         """A text of `context` tokens is fine, a longer one is a ValueError."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from grader.testing import raised, task
+from grader.testing import measured, raised, task
 
 F64 = torch.float64
 INF = math.inf
@@ -379,6 +379,7 @@ class TestNumericalGradient:
         x, w = draw.normal(2, 5, dtype=F64), draw.uniform(2, 5, low=1.0, high=2.0, dtype=F64)
         agree(lambda m: m.numerical_gradient(lambda z: (w * z**3).sum(), x, eps), rtol=1e-9, atol=1e-9)
 
+    @measured("calls")
     def test_float32_is_computed_in_float64(self, agree, draw):
         """At float32 points f gets float64 tensors of the same shape, and the result is float64, as precise as ever."""
         x = draw.normal(3, 5)
@@ -416,6 +417,7 @@ class TestNumericalGradient:
 
         agree(probe, rtol=1e-6, atol=1e-6)
 
+    @measured("flags")
     def test_x_and_parameters_may_require_gradients(self, agree, draw):
         """An x that requires a gradient is fine, as are parameters in f; the result has no graph, and nobody's grad changes."""
         x, w = draw.normal(5, dtype=F64), draw.normal(3, 5, dtype=F64)
@@ -513,6 +515,7 @@ class TestSoftplus:
 
         agree(probe, rtol=1e-12, atol=1e-12)
 
+    @measured("flags")
     def test_is_a_custom_function(self, agree, draw):
         """Softplus is a torch.autograd.Function, and the result's grad_fn its backward; a graph is recorded only where needed."""
         x = draw.normal(3, 5)
@@ -635,6 +638,7 @@ class TestRoundSTE:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     def test_is_a_custom_function(self, agree, draw):
         """RoundSTE is a torch.autograd.Function, and the result's grad_fn its backward; a graph is recorded only where needed."""
         x = 5 * draw.normal(3, 5)
@@ -723,11 +727,12 @@ class TestJacobian:
         """An output of (0,) or (2, 0) gives as many rows."""
         x = draw.normal(5, 3)
         agree(
-            lambda m: [m.jacobian(lambda z: z[0, :2], x), m.jacobian(lambda z: z[0, :0], x), m.jacobian(lambda z: z[:2, :0], x)],
+            lambda m: [m.jacobian(lambda z: z[0, :2].square(), x), m.jacobian(lambda z: z[0, :0], x), m.jacobian(lambda z: z[:2, :0], x)],
             rtol=1e-5,
             atol=1e-6,
         )
 
+    @measured("flags")
     def test_kept_out_of_graphs(self, agree, draw):
         """The result has no graph, and neither x, required or computed, nor a parameter in f has a grad that changed."""
         x, w, g = draw.normal(5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, 5, dtype=F64)
@@ -741,6 +746,7 @@ class TestJacobian:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("flags")
     def test_inside_no_grad(self, agree, draw):
         """Where the caller has switched gradients off, they are on for f, and off again afterwards."""
         x, w = draw.normal(5, dtype=F64), draw.normal(3, 5, dtype=F64)
@@ -825,6 +831,7 @@ class TestHessianVectorProduct:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("flags")
     def test_kept_out_of_graphs(self, agree, draw):
         """The result has no graph, and neither x, required or computed, nor a parameter in f has a grad that changed."""
         x, v, w, g = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, 5, dtype=F64)
@@ -838,6 +845,7 @@ class TestHessianVectorProduct:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("flags")
     def test_inside_no_grad(self, agree, draw):
         """Where the caller has switched gradients off, they are on for f, and off again afterwards."""
         x, v = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
@@ -951,6 +959,7 @@ class TestGradientPenalty:  # the tolerance leaves room for an epsilon of 1e-12 
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
+    @measured("calls, flags, hooks")
     def test_call_alone_changes_no_grad(self, agree, draw):
         """Before backward is called on the penalty, the critic's gradients are what they were; the critic is called once."""
         (real, fake, alpha), parts = pair(draw, 7, 5), critic_parts(draw, 5)
@@ -979,6 +988,7 @@ class Watched:
 
 @task("checkpoint")
 class TestCheckpoint:
+    @measured("calls, flags")
     @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-4), (F64, 1e-10)], ids=["float32", "float64"])
     def test_recomputes_in_the_backward(self, agree, draw, dtype, tol):
         """One run without a graph at the call, one with a graph in the backward; result and gradient as without checkpoint."""
@@ -993,6 +1003,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=tol, atol=tol)
 
+    @measured("calls, flags")
     def test_parameters_get_their_gradients(self, agree, draw):
         """A module's parameters, which are no arguments, receive theirs too, added to what was there."""
         x, w1, w2 = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
@@ -1007,6 +1018,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags")
     def test_arguments_of_all_kinds(self, agree, draw):
         """Tensors that need gradients stand among others that don't, whole numbers, None and strings."""
         x, y, mask, index = draw.normal(5, 3, dtype=F64), draw.normal(5, 3, dtype=F64), draw.bools(5, 3), draw.permutation(5)
@@ -1025,6 +1037,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags")
     def test_which_arguments_require_gradients(self, agree, draw):
         """In the second run, the same arguments require gradients as in the first; others would cost memory for nothing."""
         x, y = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
@@ -1043,6 +1056,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags")
     def test_same_tensor_twice(self, agree, draw):
         """A tensor that is passed twice receives the sum of both gradients."""
         x = draw.normal(5, dtype=F64)
@@ -1055,6 +1069,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags")
     def test_in_the_middle_of_a_network(self, agree, draw):
         """Gradients go on to what computed the arguments; two checkpoints follow each other and share parameters."""
         x, w = draw.normal(5, 3, dtype=F64), draw.normal(3, 3, dtype=F64)
@@ -1069,6 +1084,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags")
     def test_dropout_drops_the_same_entries(self, agree, draw):
         """The second run sees the random numbers of the first, though others were drawn in between."""
         x, p = draw.uniform(50, 7, low=1.0, high=2.0, dtype=F64), 0.5
@@ -1083,6 +1099,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags")
     def test_random_stream_goes_on(self, agree, draw):
         """What is drawn after the call and after the backward is what would be drawn without the second run."""
         x = draw.uniform(7, low=1.0, high=2.0, dtype=F64)
@@ -1096,6 +1113,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags")
     def test_backward_twice(self, agree, draw):
         """With retain_graph, each backward runs f once more, and gradients add up."""
         x, w = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
@@ -1111,6 +1129,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags")
     def test_only_when_asked(self, agree, draw):
         """Nothing runs again where no backward reaches the result, and under no_grad the result has no graph."""
         x = draw.normal(5, dtype=F64)
@@ -1126,6 +1145,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags")
     def test_nested(self, agree, draw):
         """A function that calls checkpoint itself may be checkpointed: its inner part then runs three times."""
         x, w = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
@@ -1140,6 +1160,7 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags")
     def test_a_change_in_place_is_noticed(self, agree, draw):
         """Backward after an argument was changed in place is a RuntimeError; without the change it goes through."""
         x, y = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
@@ -1240,6 +1261,7 @@ class TestEmaUpdate:
 
         agree(probe, rtol=1e-12, atol=1e-12)
 
+    @measured("flags, object identity")
     def test_in_place_without_a_graph(self, agree, draw):
         """Whoever holds a tensor of the average sees the update; parameters stay leaves with their grad, and the result is None."""
         parts = weights(draw)
@@ -1270,6 +1292,7 @@ class TestEmaUpdate:
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
+    @measured("object identity")
     def test_tied_weights_move_once(self, agree, draw):
         """A weight that occurs twice in the model is one parameter."""
         parts = weights(draw)
@@ -1358,6 +1381,7 @@ class TestRecordActivationGradients:
 
         agree(probe, rtol=tol, atol=tol)
 
+    @measured("calls, flags, hooks")
     def test_parameters_get_their_gradients(self, agree, draw):
         """The loss goes backward once: each p.grad grows by its gradient; the model is called once, in its mode."""
         x, w1, w2 = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
@@ -1426,6 +1450,7 @@ class TestRecordActivationGradients:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, flags, hooks")
     def test_hooks_are_removed(self, agree, draw):
         """Afterwards the modules hold the hooks they held before, and those work; a second call gives the same, without a graph."""
         parts, x = branches(draw)
@@ -1443,6 +1468,7 @@ class TestRecordActivationGradients:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("hooks")
     @pytest.mark.parametrize("place", ["model", "loss"])
     def test_hooks_are_removed_after_an_error(self, agree, draw, place):
         """An error in the model or in the loss is passed on and leaves no hook behind."""
@@ -1465,6 +1491,7 @@ class TestRecordActivationGradients:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("calls, hooks")
     def test_unknown_names_raise(self, agree, draw):
         """A name that leads to nothing or to a parameter is a ValueError before the model is called, and leaves no hook."""
         parts, x = branches(draw)
@@ -1475,6 +1502,7 @@ class TestRecordActivationGradients:
             before = count_hooks(model)
             bad = [["shared", "missing"], ["tail.7"], ["shared.weight"], ["tail", "tail.0.x"]]
             outcomes = [raised(ValueError, lambda n=n: m.record_activation_gradients(model, n, x, lambda y: y.sum())) for n in bad]
-            return outcomes, list(calls), count_hooks(model) == before, m.record_activation_gradients(model, ["tail"], x, lambda y: y.sum())
+            state = list(calls), count_hooks(model) == before
+            return outcomes, state, m.record_activation_gradients(model, ["tail"], x, lambda y: y.square().sum())
 
         agree(probe, rtol=1e-9, atol=1e-10)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from grader.testing import raised, task
+from grader.testing import measured, raised, task
 
 F32, F64 = torch.float32, torch.float64
 NAN, INF = math.nan, math.inf
@@ -95,8 +95,16 @@ class TestConvOutputSize:
 
     def test_a_kernel_that_just_fits(self, agree, draw):
         """One place is left when kernel and padded input are equally long, whatever the stride."""
-        k, s = draw.integer(2, 9), draw.integer(2, 9)
-        agree(lambda m: [m.conv_output_size(k, k, stride=s), m.conv_output_size(3, 3, padding=2, dilation=3)], rtol=0, atol=0)
+        k, s, size = draw.integer(2, 9), draw.integer(2, 9), draw.integer(10**3, 10**6)
+
+        def probe(m):
+            return (
+                m.conv_output_size(k, k, stride=s),
+                m.conv_output_size(3, 3, padding=2, dilation=3),
+                m.conv_output_size(size, k, stride=s),
+            )
+
+        agree(probe, rtol=0, atol=0)
 
     def test_huge_ints_are_exact(self, agree, draw):
         """Far beyond 2**53, where floats have gaps."""
@@ -106,20 +114,21 @@ class TestConvOutputSize:
     @pytest.mark.parametrize("stride", [1, 2, 7])
     def test_a_kernel_that_fits_nowhere_raises(self, agree, draw, stride):
         """A kernel longer than the padded input is a ValueError, also by a single entry and at every stride."""
-        size = draw.integer(3, 9)
+        size, large = draw.integer(3, 9), draw.integer(10**3, 10**6)
 
         def probe(m):
             bad = [{"kernel_size": size + 1}, {"kernel_size": size + 4, "padding": 1}, {"kernel_size": 2, "dilation": size}]
             return (
                 [raised(ValueError, lambda b=b: m.conv_output_size(size, stride=stride, **b)) for b in bad],
                 m.conv_output_size(size, size + 2, padding=2, stride=stride),
+                m.conv_output_size(large, size, stride=stride),
             )
 
         agree(probe, rtol=0, atol=0)
 
     def test_nonsense_raises(self, agree, draw):
         """Sizes, kernels, strides and dilations below 1, and padding below 0, are a ValueError."""
-        size = draw.integer(9, 30)
+        size = draw.integer(9, 10**6)
 
         def probe(m):
             bad = [{"kernel_size": 0}, {"stride": 0}, {"stride": -1}, {"dilation": 0}, {"padding": -1}, {"size": 0, "padding": 5}]
@@ -379,6 +388,7 @@ class TestBatchNorm2d:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     def test_buffers_stay_outside_of_the_graph(self, agree, draw):
         """After training steps, each with a backward of its own, no buffer carries a graph."""
         x = draw.normal(3, 4, 5, 2, 3, dtype=F64)
@@ -459,7 +469,7 @@ class TestResidualBlock:
     @pytest.mark.parametrize(("outputs", "stride"), [(5, 1), (5, 2), (7, 1)])
     def test_names_and_shapes(self, agree, draw, outputs, stride):
         """The state_dict has the stated names; only what changes shape or channels has a shortcut with weights."""
-        more = draw.integer(0, 3)
+        more = draw.integer(0, 50)
 
         def probe(m):
             block = m.ResidualBlock(5 + more, outputs + more, stride=stride)
@@ -526,6 +536,11 @@ def digit_scores(state, images):
     return nn.functional.linear(h, state["fc3.weight"], state["fc3.bias"])
 
 
+def drawn_start(draw, size):
+    """Float32 weights that a LeNet can start from: answers that another run was given don't begin with them."""
+    return {name: value.float() for name, value in drawn_state(draw, lenet_shapes(size)).items()}
+
+
 @task("LeNet")
 class TestLeNet:
     def test_scores_of_digits(self, agree, draw):
@@ -581,7 +596,7 @@ class TestLeNet:
 
     def test_too_small_images_raise(self, agree, draw):
         """Three rows or columns are pooled to nothing: a ValueError."""
-        classes = draw.integer(2, 9)
+        classes = draw.integer(2, 99)
 
         def probe(m):
             endings = [raised(ValueError, lambda s=s: m.LeNet(s)) for s in [(3, 8), (8, 3), (1, 1)]]
@@ -608,22 +623,25 @@ class TestLeNet:
     def test_fit_starts_from_the_weights_and_the_seed(self, student, draw, digits):
         """Same weights and seed, same result; other weights or another seed, another one. (On 66 images.)"""
         images, labels, *_ = digits.split(draw)
-        images, labels, seed, start = images[:66], labels[:66], draw.seed(), draw.seed()
-        size = tuple(images.shape[2:])
+        images, labels, seed, size = images[:66], labels[:66], draw.seed(), tuple(images.shape[2:])
+        start, other = drawn_start(draw, size), drawn_start(draw, size)
 
         def probe(m):
-            states = []
-            for before, shuffle, noise in [(start, seed, 1), (start, seed, 2), (start, seed + 1, 1), (start + 1, seed, 1)]:
-                torch.manual_seed(before)
+            states, before = [], []
+            for weights, shuffle, noise in [(start, seed, 1), (start, seed, 2), (start, seed + 1, 1), (other, seed, 1)]:
                 model = m.LeNet(size)
+                model.load_state_dict(weights)
+                before.append(state_of(model))
                 torch.manual_seed(noise)
                 model.fit(images, labels, seed=shuffle)
                 states.append(state_of(model))
-            return states
+            return before, states
 
-        first, again, other_seed, other_start = student(probe)
-        for state in first, again, other_seed, other_start:
+        before, (first, again, other_seed, other_start) = student(probe)
+        for state in *before, first, again, other_seed, other_start:
             digit_scores(state, images)
+        for state, loaded_state in zip(before, [start, start, start, other], strict=True):
+            assert all(torch.equal(state[name], loaded_state[name]) for name in state), "load_state_dict must set the network's weights."
 
         def largest_difference(other):
             return max((first[name] - other[name]).abs().max().item() for name in first)
@@ -636,9 +654,11 @@ class TestLeNet:
         """All parameters have new values afterwards, and are the same tensors as before. (On 64 images.)"""
         images, labels, *_ = digits.split(draw)
         images, labels, seed, size = images[:64], labels[:64], draw.seed(), tuple(images.shape[2:])
+        start = drawn_start(draw, size)
 
         def probe(m):
             model = m.LeNet(size)
+            model.load_state_dict(start)
             parameters = dict(model.named_parameters())
             before = state_of(model)
             model.fit(images, labels, seed=seed)
@@ -647,6 +667,7 @@ class TestLeNet:
         before, held, after = student(probe)
         for state in before, after:
             digit_scores(state, images)
+        assert all(torch.equal(before[name], start[name]) for name in start), "load_state_dict must set the network's weights."
         moved = all((after[name] - before[name]).abs().max() > 1e-4 for name in after)
         assert moved, "Every parameter must have been trained: at least one is as it was before."
         assert held.keys() == after.keys() and all(torch.equal(held[name], after[name]) for name in after), (
@@ -737,6 +758,7 @@ class TestFoldBatchnorm:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @measured("flags")
     def test_norm_in_training_mode(self, agree, draw):
         """The running statistics are folded in training mode too, and neither they nor the mode change."""
         w, _, x, state = drawn_pair(draw)
@@ -747,6 +769,7 @@ class TestFoldBatchnorm:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("object identity")
     def test_originals_stay_as_they_are(self, agree, draw):
         """Both layers keep their values, also when the folded weights are overwritten later."""
         w, b, x, state = (
@@ -771,6 +794,7 @@ class TestFoldBatchnorm:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     def test_weights_are_parameters_without_history(self, agree, draw):
         """They are leaves that require gradients; a backward through the result reaches them and not the originals."""
         w, _, x, state = drawn_pair(draw)
@@ -885,7 +909,7 @@ class TestDepthwiseSeparable:
 
     def test_impossible_multiplier_raises(self, agree, draw):
         """0 and -1 are a ValueError."""
-        channels = draw.integer(2, 9)
+        channels = draw.integer(2, 99)
 
         def probe(m):
             endings = [raised(ValueError, lambda k=k: m.depthwise_separable(3, 5, 3, multiplier=k)) for k in (0, -1)]
@@ -1015,7 +1039,7 @@ class TestReceptiveField:
 
     def test_no_layers(self, agree, draw):
         """Without layers an output is an entry of the input."""
-        k = draw.integer(2, 9)
+        k = draw.integer(2, 10**6)
         agree(lambda m: [m.receptive_field([]), m.receptive_field(()), m.receptive_field([(k, 2, 1)])], rtol=0, atol=0)
 
     def test_tuples_and_lists(self, agree, draw):
@@ -1030,7 +1054,7 @@ class TestReceptiveField:
 
     def test_nonsense_raises(self, agree, draw):
         """A kernel size, stride or dilation below 1 is a ValueError, in the last layer too."""
-        k = draw.integer(2, 9)
+        k = draw.integer(2, 10**6)
 
         def probe(m):
             bad = [(0, 1, 1), (3, 0, 1), (3, 1, 0), (-1, 1, 1), (1, 1, -2)]
@@ -1074,9 +1098,10 @@ def modes_of(model):
 
 @task("replace_head")
 class TestReplaceHead:
+    @measured("flags")
     def test_only_the_head_is_trainable(self, agree, draw):
         """A new head of the right shape, with a bias, and nothing else that requires gradients."""
-        state, classes = small_state(draw), draw.integer(2, 9)
+        state, classes = small_state(draw), draw.integer(2, 99)
 
         def probe(m):
             model = m.replace_head(small_net(state), classes)
@@ -1084,6 +1109,7 @@ class TestReplaceHead:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("object identity")
     def test_the_backbone_keeps_its_values(self, agree, draw):
         """All other parameters and buffers are what they were, under the same names; the model is changed in place."""
         state, classes = small_state(draw), draw.integer(2, 9)
@@ -1109,6 +1135,7 @@ class TestReplaceHead:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
     def test_batch_norms_stay_in_eval_mode(self, agree, draw):
         """train() switches all but the batch norms, and eval() all, each as often as one likes."""
         state, classes = small_state(draw), draw.integer(2, 9)
@@ -1123,10 +1150,11 @@ class TestReplaceHead:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     @pytest.mark.parametrize("training", [True, False])
     def test_the_call_keeps_other_modes(self, agree, draw, training):
         """Right after the call, batch norms are in eval mode, and everything else is in the mode of before."""
-        state, classes = small_state(draw), draw.integer(2, 9)
+        state, classes = small_state(draw), draw.integer(2, 99)
 
         def probe(m):
             model = m.replace_head(small_net(state).train(training), classes)
@@ -1169,15 +1197,16 @@ class TestReplaceHead:
 
     def test_fresh_weights(self, student, draw):
         """The new head has torch's initial weights: random, and within 1 / √inputs."""
-        state = small_state(draw)
+        state, classes = small_state(draw), draw.integer(50, 150)
 
         def probe(m):
-            heads = [m.replace_head(small_net(state), 50).fc for _ in range(2)]
+            heads = [m.replace_head(small_net(state), classes).fc for _ in range(2)]
             return [(head.weight, head.bias) for head in heads]
 
         (weight, bias), (other, _) = student(probe)
         bound = 1 / math.sqrt(7)
-        assert weight.shape == (50, 7) and bias.shape == (50,), "The new head must have 50 outputs for 7 inputs, and a bias."
+        right = weight.shape == (classes, 7) and bias.shape == (classes,)
+        assert right, f"The new head must have {classes} outputs for 7 inputs, and a bias."
         for values in weight, bias:
             fresh = values.abs().max() <= bound and values.std() > bound / 4
             assert fresh, "The new head must have the weights that nn.Linear draws: uniform within 1 / √inputs."
@@ -1185,7 +1214,7 @@ class TestReplaceHead:
 
     def test_device_and_dtype(self, agree, draw):
         """The head is made where the old one was: on the meta device here, which holds no values, and in half precision."""
-        classes = draw.integer(2, 9)
+        classes = draw.integer(2, 99)
 
         def probe(m):
             model = m.replace_head(SmallNet().to(device="meta", dtype=torch.bfloat16), classes)
@@ -1193,6 +1222,7 @@ class TestReplaceHead:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
     def test_resnet18(self, agree, draw):
         """A resnet18 of torchvision: 512 inputs, twenty batch norms that stay as they are, features for images of 32×32."""
         x, start = draw.normal(2, 3, 32, 32), draw.normal(4999)
@@ -1219,9 +1249,10 @@ class TestReplaceHead:
 
         agree(probe, rtol=1e-3, atol=1e-3)
 
+    @measured("flags")
     def test_impossible_number_of_classes_raises(self, agree, draw):
         """0 and -1 are a ValueError that leaves the model alone."""
-        state, classes = small_state(draw), draw.integer(2, 9)
+        state, classes = small_state(draw), draw.integer(2, 99)
 
         def probe(m):
             model = small_net(state)

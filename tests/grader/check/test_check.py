@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def report_of(zygote, monkeypatch):
-    """`report_of(root)`: what the gate finds, graded in this process; the public tests are run only where the way concerns them."""
+    """`report_of(root)`: what the gate finds, graded in this process; public tests and replays are run only where the way concerns them."""
 
-    def run(root, *, public: bool) -> dict:
+    def run(root, *, public: bool, replay: bool) -> dict:
         course = Course.read(root)
         engine = Engine(course, zygote)
 
@@ -33,6 +33,8 @@ def report_of(zygote, monkeypatch):
         monkeypatch.setattr(grader.check.gate, "grade_units", grade_here)
         if not public:
             monkeypatch.setattr(grader.check.gate, "public_problems", lambda course, modules: [])
+        if not replay:
+            monkeypatch.setattr(grader.check.gate, "evidence_of", lambda course, modules, seed: ([], []))
         try:
             found = grader.check.gate.check(
                 course, course.modules, seeds=1, jobs=1, seed=1, layers=zygote.layers, on_progress=lambda done, total, what: None
@@ -78,7 +80,32 @@ def test_slack(student, draw):
     x = draw.normal(1)
     student(lambda m: m.double(x))
 '''
+CONSTANT = '''
+
+@task("double")
+def test_of_three(agree):
+    """Twice three is six."""
+    agree(lambda m: m.double(torch.tensor([3.0])), rtol=0, atol=0)
+'''
+LISTENER = '''
+
+@task("Counter")
+def test_is_itself(agree, draw):
+    """A counter is an object."""
+    n = draw.integer(1, 999)
+
+    def probe(m):
+        counter = m.Counter(n)
+        return counter is counter, counter.add(n)
+
+    agree(probe, rtol=0, atol=0)
+'''
 WAYS = {
+    "a test that earns without work": ((H, None, "+" + CONSTANT), "mini: test_of_three (0.40 points) has the same answer under every seed"),
+    "a measurement without a mark": (
+        (H, None, "+" + LISTENER),
+        "test_is_itself measures the student's process: mark it @measured('object identity')",
+    ),
     "a misconception that is right": (
         (M, "return x * x", "if len(x) == 0:\n        raise ValueError\n    return x + x"),
         "mini.double.squares",
@@ -156,7 +183,7 @@ def test_a_broken_course_is_noticed(tmp_path, report_of, way):
     else:
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new, 1))
-    report = report_of(root, public=name == P)
+    report = report_of(root, public=name == P, replay=new == "+" + CONSTANT)
     assert any(sentence in text for text in report["problems"] + report["survived"]), "\n".join(report["problems"] + report["survived"])
 
 

@@ -148,7 +148,7 @@ HANGS = {
 @pytest.mark.parametrize("how", HANGS)
 def test_a_test_that_hangs_on_the_trusted_side_is_the_graders_fault(tmp_path, zygote, monkeypatch, how):
     """It ends, and the tests behind it run."""
-    monkeypatch.setattr(grader.grading.engine, "_TRUSTED_SECONDS", 0.5)
+    monkeypatch.setattr(grader.grading.engine, "TRUSTED_SECONDS", 0.5)
     root = mini_course(tmp_path)
     hangs = f'@task("double")\ndef test_hangs(draw, student):\n    """Never ends."""\n    student(lambda m: 1)\n{HANGS[how]}\n\n'
     suite = HIDDEN.replace('@task("double", weight=2)', f'{hangs}@task("double", weight=2)')
