@@ -136,7 +136,8 @@ def test_hidden_folders_are_removed(a_zygote: ZygoteHandle) -> None:
     """Also those that may not be read, written or entered."""
     with WorkerHandle(a_zygote, LIMITS) as worker:
         worker.load("hostile", HOSTILE, [], [])
-        worker.call(freeze(lambda m: m.hide()), 0, (), LIMITS)
+        with contextlib.suppress(Ended):  # where the grader counts files itself, as an ordinary user, it can't look inside
+            worker.call(freeze(lambda m: m.hide()), 0, (), LIMITS)
     assert not list(Path(a_zygote.home).glob("worker-*"))
 
 
