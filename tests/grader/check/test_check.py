@@ -132,7 +132,7 @@ WAYS = {
     ),
     "a public suite that does not parse": ((P, None, "def test_double(:"), "tests/public/test_mini.py"),
     "a test that uses another task": ((H, None, "+" + USES), "the tests of Counter use another task"),
-    "a slack test": ((H, None, "+" + SLACK), "an answer that returns None passes test_slack"),
+    "a slack test": ((H, None, "+" + SLACK), "an answer that returns zeros passes test_slack"),
     "two misconceptions": ((M, '@misconception("double", "Halves.")\n', ""), "double has 2 misconceptions, and needs 3"),
     "a misconception without a reason": ((M, '"Halves."', '" "'), "halves does not say why"),
     "a misconception of no task": ((M, '@misconception("double", "Halves.")', '@misconception("triple", "Halves.")'), "which is no task"),

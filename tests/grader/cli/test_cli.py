@@ -44,6 +44,7 @@ def test_a_full_disk_is_said_and_costs_nothing(root):
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # or else it would leave cut files in the cache
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
     )
     assert (full.returncode, "Traceback" in full.stderr) == (3, False), full.stderr
