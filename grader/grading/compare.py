@@ -46,7 +46,8 @@ def outside(got: Any, lowest: int, highest: int, at: str = "") -> str | None:
             pairs = [(value, f"{at}[{i}]") for i, value in enumerate(got)]
         case torch.Tensor() if got.numel() and not (got.is_floating_point() or got.is_complex() or got.dtype is torch.bool):
             pairs = []
-            least, most = got.min().item(), got.max().item()
+            numbers = got.to(torch.int64)  # torch has no smallest of unsigned ones; too large a one comes out negative
+            least, most = numbers.min().item(), numbers.max().item()
             if least < lowest or most > highest:
                 return f"values: {least if least < lowest else most} is not within {lowest} to {highest}" + (f" in {at}" if at else "")
         case int() if not isinstance(got, bool) and not lowest <= got <= highest:

@@ -69,8 +69,13 @@ def _first_use(scan: _Scan, task: str, bans: Iterable[str], cells: Sequence[int]
         for name, line in scan.uses[node]:
             if leaf(name) in wanted and name.split(".")[0] == "torch":
                 return f"{wanted[leaf(name)]}, {place_of(line, cells)}"
-            if name.startswith(_PRIVATE):
+            if name.startswith(_PRIVATE) or name in _HUNTS:
                 return f"{name}, {place_of(line, cells)}"
+    for node in scan.statements:
+        if not isinstance(node, _DEFINITIONS):  # it runs when the module is loaded, whoever uses what it binds
+            for name, line in scan.uses[node]:
+                if name in _HUNTS:
+                    return f"{name}, {place_of(line, cells)}"
     return None
 
 
@@ -105,14 +110,24 @@ def _aliases(parts: Iterable[ast.AST]) -> dict[str, str]:
 
 _PRIVATE = (
     *("torch._refs", "torch._decomp", "torch._prims", "torch._C", "torch.library"),
-    *("sys.modules", "sys._getframe", "sys._current_frames", "gc.get_objects", "gc.get_referrers", "gc.get_referents", "grader."),
+    *("sys.modules", "grader."),
 )
 """Where torch keeps second copies of its operators, and ways to the harness. No honest answer to a task with bans needs them."""
+_INNARDS = frozenset(("__closure__", "cell_contents", "tb_frame", "f_back", "f_locals", "f_globals", "gi_frame", "cr_frame"))
+"""Attributes that lead from any function or error to the harness."""
+_HUNTS = _INNARDS | {
+    *("sys._getframe", "sys._current_frames", "gc.get_objects", "gc.get_referrers", "gc.get_referents"),
+    *("inspect.stack", "inspect.currentframe", "inspect.trace", "inspect.getclosurevars"),
+}
+"""What finds the harness in memory."""
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 _LONGEST_NAME = 12
 
 
 def _dotted(node: ast.AST, aliases: dict[str, str]) -> str | None:
     """The full name that an expression spells, including `getattr` with a literal; None if it can't be a name of torch's."""
+    if isinstance(node, ast.Attribute) and node.attr in _INNARDS:
+        return node.attr
     parts: list[str] = []
     while isinstance(node, ast.Attribute) and len(parts) < _LONGEST_NAME:
         parts.append(node.attr)

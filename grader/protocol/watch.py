@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -55,15 +56,19 @@ def operators() -> dict[str, list[str]]:
     return found
 
 
-def _notebook(hits: list[str], active: Mapping[str, str], excused: threading.local) -> Callable[[str], None]:
-    def note(name: str) -> None:
-        """Record a call of the operation with this `leaf`. Raises: BannedCall if it is forbidden now."""
+_Check = Callable[[str], None]
+
+
+def _check(active: Mapping[str, str], record: Callable[[str], None], excused: threading.local) -> _Check:
+    """A new function for each call. It raises BannedCall if the operation with this `leaf` is forbidden now, and records that."""
+
+    def check(name: str) -> None:
         ban = active.get(name)  # between probes, nothing is: the harness itself may use the operator
         if ban is not None and name != getattr(excused, "name", None):
-            hits.append(ban)
+            record(ban)
             raise BannedCall(f"{ban} is not allowed in this task")
 
-    return note
+    return check
 
 
 @functools.cache
@@ -85,8 +90,8 @@ class _Kernel:
     """Takes the dispatch keys, then the operator's arguments."""
 
 
-_WAYS_AROUND = ("torch.Tensor.to_mkldnn", "torch._ops.OpOverload.decompose")
-"""Forbidden wherever anything is: a layout at whose dispatch key no kernel can be replaced, and an operator's parts without itself."""
+_WAYS_AROUND = ("torch.Tensor.to_mkldnn",)
+"""Forbidden wherever anything is: a layout at whose dispatch key no kernel can be replaced."""
 _SECOND_COPIES = (
     *("torch._refs", "torch._refs.nn.functional", "torch._refs.special", "torch._refs.linalg"),
     *("torch._decomp.decompositions", "torch._prims"),
@@ -115,21 +120,21 @@ def _kernels(name: str) -> list[_Kernel]:
 class Watch:
     """Notes forbidden calls while a probe runs, and stops them.
 
-    Made before the student's module is loaded, so that the names it imports are watched ones. What the replaced functions call is in
-    their closures, and in no attribute that a line of the student's could set.
+    Made before the student's module is loaded, so that the names it imports are watched ones. Each replaced function makes the check
+    itself, on a view that can't be written: whoever gets hold of one changes no other.
     """
 
     def __init__(self, bans: Iterable[str]) -> None:
         self.hits: list[str] = []
         self._active: dict[str, str] = {}
         self._excused = threading.local()
-        self._note = _notebook(self.hits, self._active, self._excused)
         self._bans: tuple[str, ...] = ()
         self._libraries: dict[str, torch.library.Library] = {}
         bans = (*bans, *_WAYS_AROUND)
         prepare(bans)  # kernels are not given out any more once a student's module is loaded
         for ban in bans:
             self._replace(ban)
+        self._replace_decompose()
 
     @contextmanager
     def over(self, bans: Iterable[str]) -> Iterator[None]:
@@ -147,6 +152,9 @@ class Watch:
             yield
         finally:
             self._active.clear()
+
+    def _new_check(self) -> _Check:
+        return _check(MappingProxyType(self._active), self.hits.append, self._excused)
 
     # ---- operators, at the dispatcher
 
@@ -172,10 +180,10 @@ class Watch:
         registry.impl(rest, replaced.key, kernel, True)
 
     def _noting_kernel(self, kernel: Callable[..., Any], name: str) -> Callable[..., Any]:
-        note = self._note
+        check = self._new_check()
 
         def noting(keys: torch.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-            note(name)
+            check(name)
             return kernel(keys, *args, **kwargs)
 
         return noting
@@ -211,6 +219,16 @@ class Watch:
         elif inspect.isbuiltin(target) and leaf(ban) not in operators():
             setattr(parent, name, self._noting_factory(target, name))
 
+    def _replace_decompose(self) -> None:
+        """A forbidden operator can't be run as its parts either; torch's own modes take apart others."""
+        check, original = self._new_check(), torch._ops.OpOverload.decompose
+
+        def decompose(operator: Any, *args: Any, **kwargs: Any) -> Any:
+            check(leaf(operator._schema.name))
+            return original(operator, *args, **kwargs)
+
+        setattr(torch._ops.OpOverload, "decompose", decompose)  # noqa: B010
+
     def _replace_copies(self, name: str) -> None:
         for home in _SECOND_COPIES:
             space = vars(importlib.import_module(home))
@@ -228,11 +246,11 @@ class Watch:
         return wrapped
 
     def _noting(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        last, note = leaf(name), self._note
+        last, check = leaf(name), self._new_check()
 
         @functools.wraps(function)
         def noting(*args: Any, **kwargs: Any) -> Any:
-            note(last)
+            check(last)
             return function(*args, **kwargs)
 
         del noting.__wrapped__  # the way around

@@ -207,7 +207,13 @@ def _limit_memory() -> None:
 
 
 def _git_command(repository: _Repository, *arguments: str) -> tuple[list[str], dict[str, str]]:
-    settings = ("core.fsmonitor=false", "safe.directory=*", "core.hooksPath=/dev/null", "core.bigFileThreshold=1m")
+    settings = (
+        "core.fsmonitor=false",
+        "core.multiPackIndex=false",
+        "safe.directory=*",
+        "core.hooksPath=/dev/null",
+        "core.bigFileThreshold=1m",
+    )
     command = ["git", f"--git-dir={repository.git}", *(part for setting in settings for part in ("-c", setting)), *arguments]
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),

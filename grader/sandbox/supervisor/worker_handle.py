@@ -98,7 +98,7 @@ class WorkerHandle:
         )
         match reply:
             case Loaded(kinds):
-                return {task: kinds.get(task, "missing") for task in tasks}
+                return {task: one_line(kinds.get(task, "missing"), 60) for task in tasks}
             case Raised():
                 raise Ended(self._raised(reply, f"{module}.py does not run: "))
         raise self._malformed()
@@ -125,6 +125,7 @@ class WorkerHandle:
         self._signal(signal.SIGCONT)
         answer = self._converse(request, block, limits, doing)
         self._signal(signal.SIGSTOP)
+        self._look_at_threads(limits)  # an answer within a tick has been looked at by nobody
         self._look_at_files(limits)
         return answer
 
@@ -196,9 +197,12 @@ class WorkerHandle:
         """Enforce the limits that can only be checked from outside. Raises: Ended."""
         if reason := clock.exceeded():
             raise self._killed(Outcome(Status.TIMED_OUT, f"ran out of time: {doing} took more than {reason}."))
+        self._look_at_threads(limits)
+        self._look_at_files(limits)
+
+    def _look_at_threads(self, limits: Limits) -> None:
         if _threads(self._pid) > limits.threads:
             raise self._killed(Outcome(Status.ERROR, f"started more than {limits.threads} threads."))
-        self._look_at_files(limits)
 
     def _look_at_files(self, limits: Limits) -> None:
         """Where the kernel does not limit them. Raises: Ended."""

@@ -162,7 +162,8 @@ class ZygoteHandle:
         self._order(Fork(permissions, self.layers), channel, output)
         answer = self._answer(Forked)
         if answer.problem:
-            self.reap(answer.pid)
+            if answer.pid:
+                self.reap(answer.pid)
             raise ZygoteError(f"a worker could not be confined: {one_line(answer.problem, 300)}")
         return answer.pid
 

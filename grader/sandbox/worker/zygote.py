@@ -114,7 +114,13 @@ class _Desk:
 
     def _fork(self, order: Fork, channel: int, output: int, *, control: socket.socket) -> None:
         report, theirs = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes or too little memory: one worker's trouble, not everybody's
+            for descriptor in (channel, output, report, theirs):
+                os.close(descriptor)
+            _answer(control, Forked(0, f"no process for it: {error.strerror}"))
+            return
         if pid == 0:
             _become_worker(order, channel, output, theirs)
         for descriptor in (channel, output, theirs):

@@ -415,3 +415,33 @@ torch.empty = spy
     tasks = tasks_of(grade_source(f"{spy}\n\n{DOUBLE}\n\n{COUNTER}"))
     assert tasks["double"].status is Status.BANNED
     assert tasks["double"].score == 0
+
+
+def test_threads_are_counted_after_each_answer(grade_source):
+    """A worker that answers before anybody looks can't collect threads over its answers."""
+    text = f"""
+import _thread, threading, time, torch
+threading.stack_size(1 << 15)
+LOCK = _thread.allocate_lock()
+LOCK.acquire()
+
+def double(x):
+    for _ in range(20):
+        _thread.start_new_thread(LOCK.acquire, ())
+    return x + x
+
+
+{COUNTER}"""
+    tasks = tasks_of(grade_source(text))
+    assert "started more than 4 threads." in [test.message for test in tasks["double"].tests]
+    assert tasks["Counter"].score == 3
+
+
+def test_the_name_of_a_class_is_a_string_from_a_student(grade_source):
+    """It is capped, and without control characters."""
+    name = "A\\x1b[2J\\x07" + "A" * 5000
+    double, _ = grade_source(f"double = type('{name}', (), {{}})()\n\n\n{COUNTER}").tasks
+    for test in double.tests:
+        assert test.message.startswith("double has to be a function, but it is a A")
+        assert len(test.message) < 200
+        assert test.message.isprintable()

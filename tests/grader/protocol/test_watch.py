@@ -3,13 +3,15 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.flop_counter import FlopCounterMode
 
 from grader.course.manifest import Course
 from grader.protocol.watch import BannedCall, Watch, leaf, operators
@@ -163,6 +165,27 @@ def test_nothing_is_left_of_it(watch: Watch, then: str) -> None:
         with watch.over(("torch.cdist",)):
             pass
     assert values() == expected
+
+
+def test_whoever_gets_hold_of_a_check_changes_no_other(watch: Watch) -> None:
+    """The functions that a student can reach hold views, and checks of their own."""
+    wrapper = torch._ops.OpOverload.decompose
+    for cell in wrapper.__closure__ or ():
+        for inner in getattr(cell.cell_contents, "__closure__", None) or ():
+            if isinstance(inner.cell_contents, Mapping):
+                assert not hasattr(inner.cell_contents, "clear")
+                inner.cell_contents = {}
+    with watch.over(BANS), pytest.raises(BannedCall):
+        torch.softmax(X, -1)
+
+
+def test_operators_that_are_allowed_can_be_taken_apart(watch: Watch) -> None:
+    """Torch's own modes do so: one counts operations, one computes shapes only."""
+    with watch.over(BANS):
+        with FlopCounterMode(display=False), FakeTensorMode():
+            torch.matmul(torch.ones(2, 3), torch.ones(3, 4))
+        with pytest.raises(BannedCall):
+            torch.ops.aten.softmax.int.decompose(X, -1)
 
 
 def test_only_forbidden_operators_have_other_kernels(watch: Watch) -> None:

@@ -310,3 +310,25 @@ def test_a_ref_that_one_of_several_lacks(repository, neighbour, course):
     assert "has no commit, branch or tag of this name" in submissions[1].sources["mini"].problem
     with pytest.raises(BadInput, match="has no commit, branch or tag called"):
         find_submissions([Path(f"{neighbour}@first"), Path(f"{neighbour}@second")], course)
+
+
+def test_an_index_over_packs_leads_nowhere(repository, neighbour, course):
+    """Its names of packs may hold `../`, so git reads none."""
+    git(neighbour, "repack", "-adq")
+    git(neighbour, "multi-pack-index", "write")
+    packs = neighbour / ".git" / "objects" / "pack"
+    (index,) = packs.glob("*.idx")
+    path = b"../../../../neighbour/.git/objects/pack/pack-.idx"
+    assert len(path) == len(index.name)
+    lying = (packs / "multi-pack-index").read_bytes().replace(index.name.encode(), path)
+    (packs / "multi-pack-index").unlink()
+    for suffix in (".pack", ".idx"):
+        index.with_suffix(suffix).rename(packs / f"pack-{suffix}")
+    ben = empty_repository(repository.parent / "ben", neighbour)
+    (ben / "objects" / "pack" / "multi-pack-index").write_bytes(lying)
+    assert SECRET.strip() in git(ben.parent, "show", "main:mini.py")
+    submissions, _ = find_submissions([Path(f"{ben.parent}@main"), Path(f"{repository}@first")], course)
+    source = submissions[0].sources["mini"]
+    assert source.text == ""
+    assert source.problem
+    assert submissions[1].sources["mini"].text == TEXT
