@@ -15,10 +15,11 @@ REPLAY_LIMIT = 0.005
 """The share of a module's points that replayed answers may earn."""
 
 _ATTRIBUTES = {
-    "memory": "data_ptr untyped_storage storage memory_allocated max_memory_allocated _version",
-    "views": "stride is_contiguous storage_offset _base _is_view is_pinned",
-    "flags": "requires_grad is_leaf grad_fn training is_grad_enabled is_inference_mode_enabled is_inference is_autocast_enabled "
-    "get_autocast_dtype get_default_dtype",
+    "memory": "data_ptr untyped_storage storage memory_allocated max_memory_allocated _version _cdata getrefcount",
+    "views": "stride is_contiguous storage_offset _base _is_view is_pinned is_set_to is_shared",
+    "time": "perf_counter monotonic process_time",
+    "flags": "requires_grad retains_grad is_leaf grad_fn training is_grad_enabled is_inference_mode_enabled is_inference "
+    "is_autocast_enabled get_autocast_dtype get_default_dtype",
     "hooks": "_forward_hooks _forward_pre_hooks _backward_hooks saved_tensors_hooks register_hook "
     "register_forward_hook register_forward_pre_hook register_full_backward_hook "
     "register_full_backward_pre_hook register_module_forward_hook register_post_accumulate_grad_hook register_multi_grad_hook",
