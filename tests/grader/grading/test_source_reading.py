@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,13 +22,11 @@ ROOM = MAX_SOURCE_BYTES - len(RIGHT) - 10
 FIELDS = f'x = f"{"{a}" * (ROOM // 3 - 5)}"'
 BANS = {"double": ("torch.softmax",)}
 
-SLOW, LARGE = ReadingLimits(cpu_seconds=0.02), ReadingLimits(memory_mib=16)
+SLOW = ReadingLimits(cpu_seconds=0.02)
 TOO_LONG, TOO_COMPLEX, DOES_NOT_RUN = "takes too long to read", "nested too deep, or takes too much memory", "does not run: SyntaxError"
 HOSTILE = {
     "fields of an f-string": (FIELDS, SLOW, TOO_LONG),
     "f-strings in f-strings": ("x = 1\n" + """f'''{f"{f'{1}'}"}'''\n""" * (ROOM // 21), SLOW, TOO_LONG),
-    "names": ("a;" * (ROOM // 2), LARGE, TOO_COMPLEX),
-    "lambdas beside one another": (f"x = [{'lambda:0,' * (ROOM // 9)}]", LARGE, TOO_COMPLEX),
     "lambdas in lambdas": (f"x = {'lambda:' * (ROOM // 7)}1", ReadingLimits(), TOO_COMPLEX),
     "minus": (f"x = {'-' * (ROOM - 5)}1", ReadingLimits(), TOO_COMPLEX),
     "not": (f"x = {'not ' * (ROOM // 4 - 5)}1", ReadingLimits(), TOO_COMPLEX),
@@ -69,6 +69,26 @@ def test_ordinary_code_of_the_largest_size_is_read():
     source = (RIGHT * (MAX_SOURCE_BYTES // len(RIGHT))) + "\ndef triple(x):\n    return torch.softmax(x, 0)\n"
     assert read_uses(source, {"triple": ("torch.softmax",)}, (), ReadingLimits())["triple"].startswith("torch.softmax, line ")
     assert _children() == before
+
+
+LARGE = {"names": "a;" * (ROOM // 2), "lambdas beside one another": f"x = [{'lambda:0,' * (ROOM // 9)}]"}
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_a_source_that_takes_much_memory_is_an_error(tmp_path, what):
+    """In a fresh process: one that has run for long has memory to give that counts for nobody."""
+    (tmp_path / "source.txt").write_text(LARGE[what])
+    program = f"""
+import sys
+from grader.grading.source_reading import NotReadable, ReadingLimits, read_uses
+source = open({str(tmp_path / "source.txt")!r}).read()
+try:
+    print(read_uses(source, {BANS!r}, (), ReadingLimits(memory_mib=16)))
+except NotReadable as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert TOO_COMPLEX in done.stdout
 
 
 def _children() -> list[str]:
