@@ -129,7 +129,9 @@ def _tests(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef, ast.ClassDe
             case ast.FunctionDef(name=name) if name.startswith("test_"):
                 yield "", node, None
             case ast.ClassDef(name=name):
-                yield from ((f"{name}::", part, node) for part in node.body if isinstance(part, ast.FunctionDef) and "test_" in part.name)
+                yield from (
+                    (f"{name}::", part, node) for part in node.body if isinstance(part, ast.FunctionDef) and part.name.startswith("test_")
+                )
 
 
 def _is_marked(node: ast.FunctionDef | ast.ClassDef) -> bool:

@@ -107,11 +107,11 @@ def grade(
 
 @contextlib.contextmanager
 def _own_files(out: Path) -> Iterator[None]:
-    """Say what to do where the grader's own files can't be written, such as on a full disk."""
+    """Say what to do where the grader can't use its own files, such as on a full disk."""
     try:
         yield
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
-        sentence = f"The grader can't write its files: {error.strerror or error}{place}. "
-        what_to_do = f"What is finished is kept in {out}. Make room, and the same command goes on from there."
+        sentence = f"The grader can't use its own files: {error.strerror or error}{place}. "
+        what_to_do = f"What is finished is kept in {out}. Mend this, for example by making room, and the same command goes on from there."
         raise stop(sentence + what_to_do, EXIT_GRADER_FAILED) from None

@@ -14,12 +14,7 @@ from grader.course.definitions import defined_by, needed_for
 from grader.protocol.cells import cells_of, parse_cell, place_of
 from grader.protocol.watch import leaf
 
-__all__ = ["in_source", "uses_in"]
-
-
-def in_source(source: str, task: str, bans: Iterable[str], cells: tuple[int, ...] = ()) -> str | None:
-    """Find the first use of a banned name in one task, as `uses_in` does."""
-    return uses_in(source, {task: tuple(bans)}, cells).get(task)
+__all__ = ["uses_in"]
 
 
 def uses_in(source: str, bans: Mapping[str, Sequence[str]], cells: Sequence[int] = ()) -> dict[str, str]:

@@ -7,16 +7,14 @@ bounded by its length: 0.7 s and 60 MiB (benchmarks/parsing.py).
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
-from grader.base.processes import die_with_parent
+from grader.base.processes import die_with_parent, limit_memory
 from grader.grading.source_bans import uses_in
 
 __all__ = ["NotReadable", "ReadingLimits", "read_uses"]
@@ -111,7 +109,4 @@ def _limit(limits: ReadingLimits) -> None:
     for number in _ENDS:
         signal.signal(number, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
-    if sys.platform.startswith("linux"):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        bound = pages * resource.getpagesize() + (limits.memory_mib << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+    limit_memory(limits.memory_mib << 20)

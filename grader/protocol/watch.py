@@ -73,6 +73,7 @@ def _check(active: Mapping[str, str], record: Callable[[str], None], excused: th
 
 @functools.cache
 def _decompositions() -> dict[str, list[tuple[Any, Callable[..., Any]]]]:
+    """The operators that torch has in Python as well, each with that function, by their `leaf`."""
     found: dict[str, list[tuple[Any, Callable[..., Any]]]] = {}
     for operator, copy in decomposition_table.items():
         if isinstance(operator, torch._ops.OpOverload):
@@ -130,9 +131,9 @@ class Watch:
         self._excused = threading.local()
         self._bans: tuple[str, ...] = ()
         self._libraries: dict[str, torch.library.Library] = {}
-        bans = (*bans, *_WAYS_AROUND)
+        bans = tuple(bans)
         prepare(bans)  # kernels are not given out any more once a student's module is loaded
-        for ban in bans:
+        for ban in (*bans, *_WAYS_AROUND):
             self._replace(ban)
         self._replace_decompose()
 
@@ -214,8 +215,9 @@ class Watch:
             home = importlib.import_module(target.__module__)
             if getattr(home, name, None) is target:
                 setattr(home, name, wrapped)
-            if inspect.isfunction(old := getattr(parent, name.rstrip("_"), None)):  # nn.init.kaiming_normal holds kaiming_normal_
-                setattr(parent, name.rstrip("_"), self._noting(old, name))
+            old_name = name.removesuffix("_")  # nn.init.kaiming_normal holds kaiming_normal_ from before
+            if old_name != name and inspect.isfunction(old := getattr(parent, old_name, None)):
+                setattr(parent, old_name, self._noting(old, name))
         elif inspect.isbuiltin(target) and leaf(ban) not in operators():
             setattr(parent, name, self._noting_factory(target, name))
 

@@ -12,9 +12,8 @@ import traceback
 import warnings
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from pathlib import Path
 
-from grader.base.processes import die_with_parent
+from grader.base.processes import die_with_parent, limit_memory
 from grader.base.text import one_line
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
@@ -81,7 +80,7 @@ def _fork(control: Connection, connection: Connection, course: Course, zygote: Z
     status = 1
     try:
         die_with_parent()
-        _limit_memory()
+        limit_memory(_MEMORY_BYTES)
         control.close()
         _grade_all(connection, Engine(course, shared))
         status = 0
@@ -92,16 +91,6 @@ def _fork(control: Connection, connection: Connection, course: Course, zygote: Z
     finally:
         sys.stderr.flush()
         os._exit(status)
-
-
-def _limit_memory() -> None:
-    if sys.platform.startswith("linux"):
-        import resource
-
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limit = taken + _MEMORY_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _end(process: int) -> int:

@@ -27,7 +27,7 @@ from grader.course.manifest import Course
 from grader.protocol.confinement import Layers
 from grader.runner.references import refusal
 from grader.runner.store import Entry
-from grader.runner.units import ZYGOTE_GONE, Unit, apart, grading_fault, take, together, unjudged
+from grader.runner.units import ZYGOTE_GONE, Unit, apart, grading_fault, take, together
 from grader.sandbox.supervisor.zygote_handle import SETTINGS, ZygoteHandle
 from grader.submissions.sources import Source
 
@@ -103,8 +103,8 @@ class _Crew:
                     lost.append(job.unit)
                     if lost.count(job.unit) < _ATTEMPTS:
                         pending.append(job.unit)
-                        continue
-                    on_done(job.unit, grading_fault(job.unit.module, str(loss)))
+                    else:
+                        on_done(job.unit, grading_fault(job.unit.module, str(loss)))
                     continue
                 on_done(job.unit, entry)
                 if not job.ended and pending:
@@ -135,7 +135,7 @@ def _alone(server: "JobServer", unit: Unit) -> Entry:
         except Died:
             return grading_fault(unit.module, str(death))
         sentence = f"what came back can't be judged: {death} over it. Return values of the stated shape, size and range."
-        return unjudged(unit.module, sentence)
+        return grading_fault(unit.module, sentence, Status.ERROR)
 
 
 def _once(server: "JobServer", unit: Unit) -> Entry:

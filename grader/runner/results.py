@@ -128,14 +128,9 @@ def score_module(module: Module, tests: dict[str, list[TestResult]]) -> ModuleRe
     return ModuleResult(module.name, *_sums(tasks), tasks)
 
 
-def module_fault(module: Module, reason: str) -> ModuleResult:
-    """A module that the grader failed on: nothing earned, and every task says so."""
-    return score_module(module, {task.name: [_fault_test(reason)] for task in module.tasks})
-
-
-def module_error(module: Module, sentence: str) -> ModuleResult:
-    """A module whose answers can't be judged: nothing earned, and every task is the student's error."""
-    return score_module(module, {task.name: [TestResult("grader", Status.ERROR, 1.0, sentence)] for task in module.tasks})
+def module_fault(module: Module, reason: str, status: Status = Status.GRADER_ERROR) -> ModuleResult:
+    """A module that could not be graded: nothing earned, and every task has this status and says why."""
+    return score_module(module, {task.name: [_fault_test(reason, status)] for task in module.tasks})
 
 
 def joined(results: Sequence[ModuleResult]) -> ModuleResult:
@@ -191,8 +186,8 @@ def read_results(path: Path) -> Results:
     return results
 
 
-def _fault_test(reason: str) -> TestResult:
-    return TestResult("grader", Status.GRADER_ERROR, 1.0, reason)
+def _fault_test(reason: str, status: Status = Status.GRADER_ERROR) -> TestResult:
+    return TestResult("grader", status, 1.0, reason)
 
 
 def _score_task(name: str, points: float, tests: list[TestResult]) -> TaskResult:

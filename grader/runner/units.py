@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from grader.base.outcome import Status
 from grader.course.manifest import Module
-from grader.runner.results import ModuleTiming, joined, module_error, module_fault
+from grader.runner.results import ModuleTiming, joined, module_fault
 from grader.runner.store import Entry
 from grader.submissions.sources import Source, Submission
 
-__all__ = ["ZYGOTE_GONE", "Unit", "apart", "grading_fault", "take", "together", "units_of", "unjudged"]
+__all__ = ["ZYGOTE_GONE", "Unit", "apart", "grading_fault", "take", "together", "units_of"]
 
 ZYGOTE_GONE = 70
 """The exit status of a job whose zygote is gone. Its server ends then too, and the unit is tried again."""
@@ -67,11 +68,6 @@ def together(entries: Sequence[Entry]) -> Entry:
     return Entry(joined([entry.result for entry in entries]), timing)
 
 
-def unjudged(module: Module, sentence: str) -> Entry:
-    """The result of a unit whose answers can't be judged: the student's error."""
-    return Entry(module_error(module, sentence), ModuleTiming(0.0, 0.0, 0, {}))
-
-
-def grading_fault(module: Module, reason: str) -> Entry:
-    """The result of a unit on which the grader itself failed."""
-    return Entry(module_fault(module, reason), ModuleTiming(0.0, 0.0, 0, {}))
+def grading_fault(module: Module, reason: str, status: Status = Status.GRADER_ERROR) -> Entry:
+    """The result of a unit that could not be graded: the grader's fault, or with `Status.ERROR` that of what came back."""
+    return Entry(module_fault(module, reason, status), ModuleTiming(0.0, 0.0, 0, {}))

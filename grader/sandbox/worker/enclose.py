@@ -21,11 +21,11 @@ from grader.sandbox.worker.confine import ConfinementError, checked, libc, reada
 
 __all__ = ["MAX_FILES", "can_enclose", "enclose", "limit_scratch"]
 
-_NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x40000000 | 0x08000000 | 0x04000000  # user, mounts, network, System V IPC, host name
 MAX_FILES = 10_000
 """How many files and folders a worker's scratch folder may hold."""
 
 _NEW_MOUNTS = 0x00020000
+_NEW_NAMESPACES = _NEW_MOUNTS | 0x10000000 | 0x40000000 | 0x08000000 | 0x04000000  # and user, network, System V IPC, host name
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV = 0x1000, 0x4000, 0x40000, 0x2, 0x4
 _MNT_DETACH = 2
 _SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR = 155, 442

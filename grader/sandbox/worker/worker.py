@@ -48,9 +48,10 @@ def serve() -> None:
 
 def _hide_harness() -> None:
     """Take this code out of the reach of an import. It runs on; a probe still finds what it imports by name."""
-    for name in [name for name in sys.modules if name.startswith(_HIDDEN)]:
+    for name in _HIDDEN:
         parent, _, last = name.rpartition(".")
-        vars(sys.modules.get(parent, sys)).pop(last, None)
+        delattr(sys.modules[parent], last)
+    for name in [name for name in sys.modules if name.startswith(_HIDDEN)]:
         del sys.modules[name]
 
 

@@ -48,7 +48,7 @@ def test_a_full_disk_is_said_and_costs_nothing(root):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
     )
     assert (full.returncode, "Traceback" in full.stderr) == (3, False), full.stderr
-    assert "The grader can't write its files: File too large" in " ".join(full.stderr.split())
+    assert "The grader can't use its own files: File too large" in " ".join(full.stderr.split())
     before = entries(root)
     assert len(before) == 2
     assert not (root / "results" / "results.json").exists()

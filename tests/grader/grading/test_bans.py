@@ -3,7 +3,7 @@
 import pytest
 
 from grader.base.outcome import Status
-from grader.grading.source_bans import in_source
+from grader.grading.source_bans import uses_in
 from grader.protocol.watch import exists, leaf
 from tests.grader.conftest import COUNTER, tasks_of
 
@@ -54,19 +54,19 @@ HONEST = {
 @pytest.mark.parametrize("what", SPELLINGS)
 def test_the_source_shows_it(what):
     """Each spelling is found, with the ban's name and the line."""
-    assert str(in_source(SPELLINGS[what], "double", BANS)).startswith(("torch.softmax, line ", "torch.nn.Linear, line "))
+    assert str(uses_in(SPELLINGS[what], {"double": BANS}).get("double")).startswith(("torch.softmax, line ", "torch.nn.Linear, line "))
 
 
 @pytest.mark.parametrize("what", HONEST)
 def test_the_source_of_honest_code_is_left_alone(what):
     """Names of its own, texts and other tasks are no uses."""
-    assert in_source(HONEST[what], "double", BANS) is None
+    assert uses_in(HONEST[what], {"double": BANS}).get("double") is None
 
 
 @pytest.mark.parametrize("what", HIDDEN_SPELLINGS)
 def test_the_watch_sees_what_the_source_hides(grade_source, what):
     """A forbidden call that only shows while it runs is banned, also where the student catches the refusal."""
-    assert in_source(HIDDEN_SPELLINGS[what], "double", BANS) is None
+    assert uses_in(HIDDEN_SPELLINGS[what], {"double": BANS}).get("double") is None
     tasks = tasks_of(grade_source(f"{HIDDEN_SPELLINGS[what]}\n\n\n{COUNTER}"))
     assert (tasks["double"].status, tasks["double"].score, tasks["Counter"].score) == (Status.BANNED, 0, 3)
 
@@ -101,5 +101,5 @@ def test_a_ban_has_to_exist():
 def test_a_cell_that_does_not_parse_hides_no_other():
     """A ban is found in a notebook in which another cell is broken, at the line of its own cell."""
     source = "x = = 1\n\nimport torch\n\ndef double(x):\n    return torch.softmax(x, 0)\n"
-    assert in_source(source, "double", BANS, (1, 3, 5)) == "torch.softmax, line 2 of its cell"
-    assert in_source(source, "double", BANS) is None
+    assert uses_in(source, {"double": BANS}, (1, 3, 5)).get("double") == "torch.softmax, line 2 of its cell"
+    assert uses_in(source, {"double": BANS}).get("double") is None

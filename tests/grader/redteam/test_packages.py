@@ -25,7 +25,7 @@ from xml.etree import ElementTree
 import pytest
 
 from grader.course.manifest import Course
-from grader.grading.source_bans import in_source
+from grader.grading.source_bans import uses_in
 from grader.sandbox.worker.confine import supported
 from grader.submissions.find import read_submission
 from tests.grader.conftest import COUNTER, RIGHT, grader, mini_course
@@ -428,4 +428,4 @@ def test_a_hostile_source_is_searched_at_once() -> None:
     """Thousands of names that are bound in one statement do not make the search for forbidden ones take minutes."""
     names = [f"a{number}" for number in range(4000)]
     source = f"import torch\n{' = '.join(names)} = [{', '.join(names)}, torch.softmax]\n\n\ndef double(x):\n    return a0\n"
-    assert in_source(source, "double", ["torch.softmax"]) == "torch.softmax, line 2"
+    assert uses_in(source, {"double": ["torch.softmax"]}) == {"double": "torch.softmax, line 2"}
