@@ -3,8 +3,11 @@
 import pytest
 
 from grader.base.outcome import Status
+from grader.grading.sides import ReferenceSide, StudentSide
 from grader.grading.source_bans import uses_in
+from grader.protocol.probes import freeze
 from grader.protocol.watch import exists, leaf
+from grader.submissions.sources import Source
 from tests.grader.conftest import COUNTER, tasks_of
 
 BANS = ("torch.softmax", "torch.nn.Linear", "torch.linalg.norm")
@@ -103,3 +106,15 @@ def test_a_cell_that_does_not_parse_hides_no_other():
     source = "x = = 1\n\nimport torch\n\ndef double(x):\n    return torch.softmax(x, 0)\n"
     assert uses_in(source, {"double": BANS}, (1, 3, 5)).get("double") == "torch.softmax, line 2 of its cell"
     assert uses_in(source, {"double": BANS}).get("double") is None
+
+
+def test_what_a_worker_replaces_does_not_depend_on_the_selection(course, zygote):
+    """With one task selected, the names that other tasks forbid are replaced as without."""
+    (alone,) = course.select([], ["Counter"])
+    text = COUNTER.replace("return self.n", "import torch; return torch.nn.Linear.__init__.__code__.co_name")
+    for module in (alone, course.modules[0]):
+        side = StudentSide(zygote, course, module, Source(text), ReferenceSide(course, "mini"))
+        try:
+            assert side.call("Counter", freeze(lambda m: m.Counter().add(1)), 1) == "noting"
+        finally:
+            side.close()

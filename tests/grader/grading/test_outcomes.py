@@ -252,16 +252,16 @@ def test_an_import_after_a_crash_counts_for_the_task_that_needs_it(grade_source,
     """A module that imports slowly and kills its worker in every test of a task takes that task's time, and no other's."""
     root = mini_course(tmp_path)
     manifest, suite = root / "course.toml", root / "tests/hidden/test_mini.py"
-    changed = manifest.read_text().replace("import_seconds = 2", "import_seconds = 0.9").replace("task_seconds = 6", "task_seconds = 2")
-    manifest.write_text(changed.replace("test_seconds = 4", "test_seconds = 2"))
+    changed = manifest.read_text().replace("import_seconds = 2", "import_seconds = 1.5").replace("task_seconds = 6", "task_seconds = 3.5")
+    manifest.write_text(changed.replace("test_seconds = 4", "test_seconds = 3"))
     many = '@task("double")\n@pytest.mark.parametrize("n", range(8))\ndef test_many(agree, n):\n    """Many."""\n'
     suite.write_text(f"import pytest\n{suite.read_text()}\n\n{many}    agree(lambda m: m.double(torch.ones(3)), rtol=0, atol=0)\n")
-    text = f"import os, time\ntime.sleep(0.6)\n\n\ndef double(x):\n    os._exit(0)\n\n\n{COUNTER}"
+    text = f"import os, time\ntime.sleep(1.2)\n\n\ndef double(x):\n    os._exit(0)\n\n\n{COUNTER}"
     tasks = tasks_of(grade_source(text, root=root))
     messages = [test.message for test in tasks["double"].tests]
     assert messages[0].startswith("ended the process")
-    assert any(message.endswith("the tests of this task took more than 2 s together.") for message in messages)
-    assert len([message for message in messages if message.startswith("ended")]) <= 6
+    assert "the tests of this task took more than 3.5 s together." in messages  # the third import is cut
+    assert len([message for message in messages if message.startswith("ended")]) <= 4  # the first, that of Counter, and two more
     assert tasks["Counter"].score == 3
 
 

@@ -238,8 +238,8 @@ def run_on(root: Path, suite: str, text: str) -> dict[str, list]:
 
 
 def test_a_value_may_not_take_the_trusted_process_memory(tmp_path):
-    """One index of 2 ** 36 makes bincount ask for 512 GiB. That is the test's failure, and costs nobody else anything."""
-    seen = run_on(mini_course(tmp_path), GREEDY, HUGE.replace("VALUE", "2**36"))
+    """One index of 2 ** 30 makes bincount ask for 8 GiB. That is the test's failure, and costs nobody else anything."""
+    seen = run_on(mini_course(tmp_path), GREEDY, HUGE.replace("VALUE", "2**30"))
     double, counter = seen["ben"]
     assert double[0] == Status.FAILED
     assert "can't be checked (RuntimeError" in " ".join(double[2])

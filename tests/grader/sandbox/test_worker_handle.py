@@ -113,6 +113,14 @@ def test_a_full_scratch_folder_is_said(a_zygote: ZygoteHandle) -> None:
             worker.call(freeze(lambda m: [m.write(number) for number in range(100)]), 0, (), LIMITS)
 
 
+def test_a_worker_does_not_know_the_machines_name(a_zygote: ZygoteHandle) -> None:
+    """Where namespaces allow, it has a name of its own."""
+    with WorkerHandle(a_zygote, LIMITS) as worker:
+        worker.load("hostile", HOSTILE, [], [])
+        name = worker.call(freeze(lambda m: m.os.uname().nodename), 0, (), LIMITS)
+    assert name == ("worker" if a_zygote.layers.namespaces else os.uname().nodename)
+
+
 def stands_still(worker: WorkerHandle) -> bool:
     """It was told to; the kernel sees to it soon."""
     for _ in range(1000):

@@ -15,11 +15,12 @@ import pytest
 import grader
 from grader.course.manifest import Limits
 from grader.protocol.confinement import Permissions
-from grader.protocol.control import Fork
+from grader.protocol.control import MAX_PACKET, Fork, Forked, parse_answer
 from grader.sandbox.supervisor import zygote_handle
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.worker_handle import WorkerHandle
 from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteGone, ZygoteHandle
+from grader.sandbox.worker.zygote import _Desk
 
 START = (
     "from grader.sandbox.supervisor.zygote_handle import ZygoteHandle\nwith ZygoteHandle(None) as zygote:\n    zygote.wait_until_ready()\n"
@@ -105,3 +106,14 @@ def test_a_shared_handle_says_that_the_zygote_is_gone() -> None:
         with pytest.raises(ZygoteGone, match="does not answer"):
             WorkerHandle(shared, Limits())
         assert zygote._process.poll() is None
+
+
+def test_a_fork_that_fails_costs_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many processes are no reason for the zygote to end: whoever asked is told."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr(os, "fork", lambda: (_ for _ in ()).throw(BlockingIOError(11, "Resource temporarily unavailable")))
+    with ours, theirs:
+        order = Fork(Permissions((), "/", 1 << 30, 1 << 20), None)
+        _Desk()._fork(order, os.open("/dev/null", os.O_RDONLY), os.open("/dev/null", os.O_RDONLY), control=theirs)
+        answer = parse_answer(ours.recv(MAX_PACKET))
+    assert answer == Forked(0, "no process for it: Resource temporarily unavailable")
