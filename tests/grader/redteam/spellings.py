@@ -200,10 +200,6 @@ TWINS = [
             "    return getattr(torch, 'soft' + 'max')(x, dim)",
             "an operator's parts": "def stable_softmax(x, dim=-1):\n"
             "    return getattr(torch.ops.aten, 'soft' + 'max').int.decompose(x, dim)",
-            "the source of torch's copy": "import importlib, inspect\n"
-            "space = vars(importlib.import_module('torch._' + 'decomp.decompositions')).copy()\n"
-            "exec('from __future__ import annotations\\n' + inspect.getsource(space['_soft' + 'max']), space)\n"
-            "def stable_softmax(x, dim=-1):\n    return space['_soft' + 'max'](x, dim, False)",
             "functionalize": "def stable_softmax(x, dim=-1):\n    return torch.func.functionalize(getattr(F, 'soft' + 'max'))(x, dim)",
             "mkldnn": "def stable_softmax(x, dim=-1):\n    return getattr(x.to_mkldnn(), 'soft' + 'max')(dim).to_dense()",
             "mkldnn in inference mode": "def stable_softmax(x, dim=-1):\n"
