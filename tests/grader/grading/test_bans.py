@@ -118,3 +118,17 @@ def test_what_a_worker_replaces_does_not_depend_on_the_selection(course, zygote)
             assert side.call("Counter", freeze(lambda m: m.Counter().add(1)), 1) == "noting"
         finally:
             side.close()
+
+
+GIVES_OUT = {
+    "torch.library": "torch.library.get_kernel('aten::softmax.int', 'CPU')",
+    "the binding": "torch._C._dispatch_get_computed_kernel_for_dispatch_key('aten::softmax.int', torch._C.DispatchKey.CPU)",
+}
+
+
+@pytest.mark.parametrize("what", GIVES_OUT)
+def test_kernels_are_not_given_out(grade_source, what):
+    """One that is taken when the module is loaded would be called past the watch."""
+    text = f"import torch\ntry:\n    KERNEL = {GIVES_OUT[what]}\nexcept Exception:\n    KERNEL = None\n\n\n"
+    counter = COUNTER.replace("return self.n", "return self.n if KERNEL is None else 'given out'")
+    assert tasks_of(grade_source(text + counter))["Counter"].score == 3
