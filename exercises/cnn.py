@@ -2,6 +2,9 @@
 
 Sizes are written as in PyTorch: N images, C channels, H rows, W columns. Pairs of ints are (along H, along W). Every task stands alone:
 where one could build on another, use torch's own.
+
+Arguments, modes, generators and other global state are left as you found them, unless the statement says otherwise. Tensors may be
+non-contiguous.
 """
 
 import copy

@@ -1,6 +1,9 @@
 """Training: losses, optimizers, the loop, checkpoints and data.
 
 Every task stands alone. Where one could build on another, use torch's own: `torch.optim.SGD` in a loop, for example.
+
+Arguments, modes, generators and other global state are left as you found them, unless the statement says otherwise. Tensors may be
+non-contiguous.
 """
 
 import math

@@ -11,9 +11,12 @@ import pytest
 
 from grader.protocol.values import Ending
 
-__all__ = ["Ending", "alternative", "measured", "misconception", "raised", "task"]
+__all__ = ["LAYOUTS", "Ending", "alternative", "measured", "misconception", "raised", "task", "with_ones"]
 
 T = TypeVar("T")
+
+LAYOUTS = ("transposed", "sliced", "expanded")
+"""Layouts other than the usual one, for `@pytest.mark.parametrize("layout", LAYOUTS)` and `draw.normal(…, layout=layout)`."""
 
 
 def task(name: str, *, weight: float = 1.0) -> pytest.MarkDecorator:
@@ -37,6 +40,11 @@ def measured(what: str) -> pytest.MarkDecorator:
     if not what.strip():
         raise ValueError('@measured needs to say what is measured, as in @measured("memory")')
     return pytest.mark.measured(what)
+
+
+def with_ones(*shape: int) -> list[tuple[int, ...]]:
+    """The shape, and those that have a 1 in the place of each size in turn, for `@pytest.mark.parametrize("shape", with_ones(2, 3))`."""
+    return [shape] + [(*shape[:axis], 1, *shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def misconception(task: str, why: str) -> Callable[[T], T]:

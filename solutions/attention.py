@@ -3,6 +3,9 @@
 Every task stands alone. Where one could build on another, use torch's own: `F.scaled_dot_product_attention` inside a block, for
 example. A mask is boolean in every task, and True means "this query may look at this key", as in F.scaled_dot_product_attention
 (nn.MultiheadAttention has it the other way round).
+
+Arguments, modes, generators and other global state are left as you found them, unless the statement says otherwise. Tensors may be
+non-contiguous.
 """
 
 import math

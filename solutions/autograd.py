@@ -1,6 +1,9 @@
 """Autograd: the dynamic graph, from a scalar engine up to double backward, recomputation and hooks.
 
 Every task stands alone. Where one could build on another, use torch's own: `torch.autograd.grad`, for example.
+
+Arguments, modes, generators and other global state are left as you found them, unless the statement says otherwise. Tensors may be
+non-contiguous.
 """
 
 import math

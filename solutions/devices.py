@@ -3,6 +3,9 @@
 No GPU is needed. Besides "cpu", every machine has the device "meta": its tensors have a shape and a dtype but no entries, so a
 tensor can be moved there and computed with there, but never be copied back or read. The tests take it for a second device: code
 that runs on both, and names neither, is ready for a GPU.
+
+Arguments, modes, generators and other global state are left as you found them, unless the statement says otherwise. Tensors may be
+non-contiguous.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -2,6 +2,9 @@
 
 Every class here is an nn.Module: its `__init__` calls `super().__init__()` first. Every task stands alone. Where one could build on
 another, use torch's own: `nn.Linear` in MLP, for example.
+
+Arguments, modes, generators and other global state are left as you found them, unless the statement says otherwise. Tensors may be
+non-contiguous.
 """
 
 import math

@@ -3,6 +3,9 @@
 A real number x is stored as a small integer, its code q, with x ≈ (q − z) · s: s is the scale, a positive real number, and z the
 zero point, an integer, the code of 0. Symmetric quantization has z = 0. Rounding goes to the nearest integer, and halves to the
 even one, as torch.round and Python's round do it. Every task stands alone.
+
+Arguments, modes, generators and other global state are left as you found them, unless the statement says otherwise. Tensors may be
+non-contiguous.
 """
 
 import math

@@ -1,4 +1,8 @@
-"""Tensor operations: shapes, broadcasting, indexing, views and stable arithmetic."""
+"""Tensor operations: shapes, broadcasting, indexing, views and stable arithmetic.
+
+Arguments, modes, generators and other global state are left as you found them, unless the statement says otherwise. Tensors may be
+non-contiguous.
+"""
 
 from collections.abc import Sequence
 

@@ -25,6 +25,7 @@ from grader.grading.engine import TRUSTED_SECONDS, TrustedSideHangs, at_most
 from grader.grading.seeds import derive_seed
 from grader.grading.sides import ReferenceSide
 from grader.grading.suite import HiddenTest, SuiteError, collect
+from grader.protocol.traces import Answer
 from grader.runner.results import TestResult, points_of_tests
 from grader.sandbox.supervisor.worker_handle import Ended
 
@@ -113,10 +114,11 @@ class _Recorder:
         self._reference = reference
         self.answers: list[Any] = []
 
-    def call(self, task: str, probe: bytes, seed: int) -> Any:
+    def call(self, task: str, probe: bytes, seed: int) -> Answer:
         """What the reference answers: a copy, because the test may change it."""
-        self.answers.append(self._reference.call(probe, seed))
-        return copy.deepcopy(self.answers[-1])
+        answer = self._reference.call(probe, seed)
+        self.answers.append(answer.value)
+        return copy.deepcopy(answer)
 
 
 class _Replayer:
@@ -125,10 +127,10 @@ class _Replayer:
     def __init__(self, answers: list[Any]) -> None:
         self._left = iter(answers)
 
-    def call(self, task: str, probe: bytes, seed: int) -> Any:
+    def call(self, task: str, probe: bytes, seed: int) -> Answer:
         """The next answer. Raises: Ended where there is none, because the test now asks more often."""
         try:
-            return copy.deepcopy(next(self._left))
+            return Answer(copy.deepcopy(next(self._left)))
         except StopIteration:
             raise Ended(Outcome(Status.FAILED, "no answer was recorded for this call.")) from None
 

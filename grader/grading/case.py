@@ -15,6 +15,7 @@ from grader.grading.draw import Draw
 from grader.grading.seeds import derive_seed
 from grader.grading.sides import ReferenceSide
 from grader.protocol.probes import freeze
+from grader.protocol.traces import Answer, unexpected
 from grader.sandbox.supervisor.worker_handle import Ended
 from grader.sandbox.supervisor.zygote_handle import ZygoteError
 
@@ -48,8 +49,8 @@ class Student(Protocol):
 class Answers(Protocol):
     """Whoever answers as the student: a worker (`StudentSide`), or a stand-in for one."""
 
-    def call(self, task: str, probe: bytes, seed: int) -> Any:
-        """What the probe returns. Raises: Ended."""
+    def call(self, task: str, probe: bytes, seed: int) -> Answer:
+        """What comes of the probe. Raises: Ended."""
 
 
 class Agree(Protocol):
@@ -103,16 +104,17 @@ class Case:
         """What the probe returns for the student's module, checked as `Student` says. Raises: Ended."""
         self.comparisons = None
         frozen, seed = freeze(probe), self._next_seed()
-        got = self._ask_student(frozen, seed)
-        due = self._reference.call(frozen, seed) if like is REFERENCES else like
+        answer = self._ask_student(frozen, seed)
+        expected = self._reference.call(frozen, seed)
+        got, due = answer.value, expected.value if like is REFERENCES else like
         message = (unlike(got, due) if due is not None else None) or (outside(got, *within) if within else None)
-        if message:
+        if message := message or _left_behind(answer, expected):
             raise Ended(Outcome(Status.FAILED, f"{clean(message)}."))
         return got
 
     def reference(self, probe: Probe) -> Any:
         """What the probe returns for the reference: a copy, since the answer itself is kept for other students."""
-        return copy.deepcopy(self._reference.call(freeze(probe), self._next_seed()))
+        return copy.deepcopy(self._reference.call(freeze(probe), self._next_seed()).value)
 
     def agree(self, probe: Probe, *, rtol: float, atol: float) -> None:
         """Compare the two. Raises: Ended."""
@@ -130,12 +132,20 @@ class Case:
         probe, seed = comparison.probe, comparison.seed
         expected = self._reference.call(probe, seed)
         got = self._ask_student(probe, seed)
-        message = difference(got, expected, rtol=comparison.rtol, atol=comparison.atol)
-        if message:
+        message = difference(got.value, expected.value, rtol=comparison.rtol, atol=comparison.atol)
+        left = _left_behind(got, expected)
+        if message or left:
+            message = f"{message}. It also {left}" if message and left else message or left or ""
             why = ""
             if self._explain:
                 why = self._reference.explain(
-                    self._task, probe, seed, lambda wrong: difference(got, wrong, rtol=comparison.rtol, atol=comparison.atol) is None
+                    self._task,
+                    probe,
+                    seed,
+                    lambda wrong: (
+                        difference(got.value, wrong.value, rtol=comparison.rtol, atol=comparison.atol) is None
+                        and (_left_behind(got, expected) is None) == (_left_behind(wrong, expected) is None)
+                    ),
                 )
             raise Ended(Outcome(Status.FAILED, f"{clean(message)}." + (f"\nIt looks like this: {why}" if why else "")))
 
@@ -148,7 +158,7 @@ class Case:
         """The course's digits."""
         return self._digits()
 
-    def _ask_student(self, probe: bytes, seed: int) -> Any:
+    def _ask_student(self, probe: bytes, seed: int) -> Answer:
         self.asked_student = True
         if self._reference_poses_as_student:
             return copy.deepcopy(self._reference.call(probe, seed))
@@ -157,6 +167,12 @@ class Case:
     def _next_seed(self) -> int:
         self._calls += 1
         return derive_seed(self._seed, self._id, self._calls)
+
+
+def _left_behind(got: Answer, expected: Answer) -> str | None:
+    """Say what a student's code changes and should not; None where there is nothing."""
+    place = unexpected(got.left, expected.left)
+    return place and f"changes {one_line(place, 100)}: arguments, modes and generators are left as they were found"
 
 
 def _agree(case: Case) -> Agree:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 import msgspec
 import torch
@@ -21,6 +20,7 @@ from grader.course.manifest import Course, Limits, Module
 from grader.grading.source_reading import NotReadable, ReadingLimits, read_uses
 from grader.protocol.probes import thaw
 from grader.protocol.state import reset_state
+from grader.protocol.traces import Answer, Traces
 from grader.protocol.values import decode, encode
 from grader.sandbox.supervisor.worker_handle import Ended, WorkerHandle
 from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteHandle
@@ -35,7 +35,7 @@ class TrustedModule:
     def __init__(self, name: str, text: str) -> None:
         self._name, self._text = name, text
         self._module: ModuleType | None = None
-        self._kept: dict[tuple[bytes, int], Any] = {}
+        self._kept: dict[tuple[bytes, int], Answer] = {}
 
     @property
     def module(self) -> ModuleType:
@@ -48,14 +48,18 @@ class TrustedModule:
             exec(compile(self._text, f"{self._name}.py", "exec"), self._module.__dict__)
         return self._module
 
-    def call(self, probe: bytes, seed: int) -> Any:
-        """What the probe returns for this module. Not to be modified."""
+    def call(self, probe: bytes, seed: int) -> Answer:
+        """What comes of the probe for this module. Not to be modified."""
         key = (probe, seed)
         if key not in self._kept:
             module = self.module
             reset_state(seed)
             try:
-                self._kept[key] = decode(*encode(thaw(probe)(module)))
+                run = thaw(probe)
+                traces = Traces(run)
+                value = run(module)
+                left = traces.left()
+                self._kept[key] = Answer(decode(*encode(value)), tuple(left))
             finally:
                 reset_state(seed)  # the tests' own code must not see what a probe leaves behind, such as a default dtype
         return self._kept[key]
@@ -77,8 +81,8 @@ class ReferenceSide(TrustedModule):
         """What the task is: a "class" or a "function"."""
         return "class" if isinstance(getattr(self.module, task), type) else "function"
 
-    def explain(self, task: str, probe: bytes, seed: int, matches: Callable[[Any], bool]) -> str:
-        """Why the student's value is wrong, if exactly one known mistake gives a matching value; otherwise an empty string."""
+    def explain(self, task: str, probe: bytes, seed: int, matches: Callable[[Answer], bool]) -> str:
+        """Why the student's answer is wrong, if exactly one known mistake gives a matching one; otherwise an empty string."""
         if task not in self._mistakes:
             self._mistakes[task] = [
                 (entry.why, TrustedModule(f"misconceptions.{entry.name}", answer_with(self._text, self._bank, [entry])))
@@ -123,8 +127,8 @@ class StudentSide:
         self._task_seconds: dict[str, float] = {}
         self._uses: dict[str, str] | None = None
 
-    def call(self, task: str, probe: bytes, seed: int) -> Any:
-        """What the probe returns for the student's module. Raises: Ended, ZygoteError."""
+    def call(self, task: str, probe: bytes, seed: int) -> Answer:
+        """What comes of the probe for the student's module. Raises: Ended, ZygoteError."""
         self._check_open(task)
         chosen = self._module.task(task)
         limits = chosen.limits_within(self._limits)

@@ -58,11 +58,12 @@ class Loaded(Struct, frozen=True, forbid_unknown_fields=True, tag="loaded"):
 
 
 class Returned(Struct, frozen=True, forbid_unknown_fields=True, tag="returned"):
-    """The probe returned."""
+    """The probe returned. `left` is what it left behind otherwise than it found it."""
 
     nonce: str
     value: Node
     banned: list[str]
+    left: list[str]
 
 
 class Raised(Struct, frozen=True, forbid_unknown_fields=True, tag="raised"):

@@ -11,7 +11,7 @@ import cloudpickle
 import torch
 from torch import Tensor
 
-__all__ = ["freeze", "thaw"]
+__all__ = ["entries_of", "freeze", "thaw"]
 
 
 def freeze(probe: Callable[[Any], Any]) -> bytes:
@@ -25,6 +25,13 @@ def thaw(frozen: bytes) -> Callable[[Any], Any]:
     """The probe again, with copies of what it captured. For bytes of this process's or the trusted process's own making only."""
     probe: Callable[[Any], Any] = cloudpickle.loads(frozen)
     return probe
+
+
+def entries_of(tensor: Tensor) -> bytes:
+    """The bytes of a strided tensor's entries on the CPU, in order; those of an expanded axis once."""
+    values = tensor.detach().resolve_conj().resolve_neg()  # views that lie about their entries
+    entries = values[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())].contiguous()
+    return ctypes.string_at(entries.data_ptr(), entries.nbytes) if entries.numel() else b""
 
 
 def _imported_submodules(code: CodeType, used: Iterable[object]) -> list[ModuleType]:
@@ -46,10 +53,7 @@ cloudpickle.cloudpickle._find_imported_submodules = _imported_submodules
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is Tensor and obj.layout is torch.strided and obj.device.type == "cpu" and obj.is_leaf and not obj.is_quantized:
-            values = obj.detach().resolve_conj().resolve_neg()  # views that lie about their entries
-            entries = values[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in obj.stride())].contiguous()
-            data = ctypes.string_at(entries.data_ptr(), entries.nbytes) if entries.numel() else b""
-            return _rebuild, (data, obj.dtype, tuple(obj.shape), obj.stride(), obj.storage_offset(), obj.requires_grad)
+            return _rebuild, (entries_of(obj), obj.dtype, tuple(obj.shape), obj.stride(), obj.storage_offset(), obj.requires_grad)
         return super().reducer_override(obj)
 
 

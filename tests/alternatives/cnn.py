@@ -283,13 +283,13 @@ class _Layers(nn.Module):
 @alternative("LeNet")
 class PlainAdam(_Layers):
     def fit(self, images, labels, *, seed):
-        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-2, fused=True)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5, eta_min=1e-4)
         data = torch.utils.data.TensorDataset(images, labels)
         self.train()
         for _ in range(5):
-            order = torch.randperm(len(data))
+            order = torch.randperm(len(data), generator=generator)
             for i in range(0, len(data), 64):
                 x, y = data[order[i : i + 64]]
                 loss = F.cross_entropy(self(x), y)

@@ -325,7 +325,8 @@ def clamps_the_steps(x, scale, zero_point, qmin, qmax):
 @alternative("calibrate_model")
 def runs_a_real_network(weights, images):
     hidden, pixels = weights["1.weight"].shape
-    model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+    with torch.random.fork_rng():  # building a layer draws its start values
+        model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 10))
     model.load_state_dict(weights)
     seen = {}
     model[1].register_forward_hook(lambda module, args, out: seen.update(input=args[0]))

@@ -65,7 +65,7 @@ def check(frame: bytes) -> str:
     if flaw := _flaw(value, set()):
         raise Violation(f"the value is not well-formed: {flaw}")
     node, block = encode(value)
-    _, again = receive(pack(Returned(reply.nonce, node, reply.banned), block))
+    _, again = receive(pack(Returned(reply.nonce, node, reply.banned, reply.left), block))
     if not _same(value, again):
         raise Violation(f"the value {str(value)[:200]} comes back as {str(again)[:200]}")
     return "accepted: returned"
@@ -76,8 +76,8 @@ def _texts_of(reply: Reply) -> list[str]:
     match reply:
         case Raised(_, error, _, message, place, banned):
             return [error, message, place, *banned]
-        case Returned(_, _, banned):
-            return banned
+        case Returned(_, _, banned, left):
+            return [*banned, *left]
         case Loaded(kinds):
             return list(kinds.values())
 
@@ -168,7 +168,7 @@ def corpus() -> list[bytes]:
 
 def _returned(value: Any, nonce: str = "0123456789abcdef") -> bytes:
     node, block = encode(value)
-    return pack(Returned(nonce, node, []), block)
+    return pack(Returned(nonce, node, [], ["x"]), block)
 
 
 # ---- changing a frame

@@ -138,7 +138,7 @@ def _try(zygote: ZygoteHandle, source: str, names: list[str]) -> Iterator[Protec
         for name in names:
             code = _ATTEMPTS[name]
             try:
-                refusal = worker.call(_attempt(code), 0, (), limits)
+                refusal = worker.call(_attempt(code), 0, (), limits).value
             except Ended as end:
                 yield Protection(name, False, f"the worker did not come back: {end.outcome.message}")
                 return

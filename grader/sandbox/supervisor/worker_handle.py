@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
@@ -27,6 +27,7 @@ from grader.base.outcome import Outcome, Status
 from grader.base.text import clean, one_line
 from grader.course.manifest import Limits
 from grader.protocol.messages import HEADER, MAX_STRUCTURE, Call, Load, Loaded, Raised, Reply, Request, pack, parse_reply
+from grader.protocol.traces import Answer
 from grader.protocol.values import Malformed, decode
 from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteHandle
 from grader.sandbox.worker.enclose import MAX_FILES
@@ -105,8 +106,8 @@ class WorkerHandle:
                 raise Ended(self._raised(reply, f"{module}.py does not run: "))
         raise self._malformed()
 
-    def call(self, probe: bytes, seed: int, bans: tuple[str, ...], limits: Limits) -> Any:
-        """Run a pickled probe on the module; returns what it returned. Raises: Ended, ZygoteError."""
+    def call(self, probe: bytes, seed: int, bans: tuple[str, ...], limits: Limits) -> Answer:
+        """Run a pickled probe on the module. Raises: Ended, ZygoteError."""
         nonce = secrets.token_hex(8)  # ties the answer to the question, so that a stale or early frame does not count
         reply, block = self._exchange(Call(nonce, seed, list(bans)), probe, limits, "the test")
         if isinstance(reply, Loaded) or reply.nonce != nonce:
@@ -116,7 +117,7 @@ class WorkerHandle:
         if isinstance(reply, Raised):
             raise Ended(self._raised(reply))
         try:
-            return decode(reply.value, block)
+            return Answer(decode(reply.value, block), tuple(reply.left))
         except Malformed:
             raise self._malformed() from None
 

@@ -22,6 +22,7 @@ from grader.protocol.cells import cells_of, parse_cell, place_of
 from grader.protocol.messages import HEADER, Call, Load, Loaded, Raised, Reply, Returned, pack, parse_request
 from grader.protocol.probes import thaw
 from grader.protocol.state import reset_state
+from grader.protocol.traces import Traces
 from grader.protocol.values import encode
 from grader.protocol.watch import Watch, close_ways_around
 
@@ -145,9 +146,12 @@ def _call(call: Call, probe: bytes, module: types.ModuleType, watch: Watch, cell
     reset_state(call.seed)
     try:
         with watch.over(call.bans):
-            value = thaw(probe)(module)  # unpickling is watched too, because a student may have replaced what it calls
+            run = thaw(probe)  # unpickling is watched too, because a student may have replaced what it calls
+            traces = Traces(run)
+            value = run(module)
+        left = traces.left()
         node, block = encode(value)
-        return pack(Returned(call.nonce, node, watch.hits), block)
+        return pack(Returned(call.nonce, node, watch.hits, left), block)
     except BaseException as error:
         return pack(_raised(call.nonce, error, f"{module.__name__}.py", watch.hits, cells))
 

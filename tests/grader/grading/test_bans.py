@@ -115,7 +115,7 @@ def test_what_a_worker_replaces_does_not_depend_on_the_selection(course, zygote)
     for module in (alone, course.modules[0]):
         side = StudentSide(zygote, course, module, Source(text), ReferenceSide(course, "mini"))
         try:
-            assert side.call("Counter", freeze(lambda m: m.Counter().add(1)), 1) == "noting"
+            assert side.call("Counter", freeze(lambda m: m.Counter().add(1)), 1).value == "noting"
         finally:
             side.close()
 

@@ -25,7 +25,7 @@ FEW = settings(derandomize=True, max_examples=300, deadline=None, database=None)
 def _travel(value: Any) -> Any:
     """Take a value the whole way: encode, frame, parse, decode."""
     node, block = encode(value)
-    frame = pack(Returned("nonce", node, []), block)
+    frame = pack(Returned("nonce", node, [], []), block)
     body, size = HEADER.unpack_from(frame)
     reply = parse_reply(frame[HEADER.size : HEADER.size + body])
     assert isinstance(reply, Returned)
@@ -294,7 +294,7 @@ def test_random_bytes_are_malformed(body: bytes, block: bytes) -> None:
 @given(st.data())
 def test_damaged_frames_are_malformed_or_values(data: st.DataObject) -> None:
     """A good frame with some bytes changed is a value or `Malformed`, never another error."""
-    body, block = bytearray(pack(Returned("nonce", GOOD, []))[HEADER.size :]), bytearray(BLOCK)
+    body, block = bytearray(pack(Returned("nonce", GOOD, [], []))[HEADER.size :]), bytearray(BLOCK)
     for part in (body, block):
         for place in data.draw(st.lists(st.integers(0, len(part) - 1), max_size=4)):
             part[place] = data.draw(st.integers(0, 255))

@@ -447,7 +447,7 @@ def study(course: Course, zygote: ZygoteHandle, twins: list[Twin]) -> Iterator[V
             if isinstance(value, str) and value.startswith("banned"):
                 stopped = Stopped.SOURCE if value.startswith("banned: uses") else Stopped.RUN_TIME
             value = _call(course, zygote, twin, reference, text, probe, bans=False)
-            right = not isinstance(value, str) and difference(value, reference.call(probe, 1), rtol=twin.rtol, atol=1e-6) is None
+            right = not isinstance(value, str) and difference(value, reference.call(probe, 1).value, rtol=twin.rtol, atol=1e-6) is None
             yield Verdict(twin.task, spelling, stopped, right)
 
 
@@ -458,7 +458,7 @@ def _call(course: Course, zygote: ZygoteHandle, twin: Twin, reference: Reference
         module = msgspec.structs.replace(module, tasks=(msgspec.structs.replace(module.tasks[0], bans=()),))
     side = StudentSide(zygote, course, module, Source(text), reference)
     try:
-        return side.call(twin.task, probe, 1)
+        return side.call(twin.task, probe, 1).value
     except Ended as end:
         kind = "banned" if end.outcome.status is Status.BANNED else "ended"
         return f"{kind}: {end.outcome.message}"

@@ -52,7 +52,7 @@ def test_only_what_a_worker_can_read_counts(tmp_path, monkeypatch, zygote):
     """The folders that are looked at are among those where a worker looks for modules; one that it can't read is left out."""
     with WorkerHandle(zygote, Limits()) as worker:
         worker.load("mini", "import sys", [], [])
-        searched = worker.call(freeze(lambda m: list(m.sys.path)), 0, (), Limits())
+        searched = worker.call(freeze(lambda m: list(m.sys.path)), 0, (), Limits()).value
     assert set(site.getsitepackages()) <= set(searched)
     unreadable = install(tmp_path, "secret-1.0.dist-info")
     before = importable_packages()

@@ -92,7 +92,7 @@ def test_no_more_is_written_than_may_be(a_zygote: ZygoteHandle, how: str) -> Non
             with pytest.raises(Ended, match="wrote more than 8 MiB of files"):
                 worker.call(freeze(lambda m: m.until_refused(m.write)), 0, (), LIMITS)
             return
-        error, written = worker.call(freeze(lambda m: m.until_refused(getattr(m, how))), 0, (), LIMITS)
+        error, written = worker.call(freeze(lambda m: m.until_refused(getattr(m, how))), 0, (), LIMITS).value
         assert error in ("No space left on device", "Operation not permitted")
         assert written <= 8 << 20
 
@@ -117,7 +117,7 @@ def test_a_worker_does_not_know_the_machines_name(a_zygote: ZygoteHandle) -> Non
     """Where namespaces allow, it has a name of its own."""
     with WorkerHandle(a_zygote, LIMITS) as worker:
         worker.load("hostile", HOSTILE, [], [])
-        name = worker.call(freeze(lambda m: m.os.uname().nodename), 0, (), LIMITS)
+        name = worker.call(freeze(lambda m: m.os.uname().nodename), 0, (), LIMITS).value
     assert name == ("worker" if a_zygote.layers.namespaces else os.uname().nodename)
 
 
@@ -135,9 +135,9 @@ def test_a_worker_stands_still_between_exchanges(a_zygote: ZygoteHandle) -> None
     with WorkerHandle(a_zygote, LIMITS) as worker:
         worker.load("hostile", HOSTILE, [], [])
         assert stands_still(worker)
-        first = worker.call(freeze(lambda m: m.begin()), 0, (), LIMITS)
+        first = worker.call(freeze(lambda m: m.begin()), 0, (), LIMITS).value
         assert stands_still(worker)
-        assert worker.call(freeze(lambda m: (m.time.sleep(0.05), m.COUNT)[1]), 0, (), LIMITS) > first
+        assert worker.call(freeze(lambda m: (m.time.sleep(0.05), m.COUNT)[1]), 0, (), LIMITS).value > first
 
 
 def test_hidden_folders_are_removed(a_zygote: ZygoteHandle) -> None:

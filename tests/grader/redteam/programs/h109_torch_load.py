@@ -31,7 +31,7 @@ def batched_gather(x, index):
     while "call" not in frame.f_locals:
         frame = frame.f_back
     torch.save({"0": Command()}, buffer)
-    os.write(3, pack(Returned(frame.f_locals["call"].nonce, Block(0), []), buffer.getvalue()))
+    os.write(3, pack(Returned(frame.f_locals["call"].nonce, Block(0), [], []), buffer.getvalue()))
     os._exit(0)
 
 
