@@ -271,7 +271,7 @@ def topk_mask(x: Tensor, k: int) -> Tensor:
     """
     if not 0 <= k <= x.shape[-1]:
         raise ValueError(f"k is {k}, but rows have {x.shape[-1]} entries")
-    order = x.argsort(dim=-1, descending=True, stable=True)
+    order = x.argsort(descending=True, stable=True)
     return torch.zeros_like(x, dtype=torch.bool).scatter(-1, order[..., :k], True)
 
 

@@ -143,14 +143,14 @@ def slice_by_slice(x, dim=-1):
 
 @alternative("stable_softmax")
 def in_base_two_with_a_running_maximum(x, dim=-1):
-    h = x.to(torch.promote_types(x.dtype, torch.float32)) * math.log2(math.e)
+    h, scale = x.to(torch.promote_types(x.dtype, torch.float32)), math.log2(math.e)
     top, total = -math.inf, 0.0
     for block in h.split(256, dim):  # the sum so far is rescaled where the maximum grows
         new = block.detach().amax(dim, keepdim=True).clamp(min=top)
         base = new.nan_to_num(neginf=0.0)
-        total = total * torch.exp2(top - base) + torch.exp2(block - base).sum(dim, keepdim=True)
+        total = total * torch.exp2((top - base) * scale) + torch.exp2((block - base) * scale).sum(dim, keepdim=True)
         top = new
-    p = torch.exp2(h - top.nan_to_num(neginf=0.0))
+    p = torch.exp2((h - top.nan_to_num(neginf=0.0)) * scale)
     return (p / total.clamp(min=0.5)).to(x.dtype)
 
 

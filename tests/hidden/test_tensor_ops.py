@@ -55,8 +55,8 @@ class TestBroadcastShape:
     def test_lists_and_torch_sizes_are_shapes_too(self, agree, draw):
         """Whatever comes in, a tuple comes out."""
         p, q, r = _distinct_sizes(draw, 3)
-        shapes = [[q, 1], torch.Size([p, 1, 1]), [r]]
-        agree(lambda m: m.broadcast_shape(*shapes), rtol=0, atol=0)
+        cases = [[[q, 1], torch.Size([p, 1, 1]), [r]], [[p, q]]]
+        agree(lambda m: [m.broadcast_shape(*shapes) for shapes in cases], rtol=0, atol=0)
 
     def test_different_sizes_raise(self, agree, draw):
         """Two sizes that differ, neither of them 1, are a ValueError: also 0 and 5, 3 and 6, or shapes that don't stand side by side."""
@@ -153,8 +153,8 @@ class TestStableSoftmax:
         agree(lambda m: [[m.stable_softmax(x, dim) for dim in (-3, -2, -1, 2)] for x in cases], rtol=1e-5, atol=0)
 
     def test_huge_scores(self, agree, draw):
-        """Rows around -1e4 up to 1e4, in one tensor, are as precise as rows around 0."""
-        x = draw.normal(7, 11) + torch.linspace(-1e4, 1e4, 7)[:, None]
+        """Rows around -1e4 up to 1e4, in one tensor, are as precise as rows around 0; the last dimension is the default."""
+        x = draw.normal(2, 7, 11) + torch.linspace(-1e4, 1e4, 7)[:, None]
         agree(lambda m: m.stable_softmax(x), rtol=1e-5, atol=1e-9)
 
     @pytest.mark.parametrize(("dtype", "high"), [(torch.float32, 1e38), (torch.float64, 1e300)], ids=["float32", "float64"])
@@ -171,11 +171,11 @@ class TestStableSoftmax:
         agree(lambda m: m.stable_softmax(x), rtol=1e-5, atol=1e-9)
 
     def test_minus_infinity_has_probability_zero(self, agree, draw):
-        """Entries of -inf get exactly 0, and a row of nothing else gets zeros."""
+        """Entries of -inf get exactly 0, and a row of nothing else gets zeros, be it a row of one entry."""
         x = draw.normal(5, 7).masked_fill(draw.bools(5, 7, p=0.3), -INF)
         x[:, 4] = draw.normal(5)
         x[2] = x[0, 1] = -INF
-        agree(lambda m: m.stable_softmax(x, dim=1), rtol=1e-5, atol=0)
+        agree(lambda m: [m.stable_softmax(x, dim=1), m.stable_softmax(x[:, :1], dim=1)], rtol=1e-5, atol=0)
 
     def test_gradients_are_finite(self, agree, draw):
         """A row of -inf receives the gradient 0, other rows the softmax's."""
@@ -265,8 +265,8 @@ class TestLogSumExp:
 class TestMaskedMean:
     @pytest.mark.parametrize("dim", [0, 1, -1])
     def test_means_of_the_kept_entries(self, agree, draw, dim):
-        """The mean over `dim` runs over the entries that the mask keeps, for every dimension."""
-        x, mask = draw.normal(5, 7, 3, dtype=torch.float64), draw.bools(5, 7, 3)
+        """The mean over `dim` runs over the entries that the mask keeps, for every dimension; a kept 0 counts."""
+        x, mask = draw.normal(5, 7, 3, dtype=torch.float64) * draw.bools(5, 7, 3, p=0.8), draw.bools(5, 7, 3)
         agree(lambda m: m.masked_mean(x, mask, dim), rtol=1e-9, atol=1e-9)
 
     def test_one_dimension(self, agree, draw):
@@ -435,8 +435,8 @@ class TestBatchedGather:
 class TestScatterMean:
     @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (torch.float64, 1e-9)], ids=["float32", "float64"])
     def test_means_by_group(self, agree, draw, dtype, tol):
-        """Rows of one group are averaged, wherever they stand."""
-        x, index = draw.normal(23, 5, dtype=dtype), draw.integers(0, 7, 23)
+        """Rows of one group are averaged, wherever they stand; a row of zeros counts."""
+        x, index = draw.normal(23, 5, dtype=dtype) * draw.bools(23, 1, p=0.8), draw.integers(0, 7, 23)
         agree(lambda m: m.scatter_mean(x, index, 7), rtol=tol, atol=tol)
 
     def test_empty_groups_are_zero(self, agree, draw):
@@ -518,13 +518,14 @@ class TestSlidingWindows:
     def test_is_a_view_of_any_input(self, agree, draw, layout):
         """What is written into x afterwards shows in the windows, and windows of 17 GB take no memory."""
         base, view, shape, seed = draw.normal(5, 7, 11), VIEWS[layout], LONG.get(layout), draw.seed()
+        sizes = [(3, 2), (1, 1), (view(base).shape[-1], 1)]
 
         def probe(m):
             x = base.clone()
-            windows = m.sliding_windows(view(x), 3, 2)
-            before = windows.clone()
+            windows = [m.sliding_windows(view(x), size, step) for size, step in sizes]
+            before = [w.clone() for w in windows]
             x.mul_(-2.0)
-            return before, windows.clone()
+            return before, [w.clone() for w in windows]
 
         def large(m):
             long = view(torch.rand(shape, generator=torch.Generator().manual_seed(seed)))
@@ -593,7 +594,7 @@ class TestBatchedBilinear:
             ("sliced", "expanded", "transposed"),
             ("expanded", "transposed", "sliced"),
         ]:
-            cases.append((draw.normal(3, 5, layout=x), draw.normal(2, 5, 7, layout=weight), draw.normal(3, 7, layout=y)))
+            cases.append((draw.normal(3, 4, 5, layout=x), draw.normal(2, 5, 7, layout=weight), draw.normal(3, 4, 7, layout=y)))
         agree(lambda m: [m.batched_bilinear(*case) for case in cases], rtol=1e-4, atol=1e-4)
 
     def test_gradients_reach_all_three(self, agree, draw):
@@ -665,7 +666,7 @@ class TestBlockDiagonal:
     def test_not_matrices_raise(self, agree, draw):
         """No block at all, a vector, a number or a batch among the blocks are a ValueError."""
         a, b = draw.normal(2, 3), draw.normal(5, 2)
-        bad = [[], (), [a, b[0]], [a[0], b], [a, b[0, 0]], [a, b[None]]]
+        bad = [[], (), [a[0]], [a, b[0]], [a[0], b], [a, b[0, 0]], [a, b[None]]]
 
         def probe(m):
             return [raised(ValueError, lambda s=s: m.block_diagonal(s)) for s in bad], m.block_diagonal([a, b])

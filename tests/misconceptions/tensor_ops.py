@@ -123,6 +123,19 @@ def fills_up_the_list_itself(*shapes):
     return tuple(result)
 
 
+@misconception("broadcast_shape", "Returns a single shape as it came, also a list.")
+def returns_a_single_shape_as_it_came(*shapes):
+    if len(shapes) == 1:
+        return shapes[0]
+    result = [1] * max(map(len, shapes), default=0)
+    for shape in shapes:
+        for i in range(-len(shape), 0):
+            if shape[i] != 1 and result[i] not in (1, shape[i]):
+                raise ValueError("sizes do not fit")
+            result[i] = result[i] if shape[i] == 1 else shape[i]
+    return tuple(result)
+
+
 @misconception("broadcast_shape", "Finds nothing to take where all sizes are 1.")
 def needs_a_size_other_than_one(*shapes):
     rank = max((len(shape) for shape in shapes), default=0)
@@ -193,6 +206,15 @@ def takes_close_points_for_equal(x, y):
     squared = (x[:, None] - y[None]).square().sum(-1)
     same = squared < 1e-12
     return squared.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0)
+
+
+@misconception("pairwise_distances", "Divides by the largest distance first, next to which small ones vanish.")
+def scales_by_the_largest(x, y):
+    difference = x[:, None] - y[None]
+    scale = difference.detach().abs().max() if difference.numel() else 1
+    squared = (difference / scale).square().sum(-1)
+    same = squared == 0
+    return scale * squared.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0)
 
 
 @misconception("pairwise_distances", "Computes in float32, whatever comes in.")
@@ -502,6 +524,12 @@ def squeezes_the_means(x, mask, dim):
     mask = mask.expand_as(x)
     total = torch.where(mask, x, 0.0).sum(dim, keepdim=True)
     return (total / mask.sum(dim, keepdim=True).clamp(min=1)).squeeze()
+
+
+@misconception("masked_mean", "Counts the entries that are not 0: a kept 0 counts too.")
+def counts_what_is_not_zero(x, mask, dim):
+    kept = torch.where(mask, x, 0.0)
+    return kept.sum(dim) / (kept != 0).sum(dim).clamp(min=1)
 
 
 @misconception("masked_mean", "Gives the mask new dimensions on the right, where those of x are lined up from the right.")
@@ -853,6 +881,16 @@ def detaches_the_windows(x, size, step=1):
     return x.detach().as_strided((*x.shape[:-1], (T - size) // step + 1, size), (*x.stride()[:-1], step * s, s))
 
 
+@misconception("sliding_windows", "Returns a copy where a single window fits.")
+def copies_a_single_window(x, size, step=1):
+    T, s = x.shape[-1], x.stride(-1)
+    if size < 1 or step < 1 or size > T:
+        raise ValueError("no windows")
+    if size == T:
+        return torch.stack([x], -2)
+    return x.as_strided((*x.shape[:-1], (T - size) // step + 1, size), (*x.stride()[:-1], step * s, s))
+
+
 @misconception("sliding_windows", "Squeezes the result: a single window, or windows of one entry, lose their dimension.")
 def squeezes_the_windows(x, size, step=1):
     T, s = x.shape[-1], x.stride(-1)
@@ -916,6 +954,12 @@ def computes_in_float32(x, weight, y):
 def flattens_the_weight_with_view(x, weight, y):
     products = (x.unsqueeze(-1) * y.unsqueeze(-2)).flatten(-2)
     return products @ weight.view(weight.shape[0], -1).T
+
+
+@misconception("batched_bilinear", "Flattens the batch with view, which fails where x lies in memory in another way.")
+def flattens_the_batch_with_view(x, weight, y):
+    z = torch.einsum("bi,oij,bj->bo", x.view(-1, x.shape[-1]), weight, y.view(-1, y.shape[-1]))
+    return z.reshape(*x.shape[:-1], weight.shape[0])
 
 
 @misconception("batched_bilinear", "Squeezes the result: a batch of one or a single output loses its dimension.")
@@ -1028,6 +1072,21 @@ def pops_the_first_block(blocks):
         lower = torch.cat([block.new_zeros(len(block), result.shape[1]), block], 1)
         result = torch.cat([upper, lower])
     return result
+
+
+@misconception("block_diagonal", "Returns a single block as it came, also a vector.")
+def returns_a_single_block_unchecked(blocks):
+    if len(blocks) == 1:
+        return blocks[0]
+    if not blocks or any(block.ndim != 2 for block in blocks):
+        raise ValueError("blocks must be matrices")
+    columns = sum(block.shape[1] for block in blocks)
+    rows, before = [], 0
+    for block in blocks:
+        left, right = block.new_zeros(len(block), before), block.new_zeros(len(block), columns - before - block.shape[1])
+        rows.append(torch.cat([left, block, right], 1))
+        before += block.shape[1]
+    return torch.cat(rows)
 
 
 @misconception("block_diagonal", "Compares to [] to see whether there is no block: an empty tuple is not an empty list.")
