@@ -104,13 +104,18 @@ def _of(held: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
             case random.Random():
                 yield place, value.getstate()
             case dict():
-                yield place, [repr(key) for key in value]
+                yield place, ([repr(key) for key in value], _identities(value.values()))
                 pending += [(f"{place}[{key!r}]", item) for key, item in value.items()][::-1]
             case list() | tuple():
-                yield place, (type(value), len(value))
+                yield place, (type(value), len(value), _identities(value))
                 pending += [(f"{place}[{index}]", item) for index, item in enumerate(value)][::-1]
             case _:
                 yield place, id(value)
+
+
+def _identities(items: Iterable[object]) -> list[int]:
+    """Which objects a container holds, plain values aside."""
+    return [id(item) for item in items if not isinstance(item, _PLAIN)]
 
 
 def _tensor(place: str, tensor: Tensor) -> Iterator[tuple[str, object]]:
