@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from grader.testing import measured, raised, task
+from grader.testing import LAYOUTS, measured, raised, task, with_ones
 
 F64 = torch.float64
 INF = math.inf
@@ -42,6 +42,11 @@ def away_from_zero(draw, n):
     return (draw.uniform(n, low=0.5, high=2.0, dtype=F64) * (2 * draw.bools(n) - 1)).tolist()
 
 
+def sizes(draw, n, low=1e-100, high=1e100):
+    """Floats of both signs and of all powers of ten between these sizes."""
+    return draw.magnitudes(n, low=low, high=high, dtype=F64).tolist()
+
+
 OPERATIONS = {
     "a_plus_b": lambda a, b: a + b,
     "a_plus_2": lambda a, b: a + 2,
@@ -64,9 +69,48 @@ OPERATIONS = {
     "relu": lambda a, b: a.relu() + b.relu() + (-a).relu() * 3,
 }
 
+ON_ZEROS = {  # o is a Value of 0
+    "a + 0": lambda a, o: a + 0,
+    "0 + a": lambda a, o: 0 + a,
+    "a - 0": lambda a, o: a - 0.0,
+    "0 - a": lambda a, o: 0 - a,
+    "a * 0": lambda a, o: a * 0,
+    "0 * a": lambda a, o: 0.0 * a,
+    "0 / a": lambda a, o: 0 / a,
+    "a + o": lambda a, o: a + o,
+    "o - a": lambda a, o: o - a,
+    "o * a": lambda a, o: o * a,
+    "o / a": lambda a, o: o / a,
+    "o * o": lambda a, o: o * o,
+    "-o": lambda a, o: -o,
+    "exp": lambda a, o: o.exp(),
+    "tanh": lambda a, o: o.tanh(),
+    "relu": lambda a, o: o.relu(),
+    "o**1": lambda a, o: o**1,
+    "o**2": lambda a, o: o**2,
+    "o**0": lambda a, o: o**0,
+    "a**0": lambda a, o: a**0.0,
+}
+
 
 @task("Value")
 class TestValue:
+    def test_classic_example(self, agree, draw):
+        """For y = x² + 2x, x receives 2x + 2 from both places where it occurs: 8 at 3."""
+        points = [3, 0.0, *away_from_zero(draw, 3)]
+
+        def probe(m):
+            out = []
+            for point in points:
+                x = m.Value(point)
+                y = x**2 + 2 * x
+                before = graded(x, y)
+                y.backward()
+                out.append((before, graded(x, y)))
+            return out
+
+        agree(probe, rtol=1e-9, atol=1e-12)
+
     @pytest.mark.parametrize("name", OPERATIONS)
     def test_operation(self, agree, draw, name):
         """Each operator and method has the right value and passes the gradient of its result on, times its own derivative."""
@@ -84,21 +128,38 @@ class TestValue:
 
         agree(probe, rtol=1e-9, atol=1e-12)
 
-    def test_classic_example(self, agree, draw):
-        """For y = x² + 2x, x receives 2x + 2 from both places where it occurs: 8 at 3."""
-        points = [3, 0.0, *away_from_zero(draw, 3)]
+    def test_zeros(self, agree, draw):
+        """A 0 is a number like others, as a Value and as a plain number; x**0 is 1 with derivative 0 even there."""
+        (x,) = away_from_zero(draw, 1)
 
         def probe(m):
-            out = []
-            for point in points:
-                x = m.Value(point)
-                y = x**2 + 2 * x
-                before = graded(x, y)
-                y.backward()
-                out.append((before, graded(x, y)))
+            out = {}
+            for name, operation in ON_ZEROS.items():
+                a, o = m.Value(x), m.Value(0)
+                result = operation(a, o)
+                whole = result * -3 + a * 5 + o * 7
+                whole.backward()
+                out[name] = graded(a, o, result, whole)
             return out
 
         agree(probe, rtol=1e-9, atol=1e-12)
+
+    def test_sizes(self, agree, draw):
+        """Values and derivatives are right for numbers of 1e-100 as for those of 1e100."""
+        names = [name for name in OPERATIONS if name not in ("exp", "tanh")]
+        numbers = {name: (sizes(draw, 3), sizes(draw, 3)) for name in names}
+
+        def probe(m):
+            out = {}
+            for name, (xs, ys) in numbers.items():
+                for x, y in zip(xs, ys, strict=True):
+                    a, b = m.Value(x), m.Value(y)
+                    whole = OPERATIONS[name](a, b) * -3
+                    whole.backward()
+                    out.setdefault(name, []).append(graded(a, b, whole))
+            return out
+
+        agree(probe, rtol=1e-9, atol=0)
 
     @pytest.mark.parametrize(
         "shared",
@@ -213,20 +274,51 @@ class TestValue:
 
         agree(probe, rtol=1e-9, atol=1e-12)
 
-    def test_kinks_and_tails(self, agree, draw):
-        """The derivative of relu at 0 is 0, tanh takes numbers of any size, and x**0 is 1 even at 0."""
+    def test_tanh_of_any_size(self, agree, draw):
+        """Far from 0, tanh is ±1 with derivative 0; near to 0, it is x itself with derivative 1."""
+        (y,), near, far = away_from_zero(draw, 1), sizes(draw, 7, high=0.5), sizes(draw, 7, low=30)
+
+        def probe(m):
+            out = []
+            for point in (*near, *far, 1000.0, -1000.0):
+                v = m.Value(point)
+                result = v.tanh()
+                (result * y).backward()
+                out.append(graded(v, result))
+            return out
+
+        agree(probe, rtol=1e-9, atol=0)
+
+    def test_relu_and_its_kink(self, agree, draw):
+        """Negative numbers become 0 with derivative 0, and the derivative at 0 is 0 too."""
         (y,) = away_from_zero(draw, 1)
 
         def probe(m):
             out = []
-            operations = [lambda v: v.relu(), lambda v: v.tanh(), lambda v: v**0, lambda v: v**1]
-            for operation, points in zip(operations, [(0.0, y), (1000.0, -1000.0, y), (0.0, y), (0.0, y)], strict=True):
-                for point in points:
-                    v = m.Value(point)
-                    result = operation(v) * y
-                    result.backward()
-                    out.append(graded(v, result))
+            for point in (0.0, abs(y), -abs(y)):
+                v = m.Value(point)
+                result = v.relu() * y
+                result.backward()
+                out.append(graded(v, result))
             return out
+
+        agree(probe, rtol=1e-9, atol=1e-12)
+
+    def test_new_data_counts_from_then_on(self, agree, draw):
+        """Data that is set later changes neither results that are there nor their derivatives, only what is computed afterwards."""
+        (x, y, z), w = away_from_zero(draw, 3), away_from_zero(draw, 6)
+
+        def probe(m):
+            a, b = m.Value(x), m.Value(y)
+            results = [a * b, a / b, a**3, a.tanh(), (b * 0.5).exp(), a.relu() + b.relu()]
+            whole = sum(result * weight for result, weight in zip(results, w, strict=True))
+            numbers = graded(*results, whole)
+            for value in (a, b, *results):
+                value.data = -z
+            whole.backward()
+            again = a * b
+            again.backward()
+            return numbers, graded(a, b, whole, again)
 
         agree(probe, rtol=1e-9, atol=1e-12)
 
@@ -303,6 +395,7 @@ class TestUnbroadcast:
             ((2, 3, 5), (2, 1, 1)),
             ((2, 3, 5), (3, 1)),
             ((2, 3, 4, 5), (3, 1, 5)),
+            ((2, 3, 2, 5, 3, 2), (2, 1, 3, 1)),
             ((2, 3, 5), (1, 1, 1)),
             ((2, 3, 5), (1,)),
             ((2, 3, 5), ()),
@@ -312,29 +405,46 @@ class TestUnbroadcast:
     def test_sums_over_all_places(self, agree, draw, large, small):
         """Missing dimensions and those of size 1 are summed; the shape is exactly the operand's."""
         grad = draw.normal(*large, dtype=F64)
-        agree(lambda m: m.unbroadcast(grad, small), rtol=1e-10, atol=1e-10)
+        agree(lambda m: m.unbroadcast(grad, small), rtol=1e-9, atol=1e-9)
 
     @pytest.mark.parametrize("equal", [(3, 3), (3, 1), (1, 3), (3,), (1,)], ids=str)
     def test_equal_sizes(self, agree, draw, equal):
         """Dimensions line up at the end, which sizes alone don't tell when they are equal."""
         grad = draw.normal(3, 3, 3, dtype=F64)
-        agree(lambda m: m.unbroadcast(grad, equal), rtol=1e-10, atol=1e-10)
+        agree(lambda m: m.unbroadcast(grad, equal), rtol=1e-9, atol=1e-9)
 
     def test_nothing_to_sum(self, agree, draw):
         """Where nothing was broadcast, the gradient stays as it is, in a size of 1 too, and for single numbers."""
         a, b, c = draw.normal(2, 1, 5, dtype=F64), draw.normal(), draw.normal(3, 7)
         agree(lambda m: [m.unbroadcast(a, (2, 1, 5)), m.unbroadcast(b, ()), m.unbroadcast(c, (1, 7))], rtol=1e-5, atol=1e-6)
 
+    def test_float32(self, agree, draw):
+        """float32 in, float32 out."""
+        grad = draw.normal(7, 5, 3)
+        agree(lambda m: (m.unbroadcast(grad, (5, 1)), m.unbroadcast(grad, (7, 1, 3))), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("shape", with_ones(2, 3, 5), ids=str)
+    def test_gradients_with_sizes_of_one(self, agree, draw, shape):
+        """A size of 1 in the gradient itself is kept where the operand has it, and goes where the operand doesn't."""
+        grad, (a, b, c) = draw.normal(*shape, dtype=F64), shape
+        agree(lambda m: [m.unbroadcast(grad, s) for s in [(a, b, c), (a, 1, c), (b, c), (b, 1), (c,), ()]], rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """A gradient may lie in memory in any way."""
+        grad = draw.normal(7, 2, 5, 3, dtype=F64, layout=layout)
+        agree(lambda m: [m.unbroadcast(grad, s) for s in [(7, 1, 5, 3), (5, 1), (2, 1, 3), (7, 1, 1, 1), ()]], rtol=1e-9, atol=1e-9)
+
     @pytest.mark.parametrize("kind", [list, torch.Size], ids=["list", "Size"])
     def test_kinds_of_shapes(self, agree, draw, kind):
-        """A list or a torch.Size do as well, and a gradient may be transposed."""
-        grad, shape = draw.normal(5, 3, 2, dtype=F64).permute(2, 1, 0), kind([3, 1])
-        agree(lambda m: m.unbroadcast(grad, shape), rtol=1e-10, atol=1e-10)
+        """A list or a torch.Size do as well as a tuple."""
+        grad, shape = draw.normal(2, 3, 5, dtype=F64), kind([3, 1])
+        agree(lambda m: m.unbroadcast(grad, shape), rtol=1e-9, atol=1e-9)
 
-    def test_float32(self, agree, draw):
-        """float32 in, float32 out; the gradient itself is left as it is."""
-        grad = draw.normal(7, 5, 3)
-        agree(lambda m: (m.unbroadcast(grad, (5, 1)), m.unbroadcast(grad, (7, 1, 3)), grad), rtol=1e-4, atol=1e-5)
+    def test_an_entry_gets_only_its_places(self, agree, draw):
+        """NaN and inf in places of one entry reach no other entry."""
+        grad = draw.poisoned(draw.normal(5, 3, 7, dtype=F64), torch.arange(7) == 2)
+        agree(lambda m: [m.unbroadcast(grad, (7,)), m.unbroadcast(grad[:2], (2, 1, 7))], rtol=1e-9, atol=1e-9)
 
     def test_no_places(self, agree, draw):
         """An entry that was stretched to no places has the gradient 0, and sizes of 0 that fit stay."""
@@ -362,12 +472,12 @@ class TestUnbroadcast:
             outcomes.append(raised(ValueError, lambda: m.unbroadcast(grad[:, :1], (2, 3))))
             return outcomes, m.unbroadcast(grad, (2, 1))
 
-        agree(probe, rtol=1e-10, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 @task("numerical_gradient")
 class TestNumericalGradient:
-    @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 2), ()], ids=str)
+    @pytest.mark.parametrize("shape", [*with_ones(3, 5), (7,), (1,), (2, 3, 2), (137,), ()], ids=str)
     def test_any_shape(self, agree, draw, shape):
         """The gradient of a smooth function at a tensor of any number of dimensions."""
         x, w = draw.normal(*shape, dtype=F64), draw.normal(*shape, dtype=F64)
@@ -397,25 +507,26 @@ class TestNumericalGradient:
         agree(probe, rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["float32", "float64"])
-    @pytest.mark.parametrize("layout", ["transposed", "every_other", "expanded"])
-    def test_any_layout(self, agree, draw, layout, dtype):
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout, dtype):
         """Strides don't matter: each entry is moved alone."""
-        base = draw.normal(6, 5, dtype=dtype)
-        x = {"transposed": base.T, "every_other": base[::2], "expanded": base[:, :1].expand(6, 4)}[layout]
-        w = draw.normal(*x.shape, dtype=F64)
+        x, w = draw.normal(6, 5, dtype=dtype, layout=layout), draw.normal(6, 5, dtype=F64)
         agree(lambda m: m.numerical_gradient(lambda z: (w * z.sin()).sum() + z[0].prod(), x), rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize("eps", [1e-6, 0.3])
-    def test_x_is_left_as_it_is(self, agree, draw, eps):
-        """Not the smallest rounding error shows in x afterwards."""
+    def test_f_may_use_x_itself(self, agree, draw, eps):
+        """While f is called for points around it, x stays where it is."""
         x = draw.normal(5, 7, dtype=F64)
+        agree(lambda m: m.numerical_gradient(lambda z: (z.sin() * x).sum(), x, eps), rtol=1e-6, atol=1e-6)
 
-        def probe(m):
-            point = x.clone()
-            result = m.numerical_gradient(lambda z: z.sin().sum(), point, eps)
-            return result, torch.equal(point, x)
-
-        agree(probe, rtol=1e-6, atol=1e-6)
+    def test_f_may_pick_an_entry(self, agree, draw):
+        """The derivative of z[1, 2] is 1 there, although what f gives is a view of what it got."""
+        x, w = draw.normal(2, 3, dtype=F64), draw.normal(dtype=F64)
+        agree(
+            lambda m: [m.numerical_gradient(lambda z: z[1, 2], x), m.numerical_gradient(lambda z: z, w)] + [x.sum()],
+            rtol=1e-6,
+            atol=1e-6,
+        )
 
     @measured("flags")
     def test_x_and_parameters_may_require_gradients(self, agree, draw):
@@ -462,18 +573,19 @@ def derivatives(function, x, w, order):
 
 @task("Softplus")
 class TestSoftplus:
-    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-13)], ids=["float32", "float64"])
-    @pytest.mark.parametrize(("low", "high"), [(-3, 3), (-80, -15), (20.2, 24), (24, 80)])
+    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-8)], ids=["float32", "float64"])
+    @pytest.mark.parametrize(("low", "high"), [(-3, 3), (-80, -15), (15, 80), (-80, 80)])
     def test_value_and_gradient(self, agree, draw, low, high, dtype, tol):
-        """log(1 + exp(x)) and its derivative to the precision of the dtype, in the middle and in both tails."""
+        """log(1 + exp(x)) and its derivative are precise in the middle and in both tails."""
         x, w = draw.uniform(5, 7, low=low, high=high, dtype=dtype), draw.uniform(5, 7, low=0.5, high=2.0, dtype=dtype)
         agree(lambda m: derivatives(m.Softplus.apply, x, w, 1), rtol=tol, atol=0)
 
     @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["float32", "float64"])
     def test_huge_numbers(self, agree, draw, dtype):
         """Far out the result is x or 0 and the gradient 1 or 0, with no NaN, also at infinity and in the second derivative."""
-        x = draw.uniform(9, low=-1.0, high=1.0, dtype=dtype)
+        x = draw.magnitudes(17, low=110, high=1e30, dtype=dtype)
         x[:8] = torch.tensor([1e4, -1e4, 800, -800, 1e30, -1e30, INF, -INF], dtype=dtype)
+        x[8] = draw.normal()
         agree(lambda m: derivatives(m.Softplus.apply, x, torch.ones_like(x), 2), rtol=1e-5, atol=1e-30)
 
     @pytest.mark.parametrize("order", [2, 3])
@@ -497,8 +609,8 @@ class TestSoftplus:
 
     @pytest.mark.parametrize("layout", ["number", "empty", "transposed", "expanded"])
     def test_any_shape(self, agree, draw, layout):
-        """Single numbers, empty tensors, any strides."""
-        base = draw.normal(3, 5, dtype=F64)
+        """Single numbers, empty tensors, any strides of x and of the gradient."""
+        base, w = draw.normal(3, 5, dtype=F64), draw.normal(3, 5, dtype=F64, layout="transposed")
         views = {
             "number": lambda t: t[1, 2],
             "empty": lambda t: t[:, :0],
@@ -510,10 +622,11 @@ class TestSoftplus:
         def probe(m):
             point = leaf(base)
             y, whole = m.Softplus.apply(view(point)), m.Softplus.apply(point)
-            (y.sum() * 2 + whole.sum()).backward()
+            y.sum().backward()
+            whole.backward(w)
             return y, whole, point.grad
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-8, atol=1e-9)
 
     @measured("flags")
     def test_is_a_custom_function(self, agree, draw):
@@ -528,14 +641,16 @@ class TestSoftplus:
         agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_x_is_left_as_it_is(self, agree, draw):
-        """Forward and backward don't write into x, or into the gradient of the result."""
-        x, w = draw.normal(3, 5), draw.normal(3, 5)
+        """Forward and backward don't write into x, whether it requires a gradient or not, or into the gradient of the result."""
+        x, point, w = draw.normal(3, 5), leaf(draw.normal(3, 5)), draw.normal(3, 5)
 
         def probe(m):
-            point, gradient = leaf(x), w.clone()
-            y = m.Softplus.apply(point)
-            y.backward(gradient)
-            return y, point.grad, point.detach().clone(), gradient
+            z = point * 2
+            y = m.Softplus.apply(z)
+            y.backward(w, retain_graph=True)
+            first = m.Softplus.apply(point)
+            first.backward(w)
+            return y, first, m.Softplus.apply(x), point.grad, z
 
         agree(probe, rtol=1e-5, atol=1e-6)
 
@@ -593,10 +708,21 @@ class TestRoundSTE:
 
         agree(probe, rtol=0, atol=0)
 
-    def test_huge_numbers_and_infinities(self, agree, draw):
-        """Nothing is clipped: huge numbers and infinities stay, and their gradient passes."""
-        x, w = draw.normal(7), draw.normal(7)
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64], ids=str)
+    def test_halves_of_every_size(self, agree, draw, dtype):
+        """Up to the largest half that the dtype can hold, halves go to the even number, and what lies next to a half doesn't."""
+        x = draw.magnitudes(29, low=1, high=0.5 / torch.finfo(dtype).eps, dtype=F64).floor() + 0.5
+        x[:2] = torch.tensor([0.5, -0.5])
+        x = x.to(dtype)
+        below, above = torch.nextafter(x, torch.zeros_like(x)), torch.nextafter(x, x * 2)
+        agree(lambda m: [m.RoundSTE.apply(points) for points in (x, below, above)], rtol=0, atol=0)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+    def test_huge_numbers_and_infinities(self, agree, draw, dtype):
+        """Nothing is clipped: huge numbers and infinities stay, and every gradient passes, infinite ones and NaN too."""
+        x, w = draw.magnitudes(17, low=0.3, high=1e30, dtype=dtype), draw.magnitudes(17, low=1e-30, high=1e30, dtype=dtype)
         x[1:6] = torch.tensor([1e30, -1e30, INF, -INF, 300.7])
+        w = draw.poisoned(w, torch.arange(17) % 3 == 1)
 
         def probe(m):
             point = leaf(x)
@@ -651,14 +777,14 @@ class TestRoundSTE:
         agree(probe, rtol=0, atol=0)
 
     def test_x_is_left_as_it_is(self, agree, draw):
-        """Rounding in place would destroy what is being learned; a gradient that is overwritten in place isn't shared."""
-        x, w = 5 * draw.normal(3, 5), draw.normal(3, 5)
+        """Rounding in place would destroy what is being learned, whether x is a parameter, is computed, or requires no gradient."""
+        x, point, w = 5 * draw.normal(3, 5), leaf(5 * draw.normal(3, 5)), draw.normal(3, 5)
 
         def probe(m):
-            point, gradient = leaf(x), w.clone()
-            y = m.RoundSTE.apply(point)
-            y.backward(gradient)
-            return y, point.grad, point.detach().clone(), gradient
+            z = point * 2
+            y = m.RoundSTE.apply(z)
+            y.backward(w)
+            return y, z, point.grad, m.RoundSTE.apply(point), m.RoundSTE.apply(x)
 
         agree(probe, rtol=0, atol=0)
 
@@ -680,21 +806,34 @@ class TestRoundSTE:
             ((y * 2).sum() + (whole * w).sum()).backward()
             return y, whole, point.grad
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
 
 @task("jacobian")
 class TestJacobian:
     @pytest.mark.parametrize(
-        ("inputs", "outputs"), [((5,), (3,)), ((2, 5), (3,)), ((5,), (2, 3)), ((2, 3), (5, 7)), ((), (3,)), ((3,), ()), ((), ())], ids=str
+        ("inputs", "outputs"),
+        [
+            ((5,), (3,)),
+            ((2, 5), (3,)),
+            ((5,), (2, 3)),
+            ((2, 3), (5, 7)),
+            ((1, 5), (3, 1)),
+            ((3, 1), (1, 7)),
+            ((1,), (1,)),
+            ((), (3,)),
+            ((3,), ()),
+            ((), ()),
+        ],
+        ids=str,
     )
     def test_dimensions_of_outputs_come_first(self, agree, draw, inputs, outputs):
-        """Any shapes of output and input, single numbers included: (*outputs, *inputs)."""
+        """Any shapes of output and input, single numbers and sizes of 1 included: (*outputs, *inputs)."""
         x = draw.normal(*inputs, dtype=F64)
         w = draw.normal(math.prod(outputs), math.prod(inputs), dtype=F64)
         agree(lambda m: m.jacobian(lambda z: (w @ z.sin().flatten()).tanh().reshape(outputs), x), rtol=1e-9, atol=1e-10)
 
-    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-12)], ids=["float32", "float64"])
+    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-9)], ids=["float32", "float64"])
     def test_square_and_not_symmetric(self, agree, draw, dtype, tol):
         """With as many outputs as inputs too, rows belong to outputs and columns to inputs."""
         x, w = draw.normal(5, dtype=dtype), draw.normal(5, 5, dtype=dtype)
@@ -702,8 +841,8 @@ class TestJacobian:
 
     def test_entry_by_entry(self, agree, draw):
         """The Jacobian of an entrywise function is diagonal, and the identity has the identity."""
-        x = draw.normal(2, 3, dtype=F64)
-        agree(lambda m: [m.jacobian(lambda z: z.exp(), x), m.jacobian(lambda z: z, x)], rtol=1e-9, atol=1e-12)
+        x = draw.normal(3, 13, dtype=F64)
+        agree(lambda m: [m.jacobian(lambda z: z.exp(), x), m.jacobian(lambda z: z, x)], rtol=1e-9, atol=1e-9)
 
     def test_outputs_that_do_not_depend_on_x(self, agree, draw):
         """Constants among the outputs, and functions that return nothing but constants, have the derivative 0."""
@@ -721,7 +860,7 @@ class TestJacobian:
             ]
             return [m.jacobian(f, x) for f in functions]
 
-        agree(probe, rtol=1e-9, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_no_outputs(self, agree, draw):
         """An output of (0,) or (2, 0) gives as many rows."""
@@ -735,16 +874,21 @@ class TestJacobian:
     @measured("flags")
     def test_kept_out_of_graphs(self, agree, draw):
         """The result has no graph, and neither x, required or computed, nor a parameter in f has a grad that changed."""
-        x, w, g = draw.normal(5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, 5, dtype=F64)
+        point, weight, g = leaf(draw.normal(5, dtype=F64)), leaf(draw.normal(3, 5, dtype=F64)), draw.normal(3, 5, dtype=F64)
 
         def probe(m):
-            point, weight = leaf(x), leaf(w)
+            out = [m.jacobian(lambda z: (weight @ z).tanh(), point)]
             weight.grad = g.clone()
-            first = m.jacobian(lambda z: (weight @ z).tanh(), point)
-            second = m.jacobian(lambda z: (weight @ z).tanh(), point * 2)
-            return first, second, first.requires_grad, second.requires_grad, point.grad, weight.grad, point.requires_grad, point.detach()
+            out.append(m.jacobian(lambda z: (weight @ z).tanh(), point * 2))
+            return {"results": out, "requires_grad of the results": [J.requires_grad for J in out], "the weight's grad": weight.grad}
 
         agree(probe, rtol=1e-9, atol=1e-10)
+
+    @pytest.mark.parametrize("required", [False, True])
+    def test_x_in_f_is_a_constant(self, agree, draw, required):
+        """Only the tensor that f gets is differentiated: where f uses x itself, that is a constant, even if x requires a gradient."""
+        x = draw.normal(2, 3, dtype=F64).requires_grad_(required)
+        agree(lambda m: m.jacobian(lambda z: (z * x).sin() + x.square(), x), rtol=1e-9, atol=1e-10)
 
     @measured("flags")
     def test_inside_no_grad(self, agree, draw):
@@ -761,21 +905,19 @@ class TestJacobian:
     def test_exact(self, agree, draw):
         """Large and steep functions show that these are no finite differences."""
         x, w = draw.normal(5, dtype=F64), draw.normal(3, 5, dtype=F64)
-        agree(lambda m: m.jacobian(lambda z: ((w @ z) * 50).sin() + 1e6, x), rtol=1e-10, atol=1e-9)
+        agree(lambda m: m.jacobian(lambda z: ((w @ z) * 50).sin() + 1e6, x), rtol=1e-9, atol=1e-8)
 
-    def test_layouts(self, agree, draw):
-        """Both x and the output may be transposed or expanded."""
-        x, w = draw.normal(3, 5, dtype=F64), draw.normal(7, 3, dtype=F64)
-        agree(
-            lambda m: [m.jacobian(lambda z: (w @ z.T).sin().T, x.T), m.jacobian(lambda z: (w @ z).sin().T, x[:, :1].expand(3, 2))],
-            rtol=1e-9,
-            atol=1e-10,
-        )
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Both x and the output may lie in memory in any way."""
+        x, w = draw.normal(2, 3, dtype=F64, layout=layout), draw.normal(7, 2, dtype=F64)
+        functions = [lambda z: (w @ z).sin().T, lambda z: (w @ z)[:, 1:2].expand(7, 3)]
+        agree(lambda m: [m.jacobian(f, x) for f in functions], rtol=1e-9, atol=1e-10)
 
 
 @task("hessian_vector_product")
 class TestHessianVectorProduct:
-    @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 2), ()], ids=str)
+    @pytest.mark.parametrize("shape", [*with_ones(3, 5), (7,), (1,), (2, 3, 2), (), (0,), (2, 0)], ids=str)
     def test_any_shape(self, agree, draw, shape):
         """H v for a function in which all entries meet, at x of any shape."""
         x, v, w = (draw.normal(*shape, dtype=F64) for _ in range(3))
@@ -785,7 +927,7 @@ class TestHessianVectorProduct:
             atol=1e-9,
         )
 
-    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-4), (F64, 1e-11)], ids=["float32", "float64"])
+    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-4), (F64, 1e-9)], ids=["float32", "float64"])
     def test_quadratic_form(self, agree, draw, dtype, tol):
         """xᵀAx has the Hessian A + Aᵀ, wherever x is: no half of it, and not scaled to a v of length 1."""
         x, v, A = draw.normal(7, dtype=dtype), 5 * draw.normal(7, dtype=dtype), draw.normal(7, 7, dtype=dtype)
@@ -800,7 +942,7 @@ class TestHessianVectorProduct:
     def test_exact(self, agree, draw):
         """A steep function with a large constant shows that these are no finite differences."""
         x, v, w = (draw.normal(7, dtype=F64) for _ in range(3))
-        agree(lambda m: m.hessian_vector_product(lambda z: (30 * (w @ z)).sin() + 1e6 + (z**4).sum(), x, v), rtol=1e-10, atol=1e-8)
+        agree(lambda m: m.hessian_vector_product(lambda z: (30 * (w @ z)).sin() + 1e6 + (z**4).sum(), x, v), rtol=1e-9, atol=1e-8)
 
     def test_no_second_derivative(self, agree, draw):
         """Linear functions and those that don't depend on x, or on some of its entries, give zeros there."""
@@ -814,6 +956,7 @@ class TestHessianVectorProduct:
                 lambda z: weight.square().sum(),
                 lambda z: w.sum(),
                 lambda z: (w * z).sum() + z[2] * z[5] ** 2,
+                lambda z: (w * z).relu().sum() + z[3] ** 3,
             ]
             return [m.hessian_vector_product(f, x, v) for f in functions]
 
@@ -834,16 +977,36 @@ class TestHessianVectorProduct:
     @measured("flags")
     def test_kept_out_of_graphs(self, agree, draw):
         """The result has no graph, and neither x, required or computed, nor a parameter in f has a grad that changed."""
-        x, v, w, g = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, 5, dtype=F64)
+        point, v, u = leaf(draw.normal(5, dtype=F64)), draw.normal(5, dtype=F64), leaf(draw.normal(5, dtype=F64))
+        weight, g = leaf(draw.normal(3, 5, dtype=F64)), draw.normal(3, 5, dtype=F64)
 
         def probe(m):
-            point, weight = leaf(x), leaf(w)
+            f = lambda z: (weight @ z).tanh().sum()  # noqa: E731
+            out = [m.hessian_vector_product(f, point, v)]
             weight.grad = g.clone()
-            first = m.hessian_vector_product(lambda z: (weight @ z).tanh().sum(), point, v)
-            second = m.hessian_vector_product(lambda z: (weight @ z).tanh().sum(), point * 2, v)
-            return first, second, first.requires_grad, second.requires_grad, point.grad, weight.grad, point.requires_grad, point.detach()
+            out += [m.hessian_vector_product(f, point * 2, v), m.hessian_vector_product(f, point, u)]
+            return {"results": out, "requires_grad of the results": [p.requires_grad for p in out], "the weight's grad": weight.grad}
 
         agree(probe, rtol=1e-9, atol=1e-10)
+
+    @pytest.mark.parametrize("required", [False, True])
+    def test_x_in_f_is_a_constant(self, agree, draw, required):
+        """Only the tensor that f gets is differentiated: where f uses x itself, that is a constant, even if x requires a gradient."""
+        x, v = draw.normal(2, 3, dtype=F64).requires_grad_(required), draw.normal(2, 3, dtype=F64)
+        agree(lambda m: m.hessian_vector_product(lambda z: (z * z * x).sin().sum() * x.sum(), x, v), rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Both x and v may lie in memory in any way."""
+        x, v = (draw.normal(3, 5, dtype=F64, layout=layout) for _ in range(2))
+        points = [(x, v), (x.contiguous(), v), (x, v.contiguous())]
+        agree(lambda m: [m.hessian_vector_product(lambda z: z.sin().prod() + (z.T @ z).exp().sum(), *p) for p in points], rtol=1e-8, atol=1e-9)
+
+    @pytest.mark.parametrize("length", [0.0, 1e-150, 1e150])
+    def test_any_length(self, agree, draw, length):
+        """The product grows with v, from v = 0 to any length."""
+        x, v, A = draw.normal(5, dtype=F64), draw.uniform(5, low=0.5, high=1.0, dtype=F64), draw.uniform(5, 5, low=0.5, dtype=F64)
+        agree(lambda m: m.hessian_vector_product(lambda z: z @ A @ z + z[0] ** 4, x, v * length), rtol=1e-9, atol=0)
 
     @measured("flags")
     def test_inside_no_grad(self, agree, draw):
