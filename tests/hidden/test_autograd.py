@@ -521,12 +521,9 @@ class TestNumericalGradient:
 
     def test_f_may_pick_an_entry(self, agree, draw):
         """The derivative of z[1, 2] is 1 there, although what f gives is a view of what it got."""
-        x, w = draw.normal(2, 3, dtype=F64), draw.normal(dtype=F64)
-        agree(
-            lambda m: [m.numerical_gradient(lambda z: z[1, 2], x), m.numerical_gradient(lambda z: z, w)] + [x.sum()],
-            rtol=1e-6,
-            atol=1e-6,
-        )
+        x, w, number = draw.normal(2, 3, dtype=F64), draw.normal(2, 3, dtype=F64), draw.normal(dtype=F64)
+        functions = [(lambda z: z[1, 2], x), (lambda z: (w * z).sum(), x), (lambda z: z, number)]
+        agree(lambda m: [m.numerical_gradient(f, point) for f, point in functions], rtol=1e-6, atol=1e-6)
 
     @measured("flags")
     def test_x_and_parameters_may_require_gradients(self, agree, draw):
@@ -917,7 +914,7 @@ class TestJacobian:
 
 @task("hessian_vector_product")
 class TestHessianVectorProduct:
-    @pytest.mark.parametrize("shape", [*with_ones(3, 5), (7,), (1,), (2, 3, 2), (), (0,), (2, 0)], ids=str)
+    @pytest.mark.parametrize("shape", [*with_ones(3, 5), (7,), (1,), (2, 3, 2), ()], ids=str)
     def test_any_shape(self, agree, draw, shape):
         """H v for a function in which all entries meet, at x of any shape."""
         x, v, w = (draw.normal(*shape, dtype=F64) for _ in range(3))
@@ -1000,24 +997,21 @@ class TestHessianVectorProduct:
         """Both x and v may lie in memory in any way."""
         x, v = (draw.normal(3, 5, dtype=F64, layout=layout) for _ in range(2))
         points = [(x, v), (x.contiguous(), v), (x, v.contiguous())]
-        agree(lambda m: [m.hessian_vector_product(lambda z: z.sin().prod() + (z.T @ z).exp().sum(), *p) for p in points], rtol=1e-8, atol=1e-9)
+        agree(
+            lambda m: [m.hessian_vector_product(lambda z: z.sin().prod() + (z.T @ z).exp().sum(), *p) for p in points], rtol=1e-8, atol=1e-9
+        )
 
-    @pytest.mark.parametrize("length", [0.0, 1e-150, 1e150])
-    def test_any_length(self, agree, draw, length):
+    def test_any_length(self, agree, draw):
         """The product grows with v, from v = 0 to any length."""
         x, v, A = draw.normal(5, dtype=F64), draw.uniform(5, low=0.5, high=1.0, dtype=F64), draw.uniform(5, 5, low=0.5, dtype=F64)
-        agree(lambda m: m.hessian_vector_product(lambda z: z @ A @ z + z[0] ** 4, x, v * length), rtol=1e-9, atol=0)
+        vectors = [v * length for length in (1.0, 0.0, 1e-150, 1e150)]
+        agree(lambda m: [m.hessian_vector_product(lambda z: z @ A @ z + z[0] ** 4, x, u) for u in vectors], rtol=1e-9, atol=0)
 
-    @measured("flags")
-    def test_inside_no_grad(self, agree, draw):
-        """Where the caller has switched gradients off, they are on for f, and off again afterwards."""
-        x, v = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
-
-        def probe(m):
-            with torch.no_grad():
-                return m.hessian_vector_product(lambda z: z.prod() + z.exp().sum(), x, v), torch.is_grad_enabled()
-
-        agree(probe, rtol=1e-9, atol=1e-10)
+    def test_empty(self, agree, draw):
+        """Without entries, the product is as empty."""
+        x, v = draw.normal(2, 3, dtype=F64), draw.normal(2, 3, dtype=F64)
+        points = [(x, v), (x[:, :0], v[:, :0]), (x[:0, 0], v[:0, 0])]
+        agree(lambda m: [m.hessian_vector_product(lambda z: z.exp().sum(), *p) for p in points], rtol=1e-9, atol=1e-9)
 
 
 def make_critic(w1, b1, w2):
@@ -1040,28 +1034,26 @@ class TestGradientPenalty:  # the tolerance leaves room for an epsilon of 1e-12 
     @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-3), (F64, 1e-5)], ids=["float32", "float64"])
     def test_value(self, agree, draw, dtype, tol):
         """The mean over samples of (slope − 1)², each slope at the sample's own mix."""
-        (real, fake, alpha), parts = pair(draw, 11, 5, dtype=dtype), critic_parts(draw, 5, dtype)
-        agree(lambda m: m.gradient_penalty(make_critic(*parts), real, fake, alpha), rtol=tol, atol=tol)
+        (real, fake, alpha), critic = pair(draw, 11, 5, dtype=dtype), make_critic(*critic_parts(draw, 5, dtype))
+        agree(lambda m: m.gradient_penalty(critic, real, fake, alpha), rtol=tol, atol=tol)
 
     def test_trains_the_critic(self, agree, draw):
         """penalty.backward() gives all parameters of the critic their gradient, through the slope."""
-        (real, fake, alpha), parts = pair(draw, 11, 5), critic_parts(draw, 5)
+        (real, fake, alpha), critic = pair(draw, 11, 5), make_critic(*critic_parts(draw, 5))
 
         def probe(m):
-            critic = make_critic(*parts)
             penalty = m.gradient_penalty(critic, real, fake, alpha)
             (penalty * 10).backward()
             return penalty, grads_of(critic)
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("shape", [(3, 2, 5, 7), (5, 3, 4)], ids=str)
+    @pytest.mark.parametrize("shape", [*with_ones(3, 2, 5, 7), (5, 3, 4), (7, 1), (1, 5)], ids=str)
     def test_norm_over_all_entries_of_a_sample(self, agree, draw, shape):
-        """A sample may be an image: its slope has one norm over channels, rows and columns."""
-        (real, fake, alpha), parts = pair(draw, *shape), critic_parts(draw, math.prod(shape[1:]))
+        """A sample may be an image: its slope has one norm over channels, rows and columns, of which there may be one each."""
+        (real, fake, alpha), critic = pair(draw, *shape), make_critic(*critic_parts(draw, math.prod(shape[1:])))
 
         def probe(m):
-            critic = make_critic(*parts)
             penalty = m.gradient_penalty(critic, real, fake, alpha)
             penalty.backward()
             return penalty, grads_of(critic)
@@ -1112,28 +1104,56 @@ class TestGradientPenalty:  # the tolerance leaves room for an epsilon of 1e-12 
 
     def test_nothing_flows_into_the_samples(self, agree, draw):
         """Samples that require gradients get none, not even the fake ones that a generator made."""
-        (real, fake, alpha), parts = pair(draw, 7, 5), critic_parts(draw, 5)
+        (real, fake, alpha), critic = pair(draw, 7, 5), make_critic(*critic_parts(draw, 5))
+        real, fake = leaf(real), leaf(fake)
 
         def probe(m):
-            critic, a, b = make_critic(*parts), leaf(real), leaf(fake)
-            penalty = m.gradient_penalty(critic, a, b * 1.5, alpha)
+            penalty = m.gradient_penalty(critic, real, fake * 1.5, alpha)
             penalty.backward()
-            return penalty, grads_of(critic), a.grad, b.grad, a.detach(), b.detach()
+            return penalty, grads_of(critic), real.grad, fake.grad
 
         agree(probe, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Samples, alpha and the gradient itself may lie in memory in any way."""
+        real, fake = (draw.normal(5, 2, 3, 7, dtype=F64, layout=layout) for _ in range(2))
+        alpha = draw.uniform(5, dtype=F64, layout="sliced" if layout == "transposed" else layout)
+        inner = make_critic(*critic_parts(draw, 42))
+        critic = lambda x: inner(x.permute(0, 2, 3, 1).contiguous())  # noqa: E731
+
+        def probe(m):
+            penalty = m.gradient_penalty(critic, real, fake, alpha)
+            penalty.backward()
+            return penalty, grads_of(inner)
+
+        agree(probe, rtol=1e-5, atol=1e-5)
+
+    @measured("flags")
+    def test_critic_keeps_its_modes(self, agree, draw):
+        """A critic in training mode with a dropout in eval mode stays that, and its frozen layer stays frozen."""
+        (real, fake, alpha), layers = pair(draw, 7, 5), make_critic(*critic_parts(draw, 5))
+        critic = nn.Sequential(*layers[:3], nn.Dropout(0.5).eval(), layers[3])
+        layers[1].requires_grad_(False)
+        agree(lambda m: m.gradient_penalty(critic, real, fake, alpha), rtol=1e-5, atol=1e-5)
 
     @measured("calls, flags, hooks")
     def test_call_alone_changes_no_grad(self, agree, draw):
         """Before backward is called on the penalty, the critic's gradients are what they were; the critic is called once."""
-        (real, fake, alpha), parts = pair(draw, 7, 5), critic_parts(draw, 5)
+        (real, fake, alpha), critic = pair(draw, 7, 5), make_critic(*critic_parts(draw, 5))
 
         def probe(m):
-            critic, shapes = make_critic(*parts), []
+            shapes = []
             critic.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
             for p in critic.parameters():
                 p.grad = torch.ones_like(p)
             penalty = m.gradient_penalty(critic, real, fake, alpha)
-            return penalty, penalty.requires_grad, grads_of(critic), shapes
+            return {
+                "penalty": penalty,
+                "requires_grad of the penalty": penalty.requires_grad,
+                "the critic's gradients": grads_of(critic),
+                "shapes that the critic got": shapes,
+            }
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
@@ -1168,35 +1188,68 @@ class TestCheckpoint:
 
     @measured("calls, flags")
     def test_parameters_get_their_gradients(self, agree, draw):
-        """A module's parameters, which are no arguments, receive theirs too, added to what was there."""
-        x, w1, w2 = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
+        """The parameters of a module, which are no arguments, receive theirs too, added to what was there; it stays in its modes."""
+        point, w1, w2 = leaf(draw.normal(5, 3, dtype=F64)), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
+        model = nn.Sequential(linear(w1), nn.Dropout(0.5).eval(), nn.Tanh(), linear(w2))
 
         def probe(m):
-            model, point = nn.Sequential(linear(w1), nn.Tanh(), linear(w2)), leaf(x)
-            f = Watched(model)
+            enabled = []
+            model[2].register_forward_hook(lambda module, args, output: enabled.append(torch.is_grad_enabled()))
             model[0].weight.grad = torch.ones_like(w1)
-            y = m.checkpoint(f, point)
+            y = m.checkpoint(model, point)
             y.square().sum().backward()
-            return y, point.grad, grads_of(model), f.enabled
+            return y, point.grad, grads_of(model), enabled
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
     @measured("calls, flags")
     def test_arguments_of_all_kinds(self, agree, draw):
-        """Tensors that need gradients stand among others that don't, whole numbers, None and strings."""
+        """Tensors that need gradients, parameters among them, stand among others that don't, numbers, None, strings and lists."""
         x, y, mask, index = draw.normal(5, 3, dtype=F64), draw.normal(5, 3, dtype=F64), draw.bools(5, 3), draw.permutation(5)
 
         def probe(m):
-            def f(mode, a, keep, order, scale, nothing, b):
+            def f(mode, a, keep, order, scale, nothing, b, calls):
                 assert (mode, scale, nothing) == ("scaled", 3, None)
+                calls.append(mode)
                 return a[order].where(keep, b) * scale * b.cos()
 
-            a, b, c = leaf(x), leaf(y), y.clone()
+            a, b, c, calls = leaf(x), nn.Parameter(y.clone()), y.clone(), []
             f1, f2 = Watched(f), Watched(f)
-            first = m.checkpoint(f1, "scaled", a, mask, index, 3, None, b)
-            second = m.checkpoint(f2, "scaled", a, mask, index, 3, None, c)
+            first = m.checkpoint(f1, "scaled", a, mask, index, 3, None, b, calls)
+            second = m.checkpoint(f2, "scaled", a, mask, index, 3, None, c, calls)
             (first.sum() + second.square().sum()).backward()
-            return first, second, a.grad, b.grad, c.grad, f1.enabled, f2.enabled
+            return first, second, a.grad, b.grad, c.grad, f1.enabled, f2.enabled, len(calls)
+
+        agree(probe, rtol=1e-9, atol=1e-10)
+
+    @measured("calls, flags")
+    def test_arguments_that_count_as_false(self, agree, draw):
+        """Arguments such as 0, False, an empty string and an empty list reach f in both runs, each in its place."""
+        x, y = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
+
+        def probe(m):
+            def f(start, a, flag, rate, nothing, b, name, entries):
+                seen.append([start, flag, rate, nothing, name, entries])
+                return a[start:].sin() * b + rate
+
+            seen, point = [], leaf(x)
+            result = m.checkpoint(f, 0, point, False, 0.0, None, y, "", [])
+            result.sum().backward()
+            return result, point.grad, seen
+
+        agree(probe, rtol=1e-9, atol=1e-10)
+
+    @measured("calls, flags")
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Arguments, and the gradient of the result, may lie in memory in any way."""
+        x, y, g = (draw.normal(3, 5, dtype=F64, layout=layout) for _ in range(3))
+
+        def probe(m):
+            f, a = Watched(lambda a, b: a.sin() * b), x.detach().requires_grad_()
+            result = m.checkpoint(f, a, y)
+            result.backward(g)
+            return result, a.grad, f.enabled
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
@@ -1346,51 +1399,53 @@ class TestCheckpoint:
 class Net(nn.Module):
     """A linear layer, a batch norm, and a head that may share the first layer's weight."""
 
-    def __init__(self, weight, dtype, tied):
+    def __init__(self, dtype, tied):
         super().__init__()
-        n = len(weight)
-        self.norm = nn.BatchNorm1d(n, dtype=dtype)
-        self.first, self.head = linear(weight.to(dtype)), nn.Linear(n, n, dtype=dtype)
+        self.norm = nn.BatchNorm1d(3, dtype=dtype)
+        self.first, self.head = nn.Linear(3, 3, bias=False, dtype=dtype), nn.Linear(3, 3, dtype=dtype)
         if tied:
             self.head.weight = self.first.weight
-        self.register_buffer("table", torch.arange(n))
+        self.register_buffer("table", torch.zeros(5, dtype=torch.int64))
         self.scale = nn.Parameter(torch.ones((), dtype=dtype))
 
     def forward(self, x):
         return self.head(self.norm(self.first(x)).tanh()) * self.scale
 
 
-def average_and_model(first, second, noise, *, dtype=F64, tied=False):
-    """A net, a copy of it with other parameters, and the model after a forward that has changed its statistics."""
-    average, model = Net(first, dtype, tied), Net(second, dtype, tied)
+def filled(draw, model):
+    """The model with drawn numbers in all parameters and buffers; whole numbers have more digits than a float can hold."""
     with torch.no_grad():
-        for i, p in enumerate(model.parameters()):
-            p.add_(noise[i % len(noise)].item())
-        model.table.add_(3)
-        model(second.to(dtype))
-    return average, model
+        for p in model.parameters():
+            p.copy_(draw.normal(*p.shape, dtype=p.dtype))
+        for b in model.buffers():
+            b.copy_(
+                draw.uniform(*b.shape, low=0.5, high=1.5, dtype=b.dtype) if b.dtype.is_floating_point else draw.integers(0, 2**62, *b.shape)
+            )
+    return model
+
+
+def average_and_model(draw, *, dtype=F64, tied=False):
+    """Two nets with different parameters and buffers."""
+    return filled(draw, Net(dtype, tied)), filled(draw, Net(dtype, tied))
 
 
 def state_of(model):
-    """All parameters and buffers as a plain dict of copies."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def weights(draw, dtype=F64):
-    """What `average_and_model` needs."""
-    return draw.normal(3, 3, dtype=dtype), draw.normal(3, 3, dtype=dtype), draw.uniform(7, low=0.5, high=1.5, dtype=dtype)
+    """Copies of all parameters and buffers by name, of those too that state_dict leaves out."""
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tensor.detach().clone() for name, tensor in tensors}
 
 
 @task("ema_update_")
 class TestEmaUpdate:
-    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-12)], ids=["float32", "float64"])
-    @pytest.mark.parametrize("decay", [0.9, 0.25])
+    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-9)], ids=["float32", "float64"])
+    @pytest.mark.parametrize("decay", [0.9, 0.25, 0.999])
     def test_parameters_move_and_buffers_are_copied(self, agree, draw, decay, dtype, tol):
         """Each parameter goes the share 1 − decay of the way; running statistics, counters and tables are copied."""
-        parts = weights(draw, dtype)
+        average, model = average_and_model(draw, dtype=dtype)
+        model.norm.eval()  # the modes of both stay
+        average.eval().head.train()
 
         def probe(m):
-            average, model = average_and_model(*parts, dtype=dtype)
             m.ema_update_(average, model, decay)
             return state_of(average)
 
@@ -1398,40 +1453,79 @@ class TestEmaUpdate:
 
     def test_several_updates(self, agree, draw):
         """Over a training of five steps, the average follows the weights; training goes on undisturbed."""
-        (first, second, noise), x = weights(draw), draw.normal(11, 3, dtype=F64)
+        (average, model), x = average_and_model(draw), draw.normal(11, 3, dtype=F64)
 
         def probe(m):
-            average, model = average_and_model(first, second, noise)
-            optimizer = torch.optim.SGD(model.parameters(), 0.05)
             for _ in range(5):
-                optimizer.zero_grad()
-                model(x).square().mean().backward()
-                optimizer.step()
+                gradients = torch.autograd.grad(model(x).square().mean(), list(model.parameters()))
+                with torch.no_grad():
+                    for p, gradient in zip(model.parameters(), gradients, strict=True):
+                        p -= 0.05 * gradient
                 m.ema_update_(average, model, 0.8)
             return state_of(average), state_of(model)
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
-    @pytest.mark.parametrize("decay", [0.0, 1.0])
+    @pytest.mark.parametrize("decay", [0.0, 0, 1.0, 1], ids=repr)
     def test_ends_of_the_range(self, agree, draw, decay):
         """Decay 0 copies the model, decay 1 keeps the parameters, and copies the buffers all the same."""
-        parts = weights(draw)
+        average, model = average_and_model(draw)
 
         def probe(m):
-            average, model = average_and_model(*parts)
             m.ema_update_(average, model, decay)
             return state_of(average)
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("frozen", ["model", "average", "both"])
+    def test_frozen_parameters_move_too(self, agree, draw, frozen):
+        """A parameter that requires no gradient, in the model or in the average, is averaged like the others, and stays frozen."""
+        average, model = average_and_model(draw)
+        for net in {"model": [model], "average": [average], "both": [average, model]}[frozen]:
+            net.first.requires_grad_(False)
+            net.scale.requires_grad_(False)
+
+        def probe(m):
+            m.ema_update_(average, model, 0.7)
+            return state_of(average)
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    def test_buffers_of_all_kinds(self, agree, draw):
+        """Buffers that state_dict leaves out are copied, a buffer may be None, and NaN in an old one leaves no trace."""
+        average, model = average_and_model(draw)
+        for net in (average, model):
+            net.register_buffer("hidden", draw.normal(5, dtype=F64), persistent=False)
+            net.register_buffer("mask", draw.bools(7))
+            net.bare = nn.BatchNorm1d(3, affine=False, track_running_stats=False)  # its statistics are None
+        average.hidden.copy_(draw.poisoned(average.hidden, torch.arange(5) > 0))
+
+        def probe(m):
+            m.ema_update_(average, model, 0.7)
+            return state_of(average)
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    def test_layouts(self, agree, draw):
+        """Parameters and buffers may be transposed, in one of the two or in both."""
+        average, model = average_and_model(draw)
+        for net, layouts in ((average, ("transposed", "contiguous")), (model, ("transposed", "transposed"))):
+            net.mix, net.other = (nn.Parameter(draw.normal(5, 2, dtype=F64, layout=layout)) for layout in layouts)
+            net.register_buffer("grid", draw.normal(5, 2, dtype=F64, layout=layouts[1]))
+
+        def probe(m):
+            m.ema_update_(average, model, 0.7)
+            return state_of(average)
+
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     @measured("flags, object identity")
     def test_in_place_without_a_graph(self, agree, draw):
         """Whoever holds a tensor of the average sees the update; parameters stay leaves with their grad, and the result is None."""
-        parts = weights(draw)
+        average, model = average_and_model(draw)
+        average.scale.requires_grad_(False)
 
         def probe(m):
-            average, model = average_and_model(*parts)
-            average.scale.requires_grad_(False)
             for p in average.parameters():
                 p.grad = torch.ones_like(p) if p.requires_grad else None
             held = {**dict(average.named_parameters()), **dict(average.named_buffers())}
@@ -1441,14 +1535,13 @@ class TestEmaUpdate:
             now = {**dict(average.named_parameters()), **dict(average.named_buffers())}
             return result, views, flags, all(held[name] is tensor for name, tensor in now.items())
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_average_can_be_trained_on(self, agree, draw):
         """After an update inside a training step, backward goes through both models as if nothing had happened."""
-        parts, x = weights(draw), draw.normal(5, 3, dtype=F64)
+        (average, model), x = average_and_model(draw), draw.normal(5, 3, dtype=F64)
 
         def probe(m):
-            average, model = average_and_model(*parts)
             m.ema_update_(average, model, 0.7)
             (average(x).square().mean() + model(x).sin().sum()).backward()
             return state_of(average), grads_of(average), grads_of(model)
@@ -1458,21 +1551,19 @@ class TestEmaUpdate:
     @measured("object identity")
     def test_tied_weights_move_once(self, agree, draw):
         """A weight that occurs twice in the model is one parameter."""
-        parts = weights(draw)
+        average, model = average_and_model(draw, tied=True)
 
         def probe(m):
-            average, model = average_and_model(*parts, tied=True)
             m.ema_update_(average, model, 0.6)
             return state_of(average), average.head.weight is average.first.weight
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
-    def test_model_stays_as_it_is(self, agree, draw):
-        """The model's parameters, buffers and gradients don't change, and later changes of it don't reach the average."""
-        parts = weights(draw)
+    def test_later_changes_of_the_model(self, agree, draw):
+        """What happens to the model after the update doesn't reach the average, not even after a copy with decay 0."""
+        average, model = average_and_model(draw)
 
         def probe(m):
-            average, model = average_and_model(*parts)
             for p in model.parameters():
                 p.grad = torch.ones_like(p)
             m.ema_update_(average, model, 0.5)
@@ -1483,21 +1574,18 @@ class TestEmaUpdate:
                     tensor.mul_(5)
             return after, grads, state_of(average)
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_bad_decay_raises(self, agree, draw):
         """Below 0 or above 1 is a ValueError, and nothing has changed by then; 0.5 is fine."""
-        parts = weights(draw)
+        (average, model), (untouched, _) = average_and_model(draw), average_and_model(draw)
 
         def probe(m):
-            average, model = average_and_model(*parts)
-            before = state_of(average)
-            outcomes = [raised(ValueError, lambda d=d: m.ema_update_(average, model, d)) for d in (-0.1, 1.001, 2)]
-            unchanged = all(torch.equal(value, before[name]) for name, value in state_of(average).items())
+            outcomes = [raised(ValueError, lambda d=d: m.ema_update_(untouched, model, d)) for d in (-0.1, 1.001, 2, -1)]
             m.ema_update_(average, model, 0.5)
-            return outcomes, unchanged, state_of(average)
+            return outcomes, state_of(untouched), state_of(average)
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 class Branches(nn.Module):
@@ -1509,14 +1597,14 @@ class Branches(nn.Module):
         self.shared, self.side, self.idle = linear(a), linear(b), linear(b)
         self.tail = nn.Sequential(linear(c), nn.Tanh())
         self.alias = self.shared
-        self.fail = False
+        self.error = None
 
     def forward(self, x):
         h = self.shared(x).sin()
         h = self.shared(h) * h
         self.side(h)
-        if self.fail:
-            raise KeyError("asked for")
+        if self.error:
+            raise self.error("asked for")
         return self.tail(self.shared(h).exp())
 
 
@@ -1537,30 +1625,38 @@ class TestRecordActivationGradients:
     def test_outputs_of_layers(self, agree, draw, dtype, tol):
         """The gradient of the loss with respect to what each named layer returned, of its shape and dtype."""
         x, w1, w2 = draw.normal(5, 3, dtype=dtype), draw.normal(7, 3, dtype=dtype), draw.normal(2, 7, dtype=dtype)
+        model, names = nn.Sequential(linear(w1), nn.Tanh(), linear(w2)), ["2", "0", "1"]
+        agree(lambda m: m.record_activation_gradients(model, names, x, lambda y: y.exp().mean()), rtol=tol, atol=tol)
 
-        def probe(m):
-            model = nn.Sequential(linear(w1), nn.Tanh(), linear(w2))
-            return m.record_activation_gradients(model, ["2", "0", "1"], x, lambda y: y.exp().mean())
-
-        agree(probe, rtol=tol, atol=tol)
+    @pytest.mark.parametrize(("batch", "width"), [(1, 7), (5, 1), (1, 1), (9, 13)])
+    def test_sizes(self, agree, draw, batch, width):
+        """Each gradient has the shape of the output, for a batch of one and for layers of one unit too."""
+        x, w1, w2 = draw.normal(batch, 3, dtype=F64), draw.normal(width, 3, dtype=F64), draw.normal(1, width, dtype=F64)
+        model = nn.Sequential(linear(w1), nn.Tanh(), linear(w2))
+        agree(lambda m: m.record_activation_gradients(model, ("0", "2"), x, lambda y: y.exp().sum()), rtol=1e-9, atol=1e-9)
 
     @measured("calls, flags, hooks")
-    def test_parameters_get_their_gradients(self, agree, draw):
-        """The loss goes backward once: each p.grad grows by its gradient; the model is called once, in its mode."""
+    @pytest.mark.parametrize("training", [True, False])
+    def test_parameters_get_their_gradients(self, agree, draw, training):
+        """The loss goes backward once: each p.grad grows by its gradient; the model is called once, in its modes."""
         x, w1, w2 = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
+        model = nn.Sequential(linear(w1), nn.BatchNorm1d(7, dtype=F64), nn.Dropout(0.5), linear(w2)).train(training)
+        model[2].train(not training)
 
         def probe(m):
-            out = []
-            for training in (True, False):
-                model = nn.Sequential(linear(w1), nn.BatchNorm1d(7, dtype=F64), linear(w2)).train(training)
-                modes = []
-                model[1].register_forward_hook(lambda module, args, output, modes=modes: modes.append(module.training))
-                model[0].weight.grad = torch.ones_like(w1)
-                found = m.record_activation_gradients(model, ["1"], x, lambda y: y.square().sum())
-                out.append((found, grads_of(model), modes, [module.training for module in model.modules()]))
-            return out
+            modes = []
+            model[1].register_forward_hook(lambda module, args, output: modes.append((module.training, model[2].training)))
+            model[0].weight.grad = torch.ones_like(w1)
+            found = m.record_activation_gradients(model, ["1"], x, lambda y: y.square().sum())
+            return found, grads_of(model), modes, [module.training for module in model.modules()]
 
         agree(probe, rtol=1e-8, atol=1e-9)
+
+    def test_no_names(self, agree, draw):
+        """Without names the result is an empty dict, and the parameters get their gradients all the same."""
+        x, w1, w2 = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
+        model = nn.Sequential(linear(w1), nn.Tanh(), linear(w2))
+        agree(lambda m: (m.record_activation_gradients(model, [], x, lambda y: y.exp().mean()), grads_of(model)), rtol=1e-9, atol=1e-9)
 
     @pytest.mark.parametrize("after", [nn.ReLU, nn.ELU, nn.Hardtanh], ids=["relu", "elu", "hardtanh"])
     def test_before_an_overwriting_layer(self, agree, draw, after):
@@ -1569,7 +1665,7 @@ class TestRecordActivationGradients:
 
         def probe(m):
             model = nn.Sequential(linear(w1), after(inplace=True), linear(w2))
-            found = m.record_activation_gradients(model, ["0", "2"], x, lambda y: y.square().sum())
+            found = m.record_activation_gradients(model, ["0", "1", "2"], x, lambda y: y.square().sum())
             return found, grads_of(model)
 
         agree(probe, rtol=1e-9, atol=1e-9)
@@ -1577,11 +1673,32 @@ class TestRecordActivationGradients:
     def test_repeated_calls(self, agree, draw):
         """A layer that is called three times has three gradients, in the order of the forward, by each of its names."""
         parts, x = branches(draw)
+        model = Branches(parts)
+        agree(
+            lambda m: m.record_activation_gradients(model, ["shared", "alias", "tail"], x, lambda y: y.square().sum()),
+            rtol=1e-9,
+            atol=1e-10,
+        )
+
+    def test_many_calls(self, agree, draw):
+        """A cell that is called for each of 23 steps has 23 gradients, and one that gives its input unchanged has as many."""
+        x, w = draw.normal(5, 3, dtype=F64), draw.normal(3, 3, dtype=F64) / 2
+        cell = linear(w)
+        model = nn.Sequential(*[cell, nn.Tanh(), nn.Identity()] * 23)
+        agree(lambda m: m.record_activation_gradients(model, ["0", "1", "2"], x, lambda y: y.square().sum()), rtol=1e-8, atol=1e-9)
+
+    @measured("hooks")
+    def test_output_is_what_the_call_returned(self, agree, draw):
+        """Where a hook of the layer's own changes its output, the gradient is that of the changed one."""
+        x, w1, w2 = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
+        model = nn.Sequential(linear(w1), nn.Tanh(), linear(w2))
 
         def probe(m):
-            return m.record_activation_gradients(Branches(parts), ["shared", "alias", "tail"], x, lambda y: y.square().sum())
+            model[0].register_forward_hook(lambda module, args, output: output * 3)
+            found = m.record_activation_gradients(model, ["0", "1"], x, lambda y: y.square().sum())
+            return found, count_hooks(model)
 
-        agree(probe, rtol=1e-9, atol=1e-10)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_unused_and_uncalled(self, agree, draw):
         """An output that the loss ignores has zeros, a layer that is never called an empty list."""
@@ -1632,27 +1749,28 @@ class TestRecordActivationGradients:
         agree(probe, rtol=1e-9, atol=1e-10)
 
     @measured("hooks")
+    @pytest.mark.parametrize("error", [KeyError, AttributeError, ValueError])
     @pytest.mark.parametrize("place", ["model", "loss"])
-    def test_hooks_are_removed_after_an_error(self, agree, draw, place):
-        """An error in the model or in the loss is passed on and leaves no hook behind."""
+    def test_hooks_are_removed_after_an_error(self, agree, draw, place, error):
+        """An error in the model or in the loss is passed on, whatever its type, and leaves no hook behind."""
         parts, x = branches(draw)
 
         def probe(m):
             def loss_fn(y):
                 if fails and place == "loss":
-                    raise KeyError("asked for")
+                    raise error("asked for")
                 return y.square().sum()
 
             model, out = Branches(parts), []
             before = count_hooks(model)
             for fails in (True, False):
-                model.fail = fails and place == "model"
+                model.error = error if fails and place == "model" else None
                 call = lambda: out.append(m.record_activation_gradients(model, ["shared", "tail"], x, loss_fn))  # noqa: E731
-                out.append(raised(KeyError, call))
+                out.append(raised(error, call))
                 out.append(count_hooks(model) == before)
             return out
 
-        agree(probe, rtol=1e-9, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
     @measured("calls, hooks")
     def test_unknown_names_raise(self, agree, draw):
@@ -1668,4 +1786,4 @@ class TestRecordActivationGradients:
             state = list(calls), count_hooks(model) == before
             return outcomes, state, m.record_activation_gradients(model, ["tail"], x, lambda y: y.square().sum())
 
-        agree(probe, rtol=1e-9, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-4)
