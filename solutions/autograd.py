@@ -44,7 +44,7 @@ class Value:
         Args:
             data: a float or an int.
         """
-        self.data = float(data)
+        self.data = data
         self.grad = 0.0
         self._inputs: tuple[tuple[Value, float], ...] = ()  # what this was computed from, with the derivative for each
 
@@ -114,7 +114,7 @@ class Value:
 
     def relu(self) -> "Value":
         """The larger of self and 0; the derivative at 0 is 0."""
-        return self._computed(max(self.data, 0.0), (self, float(self.data > 0)))
+        return self._computed(max(self.data, 0.0), (self, 1.0 if self.data > 0 else 0.0))
 
     def backward(self) -> None:
         """Add to the grad of every Value that self was computed from the derivative of self with respect to it.
@@ -163,7 +163,7 @@ def unbroadcast(grad: Tensor, shape: Sequence[int]) -> Tensor:
         raise ValueError(f"{tuple(shape)} does not broadcast to {tuple(grad.shape)}")
     stretched = [extra + i for i, size in enumerate(shape) if size == 1]
     dims = [*range(extra), *stretched]
-    return grad.sum(dims).reshape(tuple(shape)) if dims else grad  # a sum over no dimensions would be one over all
+    return grad.sum(dims).reshape(shape) if dims else grad  # a sum over no dimensions would be one over all
 
 
 def numerical_gradient(f: Callable[[Tensor], Tensor], x: Tensor, eps: float = 1e-6) -> Tensor:
@@ -175,8 +175,8 @@ def numerical_gradient(f: Callable[[Tensor], Tensor], x: Tensor, eps: float = 1e
     of x, since in float32 a step of 1e-6 drowns in rounding. The error is then about eps² (a one-sided difference has eps).
 
     Args:
-        f: takes a tensor and gives a 0-d tensor, perhaps one of its entries as it stands (z[2]). It may use tensors that require
-            gradients.
+        f: takes a tensor and gives a 0-d tensor, perhaps one of its entries as it stands (z[2]). It may use parameters, or leave
+            torch (z.numpy()): the tensors that it gets require no gradient.
         x: float32 or float64, any shape, 0-d and empty ones included; may require a gradient. It is never changed, not even for a
             moment: f may use x itself, beside the tensor that it gets, and then finds the numbers of the call there.
         eps: the step, above 0; not always tiny: the formula above holds for eps = 0.5 as well.
@@ -185,7 +185,7 @@ def numerical_gradient(f: Callable[[Tensor], Tensor], x: Tensor, eps: float = 1e
     Not allowed: autograd (torch's grad, backward, vjp, jvp, jacobian, jacrev, jacfwd).
     """
     point = x.detach().double().flatten()
-    result = torch.zeros_like(point)
+    result = torch.empty_like(point)
     for i in range(len(point)):
         step = torch.zeros_like(point)
         step[i] = eps
@@ -310,10 +310,10 @@ def hessian_vector_product(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) 
         z = x.detach().requires_grad_()
         y = f(z)
         if not y.requires_grad:
-            return torch.zeros_like(z, requires_grad=False)
+            return torch.zeros_like(z)
         (gradient,) = torch.autograd.grad(y, z, create_graph=True, materialize_grads=True)
         if not gradient.requires_grad:
-            return torch.zeros_like(z, requires_grad=False)
+            return torch.zeros_like(z)
         (product,) = torch.autograd.grad(gradient, z, v, materialize_grads=True)
     return product
 
@@ -361,9 +361,8 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        args = list(ctx.others)
-        for i, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
-            args[i] = tensor.detach().requires_grad_(tensor.requires_grad)
+        leaves = iter([tensor.detach().requires_grad_(tensor.requires_grad) for tensor in ctx.saved_tensors])
+        args = [next(leaves) if i in ctx.places else other for i, other in enumerate(ctx.others)]
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.set_rng_state(ctx.random_state)
             result = ctx.f(*args)
@@ -476,7 +475,7 @@ def record_activation_gradients(
     def hook_for(gradients: list[Tensor]) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             place = len(gradients)
-            gradients.append(torch.zeros_like(output, requires_grad=False))
+            gradients.append(torch.zeros_like(output))
             output.register_hook(lambda gradient: gradients.__setitem__(place, gradient))
 
         return hook

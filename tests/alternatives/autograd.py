@@ -465,10 +465,10 @@ def mapped_over_unit_vectors(f, x):
         z = torch.autograd.Variable(x.detach().clone(), requires_grad=True)
         y = f(z)
         if y.requires_grad and y.numel():
-            units = torch.eye(y.numel(), dtype=y.dtype).unflatten(1, y.shape or (1,)).reshape(-1, *y.shape)
+            units = torch.eye(y.numel(), dtype=y.dtype).reshape(-1, *y.shape)
             rows = torch.vmap(lambda u: torch.autograd.grad(y, z, u, retain_graph=True, materialize_grads=True)[0])(units)
-            return rows.unflatten(0, y.shape or (1,)).reshape(*y.shape, *x.shape)
-    return x.new_zeros(*y.shape, *x.shape, requires_grad=False)
+            return rows.reshape(y.shape + x.shape)
+    return x.new_zeros(y.shape + x.shape, requires_grad=False)
 
 
 # hessian_vector_product

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -519,6 +520,16 @@ class TestNumericalGradient:
         x = draw.normal(5, 7, dtype=F64)
         agree(lambda m: m.numerical_gradient(lambda z: (z.sin() * x).sum(), x, eps), rtol=1e-6, atol=1e-6)
 
+    def test_default_step(self, agree, draw):
+        """Without an eps the step is 1e-6, which a function that bends within 1e-6 shows."""
+        x, w = 1e-6 * draw.normal(5, dtype=F64), draw.uniform(5, low=1.0, high=2.0, dtype=F64)
+        agree(lambda m: m.numerical_gradient(lambda z: (w * (1e6 * z) ** 3).sum() / 1e6, x), rtol=1e-6, atol=1e-6)
+
+    def test_f_may_leave_torch(self, agree, draw):
+        """A function that goes through NumPy works, even at an x that requires a gradient."""
+        x = draw.normal(2, 3, dtype=F64).requires_grad_()
+        agree(lambda m: m.numerical_gradient(lambda z: torch.as_tensor(np.sin(z.numpy()).prod()), x), rtol=1e-6, atol=1e-6)
+
     def test_f_may_pick_an_entry(self, agree, draw):
         """The derivative of z[1, 2] is 1 there, although what f gives is a view of what it got."""
         x, w, number = draw.normal(2, 3, dtype=F64), draw.normal(2, 3, dtype=F64), draw.normal(dtype=F64)
@@ -707,12 +718,13 @@ class TestRoundSTE:
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64], ids=str)
     def test_halves_of_every_size(self, agree, draw, dtype):
-        """Up to the largest half that the dtype can hold, halves go to the even number, and what lies next to a half doesn't."""
+        """Halves go to the even number, as far as the dtype has any; what lies next to one does not; larger numbers stay."""
         x = draw.magnitudes(29, low=1, high=0.5 / torch.finfo(dtype).eps, dtype=F64).floor() + 0.5
         x[:2] = torch.tensor([0.5, -0.5])
         x = x.to(dtype)
         below, above = torch.nextafter(x, torch.zeros_like(x)), torch.nextafter(x, x * 2)
-        agree(lambda m: [m.RoundSTE.apply(points) for points in (x, below, above)], rtol=0, atol=0)
+        whole = draw.magnitudes(61, low=1 / torch.finfo(dtype).eps, high=60 / torch.finfo(dtype).eps, dtype=dtype)
+        agree(lambda m: [m.RoundSTE.apply(points) for points in (x, below, above, whole)], rtol=0, atol=0)
 
     @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
     def test_huge_numbers_and_infinities(self, agree, draw, dtype):
@@ -941,8 +953,9 @@ class TestHessianVectorProduct:
         x, v, w = (draw.normal(7, dtype=F64) for _ in range(3))
         agree(lambda m: m.hessian_vector_product(lambda z: (30 * (w @ z)).sin() + 1e6 + (z**4).sum(), x, v), rtol=1e-9, atol=1e-8)
 
+    @measured("flags")
     def test_no_second_derivative(self, agree, draw):
-        """Linear functions and those that don't depend on x, or on some of its entries, give zeros there."""
+        """Linear functions and those that don't depend on x, or on some of its entries, give zeros there, without a graph."""
         x, v, w = (draw.normal(7, dtype=F64) for _ in range(3))
 
         def probe(m):
@@ -955,7 +968,8 @@ class TestHessianVectorProduct:
                 lambda z: (w * z).sum() + z[2] * z[5] ** 2,
                 lambda z: (w * z).relu().sum() + z[3] ** 3,
             ]
-            return [m.hessian_vector_product(f, x, v) for f in functions]
+            products = [m.hessian_vector_product(f, x, v) for f in functions]
+            return {"products": products, "requires_grad of the products": [p.requires_grad for p in products]}
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
@@ -1000,6 +1014,17 @@ class TestHessianVectorProduct:
         agree(
             lambda m: [m.hessian_vector_product(lambda z: z.sin().prod() + (z.T @ z).exp().sum(), *p) for p in points], rtol=1e-8, atol=1e-9
         )
+
+    @measured("flags")
+    def test_inside_no_grad(self, agree, draw):
+        """Where the caller has switched gradients off, they are on for f, and off again afterwards."""
+        x, v = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
+
+        def probe(m):
+            with torch.no_grad():
+                return m.hessian_vector_product(lambda z: z.prod() + z.exp().sum(), x, v), torch.is_grad_enabled()
+
+        agree(probe, rtol=1e-9, atol=1e-10)
 
     def test_any_length(self, agree, draw):
         """The product grows with v, from v = 0 to any length."""
@@ -1378,18 +1403,18 @@ class TestCheckpoint:
 
     @measured("calls, flags")
     def test_a_change_in_place_is_noticed(self, agree, draw):
-        """Backward after an argument was changed in place is a RuntimeError; without the change it goes through."""
-        x, y = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
+        """Backward after a tensor or parameter among the arguments was changed in place is a RuntimeError, else it goes through."""
+        x, y, w = (draw.normal(5, dtype=F64) for _ in range(3))
 
         def probe(m):
             out = []
-            for changed in (None, "first", "second"):
+            for changed in (None, 0, 1, 2):
                 point = leaf(x)
-                first, second, f = point * 1, y.clone(), Watched(lambda a, b: a.sin() * b)
-                result = m.checkpoint(f, first, second)
+                args, f = (point * 1, y.clone(), nn.Parameter(w)), Watched(lambda a, b, c: a.sin() * b * c)
+                result = m.checkpoint(f, *args)
                 with torch.no_grad():
-                    if changed:
-                        {"first": first, "second": second}[changed].mul_(2)
+                    if changed is not None:
+                        args[changed].mul_(2)
                 out.append((result, raised(RuntimeError, result.sum().backward), point.grad, f.enabled[0]))
             return out
 
@@ -1740,7 +1765,7 @@ class TestRecordActivationGradients:
             model.shared.register_forward_hook(lambda module, args, output: fired.append("forward"))
             model.tail.register_full_backward_hook(lambda module, before, after: fired.append("backward"))
             before = count_hooks(model)
-            first = m.record_activation_gradients(model, ["shared", "tail.0", "tail"], x, lambda y: y.square().sum())
+            first = m.record_activation_gradients(model, ["shared", "side", "tail.0", "tail"], x, lambda y: y.square().sum())
             after = count_hooks(model)
             again = m.record_activation_gradients(model, ["shared"], x, lambda y: y.square().sum())
             graphs = [gradient.requires_grad for gradients in first.values() for gradient in gradients]

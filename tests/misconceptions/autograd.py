@@ -471,6 +471,16 @@ def compares_views(f, x, eps=1e-6):
     return result.reshape(x.shape)
 
 
+@misconception("numerical_gradient", "Gives f tensors that hang on x: an f that leaves torch refuses those that require a gradient.")
+def gives_tensors_with_a_graph(f, x, eps=1e-6):
+    return _differences(f, x.double(), eps, lambda g, p, step: (g(p + step) - g(p - step)) / (2 * eps))
+
+
+@misconception("numerical_gradient", "Has a default step of its own: 1e-5 instead of 1e-6.")
+def another_default(f, x, eps=1e-5):
+    return _differences(f, x.detach().double(), eps, lambda g, p, step: (g(p + step) - g(p - step)) / (2 * eps))
+
+
 @misconception("numerical_gradient", "Squeezes the result: dimensions of size 1 are lost.")
 def squeezes_the_gradient(f, x, eps=1e-6):
     return _differences(f, x.detach().double(), eps, lambda g, p, step: (g(p + step) - g(p - step)) / (2 * eps)).squeeze()
@@ -700,7 +710,7 @@ class LosesTheNextBelowAHalf(_RoundBase):
     @staticmethod
     def forward(ctx, x):
         up = torch.floor(x + 0.5)
-        return torch.where((up - x == 0.5) & (torch.remainder(up, 2) == 1), up - 1, up)
+        return torch.where((x - torch.floor(x) == 0.5) & (torch.remainder(up, 2) == 1), up - 1, up)
 
 
 @misconception("RoundSTE", "Computes in float32: large float64 numbers lose their last digits.")
@@ -898,6 +908,26 @@ def without_create_graph(f, x, v):
         (g,) = torch.autograd.grad(y, z, materialize_grads=True)
         product = (g * v).sum() + 0 * z.sum()
         return torch.autograd.grad(product, z)[0]
+
+
+@misconception(
+    "hessian_vector_product", "Doesn't switch gradients on: under the caller's no_grad, f records no graph, and all seems linear."
+)
+def product_not_under_no_grad(f, x, v):
+    z = x.detach().requires_grad_()
+    y = f(z)
+    if not y.requires_grad:
+        return torch.zeros_like(z)
+    (g,) = torch.autograd.grad(y, z, create_graph=True, materialize_grads=True)
+    return torch.autograd.grad(g, z, v, materialize_grads=True)[0] if g.requires_grad else torch.zeros_like(z)
+
+
+@misconception("hessian_vector_product", "Gives zeros that require a gradient where f has no second derivative.")
+def zeros_with_a_gradient(f, x, v):
+    with torch.enable_grad():
+        z = x.detach().requires_grad_()
+        g = _gradient(f, z)
+        return torch.autograd.grad(g, z, v, materialize_grads=True)[0] if g.requires_grad else torch.zeros_like(z, requires_grad=True)
 
 
 @misconception("hessian_vector_product", "Takes a gradient without a graph for an error: the second derivative of a linear function is 0.")
@@ -1273,7 +1303,9 @@ def false_arguments_are_tensors(f, *args):
     return _Filled.apply(f, lambda arg: isinstance(arg, torch.Tensor), fill, *args)
 
 
-@misconception("checkpoint", "Asks for type(arg) is Tensor: a parameter is of a class of its own, and gets no gradient.")
+@misconception(
+    "checkpoint", "Asks for type(arg) is Tensor: a parameter is of a class of its own, and isn't guarded against a change in place."
+)
 def parameters_are_no_tensors(f, *args):
     return _Filled.apply(f, lambda arg: type(arg) is torch.Tensor, _in_place, *args)
 
