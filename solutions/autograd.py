@@ -44,7 +44,7 @@ class Value:
         Args:
             data: a float or an int.
         """
-        self.data = data
+        self.data = float(data)
         self.grad = 0.0
         self._inputs: tuple[tuple[Value, float], ...] = ()  # what this was computed from, with the derivative for each
 

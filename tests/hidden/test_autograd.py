@@ -478,7 +478,7 @@ class TestUnbroadcast:
 
 @task("numerical_gradient")
 class TestNumericalGradient:
-    @pytest.mark.parametrize("shape", [*with_ones(3, 5), (7,), (1,), (2, 3, 2), (137,), ()], ids=str)
+    @pytest.mark.parametrize("shape", [*with_ones(3, 5), (2, 3, 2), (61,), ()], ids=str)
     def test_any_shape(self, agree, draw, shape):
         """The gradient of a smooth function at a tensor of any number of dimensions."""
         x, w = draw.normal(*shape, dtype=F64), draw.normal(*shape, dtype=F64)
@@ -850,7 +850,7 @@ class TestJacobian:
 
     def test_entry_by_entry(self, agree, draw):
         """The Jacobian of an entrywise function is diagonal, and the identity has the identity."""
-        x = draw.normal(3, 13, dtype=F64)
+        x = draw.normal(3, 7, dtype=F64)
         agree(lambda m: [m.jacobian(lambda z: z.exp(), x), m.jacobian(lambda z: z, x)], rtol=1e-9, atol=1e-9)
 
     def test_outputs_that_do_not_depend_on_x(self, agree, draw):
@@ -926,7 +926,7 @@ class TestJacobian:
 
 @task("hessian_vector_product")
 class TestHessianVectorProduct:
-    @pytest.mark.parametrize("shape", [*with_ones(3, 5), (7,), (1,), (2, 3, 2), ()], ids=str)
+    @pytest.mark.parametrize("shape", [*with_ones(3, 5), (2, 3, 2), (7,), ()], ids=str)
     def test_any_shape(self, agree, draw, shape):
         """H v for a function in which all entries meet, at x of any shape."""
         x, v, w = (draw.normal(*shape, dtype=F64) for _ in range(3))
@@ -1073,7 +1073,7 @@ class TestGradientPenalty:  # the tolerance leaves room for an epsilon of 1e-12 
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("shape", [*with_ones(3, 2, 5, 7), (5, 3, 4), (7, 1), (1, 5)], ids=str)
+    @pytest.mark.parametrize("shape", [(3, 2, 5, 7), (5, 3, 4), (1, 2, 1, 3), (3, 1, 5, 1), (7, 1)], ids=str)
     def test_norm_over_all_entries_of_a_sample(self, agree, draw, shape):
         """A sample may be an image: its slope has one norm over channels, rows and columns, of which there may be one each."""
         (real, fake, alpha), critic = pair(draw, *shape), make_critic(*critic_parts(draw, math.prod(shape[1:])))
@@ -1463,7 +1463,7 @@ def state_of(model):
 @task("ema_update_")
 class TestEmaUpdate:
     @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-9)], ids=["float32", "float64"])
-    @pytest.mark.parametrize("decay", [0.9, 0.25, 0.999])
+    @pytest.mark.parametrize("decay", [0.9, 0.25])
     def test_parameters_move_and_buffers_are_copied(self, agree, draw, decay, dtype, tol):
         """Each parameter goes the share 1 − decay of the way; running statistics, counters and tables are copied."""
         average, model = average_and_model(draw, dtype=dtype)
@@ -1491,7 +1491,7 @@ class TestEmaUpdate:
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
-    @pytest.mark.parametrize("decay", [0.0, 0, 1.0, 1], ids=repr)
+    @pytest.mark.parametrize("decay", [0.0, 1])
     def test_ends_of_the_range(self, agree, draw, decay):
         """Decay 0 copies the model, decay 1 keeps the parameters, and copies the buffers all the same."""
         average, model = average_and_model(draw)
@@ -1774,24 +1774,23 @@ class TestRecordActivationGradients:
         agree(probe, rtol=1e-9, atol=1e-10)
 
     @measured("hooks")
-    @pytest.mark.parametrize("error", [KeyError, AttributeError, ValueError])
     @pytest.mark.parametrize("place", ["model", "loss"])
-    def test_hooks_are_removed_after_an_error(self, agree, draw, place, error):
+    def test_hooks_are_removed_after_an_error(self, agree, draw, place):
         """An error in the model or in the loss is passed on, whatever its type, and leaves no hook behind."""
         parts, x = branches(draw)
 
         def probe(m):
             def loss_fn(y):
-                if fails and place == "loss":
+                if error and place == "loss":
                     raise error("asked for")
                 return y.square().sum()
 
             model, out = Branches(parts), []
             before = count_hooks(model)
-            for fails in (True, False):
-                model.error = error if fails and place == "model" else None
+            for error in (KeyError, AttributeError, ValueError, None):
+                model.error = error if place == "model" else None
                 call = lambda: out.append(m.record_activation_gradients(model, ["shared", "tail"], x, loss_fn))  # noqa: E731
-                out.append(raised(error, call))
+                out.append(raised(error or KeyError, call))
                 out.append(count_hooks(model) == before)
             return out
 
