@@ -26,8 +26,11 @@ class Value:
         y.data, x.grad      # 15.0, 8.0
 
     Attributes, plain numbers that may be set:
-        data: the number. A new one counts for what is computed from then on.
+        data: the number. Setting it changes only what is computed afterwards. Results that are there already keep their number, and
+            their backward gives the derivatives at the numbers from which they were computed.
         grad: the sum of the derivatives that calls of backward have added so far; starts at 0.0.
+
+    Numbers between 1e-100 and 1e100 in size, and 0, are enough: nothing but tanh has to guard against overflow.
 
     Expressions may be very deep (a chain of 10,000 operations: far more than Python's recursion limit) and share nodes heavily
     (y = y + y, 200 times over: 2²⁰⁰ paths, but only 200 nodes to visit).
@@ -83,7 +86,7 @@ class Value:
     def __truediv__(self, other: "Value | float") -> "Value":
         """Self / other."""
         other = self._of(other)
-        return self._computed(self.data / other.data, (self, 1 / other.data), (other, -self.data / other.data**2))
+        return self._computed(self.data / other.data, (self, 1 / other.data), (other, -self.data / other.data / other.data))
 
     def __rtruediv__(self, other: float) -> "Value":
         """Other / self, for a plain number on the left."""
@@ -105,20 +108,19 @@ class Value:
         return self._computed(result, (self, result))
 
     def tanh(self) -> "Value":
-        """The hyperbolic tangent, for numbers of any size: ±1 with derivative 0 at ±1000."""
+        """The hyperbolic tangent, for numbers of any size: ±1 with derivative 0 at ±1000, x itself with derivative 1 at x = 1e-20."""
         result = math.tanh(self.data)
         return self._computed(result, (self, 1 - result**2))
 
     def relu(self) -> "Value":
         """The larger of self and 0; the derivative at 0 is 0."""
-        return self._computed(max(self.data, 0.0), (self, float(self.data > 0)))
+        return self._computed(max(self.data, 0.0), (self, 1.0 if self.data > 0 else 0.0))
 
     def backward(self) -> None:
         """Add to the grad of every Value that self was computed from the derivative of self with respect to it.
 
-        Intermediate results get theirs as well, and self gets 1. The derivative is taken over all ways from a Value to self: one
-        that is used several times receives the sum. Nothing is cleared: calling backward again, on the same Value or on
-        another, adds the derivatives of that Value, and no more, to what is there. After a.backward(), b.backward() and
+        Intermediate results get theirs as well, and self gets 1. A Value that is used several times receives the sum over its uses.
+        Nothing is cleared: each call adds the derivatives of its own Value, and no more. After a.backward(), b.backward() and
         another b.backward(), x.grad is ∂a/∂x + 2 · ∂b/∂x for every x, whatever a and b share.
         """
         order: list[Value] = []  # inputs before what is computed from them
@@ -161,7 +163,7 @@ def unbroadcast(grad: Tensor, shape: Sequence[int]) -> Tensor:
         raise ValueError(f"{tuple(shape)} does not broadcast to {tuple(grad.shape)}")
     stretched = [extra + i for i, size in enumerate(shape) if size == 1]
     dims = [*range(extra), *stretched]
-    return grad.sum(dims).reshape(tuple(shape)) if dims else grad  # a sum over no dimensions would be one over all
+    return grad.sum(dims).reshape(shape) if dims else grad  # a sum over no dimensions would be one over all
 
 
 def numerical_gradient(f: Callable[[Tensor], Tensor], x: Tensor, eps: float = 1e-6) -> Tensor:
@@ -173,16 +175,17 @@ def numerical_gradient(f: Callable[[Tensor], Tensor], x: Tensor, eps: float = 1e
     of x, since in float32 a step of 1e-6 drowns in rounding. The error is then about eps² (a one-sided difference has eps).
 
     Args:
-        f: takes a tensor and gives a 0-d tensor. It may use tensors that require gradients.
-        x: float32 or float64, any shape, 0-d and empty ones included, contiguous or not; may require a gradient. Its entries are
-            the same after the call, bit for bit.
+        f: takes a tensor and gives a 0-d tensor, perhaps one of its entries as it stands (z[2]). It may use parameters, or leave
+            torch (z.numpy()): the tensors that it gets require no gradient.
+        x: float32 or float64, any shape, 0-d and empty ones included; may require a gradient. It is never changed, not even for a
+            moment: f may use x itself, beside the tensor that it gets, and then finds the numbers of the call there.
         eps: the step, above 0; not always tiny: the formula above holds for eps = 0.5 as well.
 
     Returns: the shape of x, float64, without a graph (requires_grad is False).
     Not allowed: autograd (torch's grad, backward, vjp, jvp, jacobian, jacrev, jacfwd).
     """
     point = x.detach().double().flatten()
-    result = torch.zeros_like(point)
+    result = torch.empty_like(point)
     for i in range(len(point)):
         step = torch.zeros_like(point)
         step[i] = eps
@@ -194,19 +197,18 @@ def numerical_gradient(f: Callable[[Tensor], Tensor], x: Tensor, eps: float = 1e
 class Softplus(torch.autograd.Function):
     """The smooth relu log(1 + exp(x)), entry by entry, with a backward of its own. It is used as Softplus.apply(x).
 
-    Both tails are exact to the precision of the dtype. In numbers: a relative error of at most 1e-5 in float32 and 1e-13 in
-    float64 for −80 ≤ x ≤ 80, at −40 too, where the result is about exp(−40), and at 21, where it is 21 + 7.6e-10 (torch's own
-    softplus leaves out the second part). Beyond that nothing overflows or becomes NaN: x = 10,000 or inf gives x itself with
-    gradient 1, and x = −10,000 or −inf gives 0 with gradient 0.
+    Both tails keep their precision: for −80 ≤ x ≤ 80, the relative error of the result and of its derivative is at most 1e-5 in
+    float32 and 1e-8 in float64, at −40 too, where both are about exp(−40). Farther out, nothing overflows or becomes NaN: x = 10,000
+    or inf gives x itself with gradient 1, and x = −10,000 or −inf gives 0 with gradient 0; the second derivative is 0 at both ends.
 
-    The derivative is 1 / (1 + exp(−x)), in the tails as exact as the result. Higher derivatives work too: torch.autograd.grad
-    with create_graph=True can be used on the gradient, again and again. This comes by itself if backward computes
-    its result from saved tensors with torch's own operations, and fails if forward saves the derivative ready-made.
+    Higher derivatives work too: torch.autograd.grad with create_graph=True can be used on the gradient, again and again. This comes
+    by itself if backward computes its result from saved tensors with torch's own operations. It fails if forward saves the
+    derivative ready-made, since the saved tensor then counts as a constant.
 
     If x is changed in place between forward and backward, backward must not give a wrong gradient in silence: tensors kept with
     ctx.save_for_backward are guarded against that (a RuntimeError), tensors kept as attributes of ctx are not.
 
-    x: float32 or float64, any shape, contiguous or not; left as it is. The result has its shape and dtype.
+    x: float32 or float64, any shape. The result has its shape and dtype.
 
     You may also split forward into forward(x) and setup_context(ctx, inputs, output), if you prefer that style.
 
@@ -233,11 +235,11 @@ class RoundSTE(torch.autograd.Function):
 
     The result is x, rounded to the nearest whole number, halves to the even one (0.5 and −0.5 give 0, 1.5 and 2.5 give 2) as
     torch.round does; infinities stay what they are. The true derivative is 0 almost everywhere, and nothing could be learned
-    through it. So the gradient of x is the gradient of the result, unchanged, for every x: on halves, outside of any range, and
-    at infinities. It can be differentiated once more: for y = RoundSTE.apply(x)**3, the first derivative is 3 · round(x)²,
+    through it. So the gradient of x is the gradient of the result, unchanged, whatever x and the gradient are (halves, huge
+    numbers, infinities). It can be differentiated once more: for y = RoundSTE.apply(x)**3, the first derivative is 3 · round(x)²,
     and the second 6 · round(x).
 
-    x: float16, bfloat16, float32 or float64, any shape, contiguous or not; left as it is. The result has its shape and dtype.
+    x: float16, bfloat16, float32 or float64, any shape. The result has its shape and dtype.
 
     Not allowed: torch's fake_quantize functions.
     """
@@ -260,14 +262,11 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     The dimensions of the output come first, then those of x: an output of (2, 3) and an x of (5, 7) give (2, 3, 5, 7). Outputs that
     don't depend on x, one or all of them (f may return a constant), have the derivative 0. The derivatives are exact, no finite
-    differences.
-
-    It also works where the caller has switched gradients off with torch.no_grad(). Nobody's grad changes, neither that of x nor
-    that of a parameter that f uses.
+    differences. It works inside the caller's torch.no_grad() too, and changes no grad, not even of parameters that f uses.
 
     Args:
         f: a differentiable function of one tensor; gives a tensor of any shape, 0-d and empty ones included, of the dtype of x.
-            Calling it again gives the same.
+            Calling it again gives the same. If it uses x itself, beside the tensor that it gets, that x is a constant.
         x: float32 or float64, any shape, 0-d included, at least one entry; it may or may not require a gradient, and may itself be
             computed.
 
@@ -294,17 +293,16 @@ def hessian_vector_product(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) 
 
     One more backward through the gradient is enough, so that time and memory stay a small multiple of f's: x may have a
     million entries, whose Hessian would fill 4 TB. The result is exact, no finite differences. It is 0 where f has no second
-    derivative to speak of: f may be linear in x, or not depend on x at all.
-
-    It also works where the caller has switched gradients off with torch.no_grad(). Nobody's grad changes, neither that of x nor
-    that of a parameter that f uses.
+    derivative to speak of: f may be linear in x, or not depend on x at all. It works inside the caller's torch.no_grad() too, and
+    changes no grad, not even of parameters that f uses.
 
     Args:
-        f: twice differentiable; takes a tensor of the shape of x and gives a 0-d tensor.
-        x: float32 or float64, any shape, 0-d included; it may or may not require a gradient, and may itself be computed.
-        v: shape and dtype of x, of any length.
+        f: twice differentiable; takes a tensor of the shape of x and gives a 0-d tensor. If it uses x itself, beside the tensor
+            that it gets, that x is a constant.
+        x: float32 or float64, any shape, 0-d and empty ones included; may require a gradient, and may itself be computed.
+        v: shape and dtype of x, of any length: not only unit vectors.
 
-    Returns: shape and dtype of x, without a graph (requires_grad is False).
+    Returns: shape and dtype of x, without a graph: requires_grad is False.
     Not allowed: torch.autograd.functional and the transforms of torch.func: hvp, vhp, hessian, jacobian, jacrev, jacfwd, vjp, jvp,
         linearize. (torch.autograd.grad and backward are fine.)
     """
@@ -312,10 +310,10 @@ def hessian_vector_product(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) 
         z = x.detach().requires_grad_()
         y = f(z)
         if not y.requires_grad:
-            return torch.zeros_like(z, requires_grad=False)
+            return torch.zeros_like(z)
         (gradient,) = torch.autograd.grad(y, z, create_graph=True, materialize_grads=True)
         if not gradient.requires_grad:
-            return torch.zeros_like(z, requires_grad=False)
+            return torch.zeros_like(z)
         (product,) = torch.autograd.grad(gradient, z, v, materialize_grads=True)
     return product
 
@@ -363,9 +361,8 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        args = list(ctx.others)
-        for i, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
-            args[i] = tensor.detach().requires_grad_(tensor.requires_grad)
+        leaves = iter([tensor.detach().requires_grad_(tensor.requires_grad) for tensor in ctx.saved_tensors])
+        args = [next(leaves) if i in ctx.places else other for i, other in enumerate(ctx.others)]
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.set_rng_state(ctx.random_state)
             result = ctx.f(*args)
@@ -396,8 +393,9 @@ def checkpoint(f: Callable[..., Tensor], *args: Any) -> Tensor:
 
     Args:
         f: gives one floating tensor, a new one; may be a module.
-        args: tensors and anything else (numbers, strings, None), in any order; at least one is a tensor that requires a gradient
-            and on which the result depends, perhaps the result of a computation. A tensor may occur several times.
+        args: tensors and anything else (numbers, strings, None, lists), which f gets as it is, in any order; at least one is a tensor
+            that requires a gradient and on which the result depends, perhaps the result of a computation. A tensor may occur
+            several times.
 
     Returns: the result of f.
     Not allowed: the functions of torch.utils.checkpoint.
@@ -412,16 +410,18 @@ def ema_update_(average: nn.Module, model: nn.Module, decay: float) -> None:
 
         a ← decay · a + (1 − decay) · p
 
-    Buffers, such as the running statistics and the step counter of a batch norm, are copied from the model as they are.
+    Every parameter moves, whether or not it is frozen (requires_grad=False) in either of the two. Every buffer, such as the running
+    statistics and the step counter of a batch norm, is copied from the model as it is, also those that state_dict leaves out
+    (persistent=False).
 
     The tensors of the average stay the same objects with the same memory: whoever holds one sees the update. No graph is recorded:
     parameters that require gradients are still leaves, still require them, and their grad isn't touched. A parameter that occurs in
-    the model twice (tied weights) is updated once. The model stays as it is.
+    the model twice (tied weights) is updated once.
 
     Args:
-        average: has the architecture of model, for example a copy.deepcopy of it; float32 or float64.
-        model: shares no memory with average.
-        decay: in [0, 1]; 0 copies the parameters, 1 leaves those of the average as they are.
+        average: has the architecture of model, for example a copy.deepcopy of it; float32 or float64, parameters finite.
+        model: likewise; shares no memory with average.
+        decay: in [0, 1], both ends included.
 
     Returns: None.
     Raises: ValueError if decay is outside [0, 1]; the average is not changed then.
@@ -445,20 +445,21 @@ def record_activation_gradients(
     """Go forward and backward through a model once, and bring back the gradients of the loss with respect to layers' outputs.
 
     Computes loss = loss_fn(model(x)) and calls backward on it, so that each p.grad grows as it always does. Meanwhile hooks
-    on the named layers note ∂ loss / ∂ output for each call of the layer, where output is what that call returned, even if the next
-    layer overwrites it in place, as nn.ReLU(inplace=True) does. (Careful: Tensor.retain_grad notes the gradient after
-    the overwriting, and a module's full backward hook forbids it.)
+    on the named layers note ∂ loss / ∂ output for each call of the layer. Output is what that call returned, hooks that the layer
+    had before included, even if the next layer overwrites it in place, as nn.ReLU(inplace=True) does. (Careful: Tensor.retain_grad
+    notes the gradient after the overwriting, and a module's full backward hook forbids it.)
 
     A layer may be called several times in one forward: its gradients are listed in the order of the calls of the forward. A layer
     that isn't called has an empty list, and a call on whose output the loss doesn't depend has a gradient of zeros.
 
-    Afterwards no hook of this function is left on any module, also if model or loss_fn raised an error (which is passed on); hooks
-    that were there before still are. The mode (train or eval) stays as it is.
+    Afterwards no hook of this function is left on any module, also if model or loss_fn raised an error, which is passed on as it is,
+    whatever its type; hooks that were there before still are.
 
     Args:
         model: is called once.
-        names: of submodules, different ones, as model.get_submodule understands them: "0", "encoder.linear"; "" is the model itself.
-            A module that has two names can be asked for by each. Each gives one tensor that requires a gradient.
+        names: of submodules, different ones, perhaps none, as model.get_submodule understands them: "0", "encoder.linear"; "" is the
+            model itself. A module that has two names can be asked for by each. Each gives one tensor that requires a gradient; two
+            may give the same one, as nn.Identity gives what it gets.
         x: the model's input.
         loss_fn: takes the model's output and gives a 0-d tensor.
 
@@ -474,7 +475,7 @@ def record_activation_gradients(
     def hook_for(gradients: list[Tensor]) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             place = len(gradients)
-            gradients.append(torch.zeros_like(output, requires_grad=False))
+            gradients.append(torch.zeros_like(output))
             output.register_hook(lambda gradient: gradients.__setitem__(place, gradient))
 
         return hook

@@ -6,6 +6,7 @@ import math
 import operator
 from collections import defaultdict
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -172,6 +173,76 @@ class NumberedByAge:
                 arrived.setdefault(value.age, []).append(slope * total)
 
 
+class _Operation:
+    """One operation in minitorch's style: what to compute, and how to send a derivative back from the numbers that were saved."""
+
+    def __init__(self, forward, backward):
+        self.forward, self.backward = forward, backward
+
+    def __call__(self, *operands):
+        operands = [o if isinstance(o, WithHistory) else WithHistory(o) for o in operands]
+        numbers = tuple(o.data for o in operands)
+        result = WithHistory(self.forward(*numbers))
+        result.history = (self, numbers, operands)
+        return result
+
+
+_plus = _Operation(lambda a, b: a + b, lambda d, a, b: (d, d))
+_times = _Operation(lambda a, b: a * b, lambda d, a, b: (d * b, d * a))
+_negative = _Operation(lambda a: -a, lambda d, a: (-d,))
+_inverse = _Operation(lambda a: 1.0 / a, lambda d, a: (-d / a / a,))
+_exponential = _Operation(math.exp, lambda d, a: (d * math.exp(a),))
+_tangent = _Operation(math.tanh, lambda d, a: (d * (1.0 - math.tanh(a) ** 2),))
+_positive = _Operation(lambda a: a if a > 0 else 0.0, lambda d, a: (d if a > 0 else 0.0,))
+
+
+@alternative("Value")
+class WithHistory:
+    def __init__(self, data):
+        self.data, self.grad, self.history = data, 0.0, None
+
+    __add__, __radd__ = lambda a, b: _plus(a, b), lambda a, b: _plus(b, a)
+    __mul__, __rmul__ = lambda a, b: _times(a, b), lambda a, b: _times(b, a)
+    __sub__, __rsub__ = lambda a, b: _plus(a, _negative(b)), lambda a, b: _plus(b, _negative(a))
+    __truediv__, __rtruediv__ = lambda a, b: _times(a, _inverse(b)), lambda a, b: _times(b, _inverse(a))
+
+    def __neg__(self):
+        return _negative(self)
+
+    def __pow__(self, n):
+        if isinstance(n, WithHistory):
+            raise TypeError("constant exponents only")
+        return _Operation(lambda a: a**n, lambda d, a: (d * n * a ** (n - 1) if n else 0.0,))(self)
+
+    def exp(self):
+        return _exponential(self)
+
+    def tanh(self):
+        return _tangent(self)
+
+    def relu(self):
+        return _positive(self)
+
+    def backward(self):
+        marked, order, todo = {id(self)}, [], [(self, iter(self.history[2] if self.history else ()))]
+        while todo:
+            node, parents = todo[-1]
+            fresh = next((p for p in parents if id(p) not in marked), None)
+            if fresh is None:
+                order.append(todo.pop()[0])
+            else:
+                marked.add(id(fresh))
+                todo.append((fresh, iter(fresh.history[2] if fresh.history else ())))
+        due = {id(self): 1.0}
+        for node in order[::-1]:
+            d = due.pop(id(node))
+            node.grad += d
+            if node.history:
+                operation, numbers, operands = node.history
+                for operand, part in zip(operands, operation.backward(d, *numbers), strict=True):
+                    due[id(operand)] = due.get(id(operand), 0.0) + part
+
+
 # unbroadcast
 
 
@@ -203,6 +274,28 @@ def by_accumulating(grad, shape):
     return result.reshape(shape).to(grad.dtype)
 
 
+@alternative("unbroadcast")
+def with_einsum(grad, shape):
+    missing = grad.ndim - len(shape)
+    if missing < 0:
+        raise ValueError("too long")
+    padded = (1,) * missing + tuple(shape)
+    for ours, theirs in zip(padded, grad.shape, strict=True):
+        if ours != theirs and ours != 1:
+            raise ValueError("sizes")
+    axes = list(range(grad.ndim))
+    return torch.einsum(grad, axes, [i for i in axes if padded[i] != 1]).reshape(tuple(shape))
+
+
+@alternative("unbroadcast")
+def where_sizes_differ(grad, shape):
+    padded = [1] * (grad.dim() - len(shape)) + list(shape)
+    if len(padded) != grad.dim() or any(p not in (g, 1) for p, g in zip(padded, grad.shape, strict=True)):
+        raise ValueError("shape")
+    changed = [i for i, (p, g) in enumerate(zip(padded, grad.shape, strict=True)) if p != g]
+    return (grad.sum(changed, keepdim=True) if changed else grad.clone()).reshape(torch.Size(shape))
+
+
 # numerical_gradient
 
 
@@ -227,6 +320,20 @@ def moves_entries_of_a_copy(f, x, eps=1e-6):
         result[place] -= f(point)
         point[place] = kept
     return result / (2 * eps)
+
+
+@alternative("numerical_gradient")
+def with_numpy(f, x, eps=1e-6):
+    point = x.detach().numpy().astype(np.float64)
+    gradient = np.zeros_like(point)
+    for place in np.ndindex(point.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = point.copy()
+            moved[place] += sign * eps
+            ends.append(f(torch.from_numpy(moved)).item())
+        gradient[place] = (ends[0] - ends[1]) / (2 * eps)
+    return torch.from_numpy(gradient)
 
 
 # Softplus
@@ -262,6 +369,19 @@ class FromItsResult(torch.autograd.Function):
     def backward(ctx, grad):
         (y,) = ctx.saved_tensors
         return grad * -torch.expm1(-y)
+
+
+@alternative("Softplus")
+class WithTorchsThreshold(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.where(x > 20, x, torch.log1p(torch.exp(torch.clamp(x, max=20))))
+
+    @staticmethod
+    def backward(ctx, grad):
+        z = torch.exp(-ctx.saved_tensors[0].abs())
+        return grad * torch.where(ctx.saved_tensors[0] > 0, 1 / (1 + z), z / (1 + z))
 
 
 # RoundSTE
@@ -339,6 +459,18 @@ def column_by_column(f, x):
     return torch.stack(columns, -1).reshape(columns[0].shape + x.shape).detach()
 
 
+@alternative("jacobian")
+def mapped_over_unit_vectors(f, x):
+    with torch.enable_grad():
+        z = torch.autograd.Variable(x.detach().clone(), requires_grad=True)
+        y = f(z)
+        if y.requires_grad and y.numel():
+            units = torch.eye(y.numel(), dtype=y.dtype).reshape(-1, *y.shape)
+            rows = torch.vmap(lambda u: torch.autograd.grad(y, z, u, retain_graph=True, materialize_grads=True)[0])(units)
+            return rows.reshape(y.shape + x.shape)
+    return x.new_zeros(y.shape + x.shape, requires_grad=False)
+
+
 # hessian_vector_product
 
 
@@ -364,6 +496,18 @@ def forward_over_reverse(f, x, v):
         return torch.zeros_like(z) if tangent is None else tangent.detach()
 
 
+@alternative("hessian_vector_product")
+def through_a_vector_of_weights(f, x, v):
+    """The gradient is linear in the weight of f: its derivative along v, taken for that weight, is ∇f · v."""
+    with torch.enable_grad():
+        z, weight = x.detach().clone().requires_grad_(), torch.ones((), dtype=x.dtype, requires_grad=True)
+        y = f(z) + 0 * z.sum()
+        (g,) = torch.autograd.grad(y, z, weight, create_graph=True)
+        (slope,) = torch.autograd.grad(g, weight, v, create_graph=True)
+        product = torch.autograd.grad(slope, z, allow_unused=True)[0] if slope.requires_grad else None
+    return torch.zeros(x.shape, dtype=x.dtype) if product is None else product
+
+
 # gradient_penalty
 
 
@@ -384,6 +528,17 @@ def with_an_epsilon_under_the_root(critic, real, fake, alpha):
     g = torch.autograd.grad(critic(x).sum(), [x], create_graph=True)[0]
     squares = (g * g).sum(dim=tuple(range(1, g.ndim)))
     return nn.functional.mse_loss((squares + 1e-12).sqrt(), torch.ones_like(squares))
+
+
+@alternative("gradient_penalty")
+def one_slope_after_the_other(critic, real, fake, alpha):
+    x = (fake + torch.einsum("b,b...->b...", alpha, real - fake)).data
+    x = torch.autograd.Variable(x, requires_grad=True)
+    total = 0.0
+    for b, score in enumerate(critic(x).reshape(len(x))):
+        gradient = torch.autograd.grad(score, x, create_graph=True)[0][b]
+        total = total + torch.dist(gradient, torch.zeros_like(gradient)).sub(1).pow(2)
+    return total / len(x)
 
 
 # checkpoint
@@ -489,6 +644,32 @@ def through_data(average, model, decay):
         a.data.copy_((decay * a.data.double() + (1 - decay) * p.data.double()).to(a.dtype))
 
 
+@alternative("ema_update_")
+def with_foreach(average, model, decay):
+    if decay < 0.0 or decay > 1.0:
+        raise ValueError(f"decay: {decay}")
+    with torch.no_grad():
+        ours, theirs = [p.detach() for p in average.parameters()], [p.detach() for p in model.parameters()]
+        torch._foreach_mul_(ours, decay)
+        torch._foreach_add_(ours, theirs, alpha=1 - decay)
+        ours, theirs = list(average.buffers()), list(model.buffers())
+        if ours:
+            torch._foreach_copy_(ours, theirs)
+
+
+@alternative("ema_update_")
+@torch.no_grad()
+def subtracts_a_share_of_the_difference(average, model, decay):
+    if not 0 <= decay <= 1:
+        raise ValueError("decay")
+    for module, source in zip(average.modules(), model.modules(), strict=True):
+        for name, buffer in module.named_buffers(recurse=False):
+            buffer.copy_(source.get_buffer(name))
+    theirs = dict(model.named_parameters())
+    for name, shadow in average.named_parameters():
+        shadow.sub_((1.0 - decay) * (shadow - theirs[name]))
+
+
 # record_activation_gradients
 
 
@@ -544,3 +725,29 @@ def with_numbered_calls(model, names, x, loss_fn):
     for number, (name, output) in enumerate(calls):
         result[name].append(gradients[number] if number in gradients else 0 * output)
     return result
+
+
+@alternative("record_activation_gradients")
+def with_added_zeros(model, names, x, loss_fn):
+    """A zero that is added to an output has the output's gradient."""
+    added, handles = {name: [] for name in names}, []
+
+    def adding(zeros):
+        def hook(module, args, output):
+            zeros.append(torch.zeros_like(output, requires_grad=True))
+            return output + zeros[-1]
+
+        return hook
+
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in names:
+        if name not in modules:
+            raise ValueError(f"no {name}")
+    try:
+        for name in names:
+            handles.append(modules[name].register_forward_hook(adding(added[name])))
+        loss = loss_fn(model(x))
+    finally:
+        [handle.remove() for handle in handles]
+    loss.backward()
+    return {name: [torch.zeros_like(z).detach() if z.grad is None else z.grad for z in zeros] for name, zeros in added.items()}

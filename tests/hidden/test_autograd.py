@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from grader.testing import measured, raised, task
+from grader.testing import LAYOUTS, measured, raised, task, with_ones
 
 F64 = torch.float64
 INF = math.inf
@@ -42,6 +43,11 @@ def away_from_zero(draw, n):
     return (draw.uniform(n, low=0.5, high=2.0, dtype=F64) * (2 * draw.bools(n) - 1)).tolist()
 
 
+def sizes(draw, n, low=1e-100, high=1e100):
+    """Floats of both signs and of all powers of ten between these sizes."""
+    return draw.magnitudes(n, low=low, high=high, dtype=F64).tolist()
+
+
 OPERATIONS = {
     "a_plus_b": lambda a, b: a + b,
     "a_plus_2": lambda a, b: a + 2,
@@ -64,9 +70,48 @@ OPERATIONS = {
     "relu": lambda a, b: a.relu() + b.relu() + (-a).relu() * 3,
 }
 
+ON_ZEROS = {  # o is a Value of 0
+    "a + 0": lambda a, o: a + 0,
+    "0 + a": lambda a, o: 0 + a,
+    "a - 0": lambda a, o: a - 0.0,
+    "0 - a": lambda a, o: 0 - a,
+    "a * 0": lambda a, o: a * 0,
+    "0 * a": lambda a, o: 0.0 * a,
+    "0 / a": lambda a, o: 0 / a,
+    "a + o": lambda a, o: a + o,
+    "o - a": lambda a, o: o - a,
+    "o * a": lambda a, o: o * a,
+    "o / a": lambda a, o: o / a,
+    "o * o": lambda a, o: o * o,
+    "-o": lambda a, o: -o,
+    "exp": lambda a, o: o.exp(),
+    "tanh": lambda a, o: o.tanh(),
+    "relu": lambda a, o: o.relu(),
+    "o**1": lambda a, o: o**1,
+    "o**2": lambda a, o: o**2,
+    "o**0": lambda a, o: o**0,
+    "a**0": lambda a, o: a**0.0,
+}
+
 
 @task("Value")
 class TestValue:
+    def test_classic_example(self, agree, draw):
+        """For y = x² + 2x, x receives 2x + 2 from both places where it occurs: 8 at 3."""
+        points = [3, 0.0, *away_from_zero(draw, 3)]
+
+        def probe(m):
+            out = []
+            for point in points:
+                x = m.Value(point)
+                y = x**2 + 2 * x
+                before = graded(x, y)
+                y.backward()
+                out.append((before, graded(x, y)))
+            return out
+
+        agree(probe, rtol=1e-9, atol=1e-12)
+
     @pytest.mark.parametrize("name", OPERATIONS)
     def test_operation(self, agree, draw, name):
         """Each operator and method has the right value and passes the gradient of its result on, times its own derivative."""
@@ -84,21 +129,38 @@ class TestValue:
 
         agree(probe, rtol=1e-9, atol=1e-12)
 
-    def test_classic_example(self, agree, draw):
-        """For y = x² + 2x, x receives 2x + 2 from both places where it occurs: 8 at 3."""
-        points = [3, 0.0, *away_from_zero(draw, 3)]
+    def test_zeros(self, agree, draw):
+        """A 0 is a number like others, as a Value and as a plain number; x**0 is 1 with derivative 0 even there."""
+        (x,) = away_from_zero(draw, 1)
 
         def probe(m):
-            out = []
-            for point in points:
-                x = m.Value(point)
-                y = x**2 + 2 * x
-                before = graded(x, y)
-                y.backward()
-                out.append((before, graded(x, y)))
+            out = {}
+            for name, operation in ON_ZEROS.items():
+                a, o = m.Value(x), m.Value(0)
+                result = operation(a, o)
+                whole = result * -3 + a * 5 + o * 7
+                whole.backward()
+                out[name] = graded(a, o, result, whole)
             return out
 
         agree(probe, rtol=1e-9, atol=1e-12)
+
+    def test_sizes(self, agree, draw):
+        """Values and derivatives are right for numbers of 1e-100 as for those of 1e100."""
+        names = [name for name in OPERATIONS if name not in ("exp", "tanh")]
+        numbers = {name: (sizes(draw, 3), sizes(draw, 3)) for name in names}
+
+        def probe(m):
+            out = {}
+            for name, (xs, ys) in numbers.items():
+                for x, y in zip(xs, ys, strict=True):
+                    a, b = m.Value(x), m.Value(y)
+                    whole = OPERATIONS[name](a, b) * -3
+                    whole.backward()
+                    out.setdefault(name, []).append(graded(a, b, whole))
+            return out
+
+        agree(probe, rtol=1e-9, atol=0)
 
     @pytest.mark.parametrize(
         "shared",
@@ -213,20 +275,51 @@ class TestValue:
 
         agree(probe, rtol=1e-9, atol=1e-12)
 
-    def test_kinks_and_tails(self, agree, draw):
-        """The derivative of relu at 0 is 0, tanh takes numbers of any size, and x**0 is 1 even at 0."""
+    def test_tanh_of_any_size(self, agree, draw):
+        """Far from 0, tanh is ±1 with derivative 0; near to 0, it is x itself with derivative 1."""
+        (y,), near, far = away_from_zero(draw, 1), sizes(draw, 7, high=0.5), sizes(draw, 7, low=30)
+
+        def probe(m):
+            out = []
+            for point in (*near, *far, 1000.0, -1000.0):
+                v = m.Value(point)
+                result = v.tanh()
+                (result * y).backward()
+                out.append(graded(v, result))
+            return out
+
+        agree(probe, rtol=1e-9, atol=0)
+
+    def test_relu_and_its_kink(self, agree, draw):
+        """Negative numbers become 0 with derivative 0, and the derivative at 0 is 0 too."""
         (y,) = away_from_zero(draw, 1)
 
         def probe(m):
             out = []
-            operations = [lambda v: v.relu(), lambda v: v.tanh(), lambda v: v**0, lambda v: v**1]
-            for operation, points in zip(operations, [(0.0, y), (1000.0, -1000.0, y), (0.0, y), (0.0, y)], strict=True):
-                for point in points:
-                    v = m.Value(point)
-                    result = operation(v) * y
-                    result.backward()
-                    out.append(graded(v, result))
+            for point in (0.0, abs(y), -abs(y)):
+                v = m.Value(point)
+                result = v.relu() * y
+                result.backward()
+                out.append(graded(v, result))
             return out
+
+        agree(probe, rtol=1e-9, atol=1e-12)
+
+    def test_new_data_counts_from_then_on(self, agree, draw):
+        """Data that is set later changes neither results that are there nor their derivatives, only what is computed afterwards."""
+        (x, y, z), w = away_from_zero(draw, 3), away_from_zero(draw, 6)
+
+        def probe(m):
+            a, b = m.Value(x), m.Value(y)
+            results = [a * b, a / b, a**3, a.tanh(), (b * 0.5).exp(), a.relu() + b.relu()]
+            whole = sum(result * weight for result, weight in zip(results, w, strict=True))
+            numbers = graded(*results, whole)
+            for value in (a, b, *results):
+                value.data = -z
+            whole.backward()
+            again = a * b
+            again.backward()
+            return numbers, graded(a, b, whole, again)
 
         agree(probe, rtol=1e-9, atol=1e-12)
 
@@ -303,6 +396,7 @@ class TestUnbroadcast:
             ((2, 3, 5), (2, 1, 1)),
             ((2, 3, 5), (3, 1)),
             ((2, 3, 4, 5), (3, 1, 5)),
+            ((2, 3, 2, 5, 3, 2), (2, 1, 3, 1)),
             ((2, 3, 5), (1, 1, 1)),
             ((2, 3, 5), (1,)),
             ((2, 3, 5), ()),
@@ -312,29 +406,46 @@ class TestUnbroadcast:
     def test_sums_over_all_places(self, agree, draw, large, small):
         """Missing dimensions and those of size 1 are summed; the shape is exactly the operand's."""
         grad = draw.normal(*large, dtype=F64)
-        agree(lambda m: m.unbroadcast(grad, small), rtol=1e-10, atol=1e-10)
+        agree(lambda m: m.unbroadcast(grad, small), rtol=1e-9, atol=1e-9)
 
     @pytest.mark.parametrize("equal", [(3, 3), (3, 1), (1, 3), (3,), (1,)], ids=str)
     def test_equal_sizes(self, agree, draw, equal):
         """Dimensions line up at the end, which sizes alone don't tell when they are equal."""
         grad = draw.normal(3, 3, 3, dtype=F64)
-        agree(lambda m: m.unbroadcast(grad, equal), rtol=1e-10, atol=1e-10)
+        agree(lambda m: m.unbroadcast(grad, equal), rtol=1e-9, atol=1e-9)
 
     def test_nothing_to_sum(self, agree, draw):
         """Where nothing was broadcast, the gradient stays as it is, in a size of 1 too, and for single numbers."""
         a, b, c = draw.normal(2, 1, 5, dtype=F64), draw.normal(), draw.normal(3, 7)
         agree(lambda m: [m.unbroadcast(a, (2, 1, 5)), m.unbroadcast(b, ()), m.unbroadcast(c, (1, 7))], rtol=1e-5, atol=1e-6)
 
+    def test_float32(self, agree, draw):
+        """float32 in, float32 out."""
+        grad = draw.normal(7, 5, 3)
+        agree(lambda m: (m.unbroadcast(grad, (5, 1)), m.unbroadcast(grad, (7, 1, 3))), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("shape", with_ones(2, 3, 5), ids=str)
+    def test_gradients_with_sizes_of_one(self, agree, draw, shape):
+        """A size of 1 in the gradient itself is kept where the operand has it, and goes where the operand doesn't."""
+        grad, (a, b, c) = draw.normal(*shape, dtype=F64), shape
+        agree(lambda m: [m.unbroadcast(grad, s) for s in [(a, b, c), (a, 1, c), (b, c), (b, 1), (c,), ()]], rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """A gradient may lie in memory in any way."""
+        grad = draw.normal(7, 2, 5, 3, dtype=F64, layout=layout)
+        agree(lambda m: [m.unbroadcast(grad, s) for s in [(7, 1, 5, 3), (5, 1), (2, 1, 3), (7, 1, 1, 1), ()]], rtol=1e-9, atol=1e-9)
+
     @pytest.mark.parametrize("kind", [list, torch.Size], ids=["list", "Size"])
     def test_kinds_of_shapes(self, agree, draw, kind):
-        """A list or a torch.Size do as well, and a gradient may be transposed."""
-        grad, shape = draw.normal(5, 3, 2, dtype=F64).permute(2, 1, 0), kind([3, 1])
-        agree(lambda m: m.unbroadcast(grad, shape), rtol=1e-10, atol=1e-10)
+        """A list or a torch.Size do as well as a tuple."""
+        grad, shape = draw.normal(2, 3, 5, dtype=F64), kind([3, 1])
+        agree(lambda m: m.unbroadcast(grad, shape), rtol=1e-9, atol=1e-9)
 
-    def test_float32(self, agree, draw):
-        """float32 in, float32 out; the gradient itself is left as it is."""
-        grad = draw.normal(7, 5, 3)
-        agree(lambda m: (m.unbroadcast(grad, (5, 1)), m.unbroadcast(grad, (7, 1, 3)), grad), rtol=1e-4, atol=1e-5)
+    def test_an_entry_gets_only_its_places(self, agree, draw):
+        """NaN and inf in places of one entry reach no other entry."""
+        grad = draw.poisoned(draw.normal(5, 3, 7, dtype=F64), torch.arange(7) == 2)
+        agree(lambda m: [m.unbroadcast(grad, (7,)), m.unbroadcast(grad[:2], (2, 1, 7))], rtol=1e-9, atol=1e-9)
 
     def test_no_places(self, agree, draw):
         """An entry that was stretched to no places has the gradient 0, and sizes of 0 that fit stay."""
@@ -362,12 +473,12 @@ class TestUnbroadcast:
             outcomes.append(raised(ValueError, lambda: m.unbroadcast(grad[:, :1], (2, 3))))
             return outcomes, m.unbroadcast(grad, (2, 1))
 
-        agree(probe, rtol=1e-10, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 @task("numerical_gradient")
 class TestNumericalGradient:
-    @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 2), ()], ids=str)
+    @pytest.mark.parametrize("shape", [*with_ones(3, 5), (2, 3, 2), (61,), ()], ids=str)
     def test_any_shape(self, agree, draw, shape):
         """The gradient of a smooth function at a tensor of any number of dimensions."""
         x, w = draw.normal(*shape, dtype=F64), draw.normal(*shape, dtype=F64)
@@ -397,25 +508,33 @@ class TestNumericalGradient:
         agree(probe, rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["float32", "float64"])
-    @pytest.mark.parametrize("layout", ["transposed", "every_other", "expanded"])
-    def test_any_layout(self, agree, draw, layout, dtype):
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout, dtype):
         """Strides don't matter: each entry is moved alone."""
-        base = draw.normal(6, 5, dtype=dtype)
-        x = {"transposed": base.T, "every_other": base[::2], "expanded": base[:, :1].expand(6, 4)}[layout]
-        w = draw.normal(*x.shape, dtype=F64)
+        x, w = draw.normal(6, 5, dtype=dtype, layout=layout), draw.normal(6, 5, dtype=F64)
         agree(lambda m: m.numerical_gradient(lambda z: (w * z.sin()).sum() + z[0].prod(), x), rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize("eps", [1e-6, 0.3])
-    def test_x_is_left_as_it_is(self, agree, draw, eps):
-        """Not the smallest rounding error shows in x afterwards."""
+    def test_f_may_use_x_itself(self, agree, draw, eps):
+        """While f is called for points around it, x stays where it is."""
         x = draw.normal(5, 7, dtype=F64)
+        agree(lambda m: m.numerical_gradient(lambda z: (z.sin() * x).sum(), x, eps), rtol=1e-6, atol=1e-6)
 
-        def probe(m):
-            point = x.clone()
-            result = m.numerical_gradient(lambda z: z.sin().sum(), point, eps)
-            return result, torch.equal(point, x)
+    def test_default_step(self, agree, draw):
+        """Without an eps the step is 1e-6, which a function that bends within 1e-6 shows."""
+        x, w = 1e-6 * draw.normal(5, dtype=F64), draw.uniform(5, low=1.0, high=2.0, dtype=F64)
+        agree(lambda m: m.numerical_gradient(lambda z: (w * (1e6 * z) ** 3).sum() / 1e6, x), rtol=1e-6, atol=1e-6)
 
-        agree(probe, rtol=1e-6, atol=1e-6)
+    def test_f_may_leave_torch(self, agree, draw):
+        """A function that goes through NumPy works, even at an x that requires a gradient."""
+        x = draw.normal(2, 3, dtype=F64).requires_grad_()
+        agree(lambda m: m.numerical_gradient(lambda z: torch.as_tensor(np.sin(z.numpy()).prod()), x), rtol=1e-6, atol=1e-6)
+
+    def test_f_may_pick_an_entry(self, agree, draw):
+        """The derivative of z[1, 2] is 1 there, although what f gives is a view of what it got."""
+        x, w, number = draw.normal(2, 3, dtype=F64), draw.normal(2, 3, dtype=F64), draw.normal(dtype=F64)
+        functions = [(lambda z: z[1, 2], x), (lambda z: (w * z).sum(), x), (lambda z: z, number)]
+        agree(lambda m: [m.numerical_gradient(f, point) for f, point in functions], rtol=1e-6, atol=1e-6)
 
     @measured("flags")
     def test_x_and_parameters_may_require_gradients(self, agree, draw):
@@ -462,18 +581,19 @@ def derivatives(function, x, w, order):
 
 @task("Softplus")
 class TestSoftplus:
-    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-13)], ids=["float32", "float64"])
-    @pytest.mark.parametrize(("low", "high"), [(-3, 3), (-80, -15), (20.2, 24), (24, 80)])
+    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-8)], ids=["float32", "float64"])
+    @pytest.mark.parametrize(("low", "high"), [(-3, 3), (-80, -15), (15, 80), (-80, 80)])
     def test_value_and_gradient(self, agree, draw, low, high, dtype, tol):
-        """log(1 + exp(x)) and its derivative to the precision of the dtype, in the middle and in both tails."""
+        """log(1 + exp(x)) and its derivative are precise in the middle and in both tails."""
         x, w = draw.uniform(5, 7, low=low, high=high, dtype=dtype), draw.uniform(5, 7, low=0.5, high=2.0, dtype=dtype)
         agree(lambda m: derivatives(m.Softplus.apply, x, w, 1), rtol=tol, atol=0)
 
     @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["float32", "float64"])
     def test_huge_numbers(self, agree, draw, dtype):
         """Far out the result is x or 0 and the gradient 1 or 0, with no NaN, also at infinity and in the second derivative."""
-        x = draw.uniform(9, low=-1.0, high=1.0, dtype=dtype)
+        x = draw.magnitudes(17, low=110, high=1e30, dtype=dtype)
         x[:8] = torch.tensor([1e4, -1e4, 800, -800, 1e30, -1e30, INF, -INF], dtype=dtype)
+        x[8] = draw.normal()
         agree(lambda m: derivatives(m.Softplus.apply, x, torch.ones_like(x), 2), rtol=1e-5, atol=1e-30)
 
     @pytest.mark.parametrize("order", [2, 3])
@@ -497,8 +617,8 @@ class TestSoftplus:
 
     @pytest.mark.parametrize("layout", ["number", "empty", "transposed", "expanded"])
     def test_any_shape(self, agree, draw, layout):
-        """Single numbers, empty tensors, any strides."""
-        base = draw.normal(3, 5, dtype=F64)
+        """Single numbers, empty tensors, any strides of x and of the gradient."""
+        base, w = draw.normal(3, 5, dtype=F64), draw.normal(3, 5, dtype=F64, layout="transposed")
         views = {
             "number": lambda t: t[1, 2],
             "empty": lambda t: t[:, :0],
@@ -510,10 +630,11 @@ class TestSoftplus:
         def probe(m):
             point = leaf(base)
             y, whole = m.Softplus.apply(view(point)), m.Softplus.apply(point)
-            (y.sum() * 2 + whole.sum()).backward()
+            y.sum().backward()
+            whole.backward(w)
             return y, whole, point.grad
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-8, atol=1e-9)
 
     @measured("flags")
     def test_is_a_custom_function(self, agree, draw):
@@ -528,14 +649,16 @@ class TestSoftplus:
         agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_x_is_left_as_it_is(self, agree, draw):
-        """Forward and backward don't write into x, or into the gradient of the result."""
-        x, w = draw.normal(3, 5), draw.normal(3, 5)
+        """Forward and backward don't write into x, whether it requires a gradient or not, or into the gradient of the result."""
+        x, point, w = draw.normal(3, 5), leaf(draw.normal(3, 5)), draw.normal(3, 5)
 
         def probe(m):
-            point, gradient = leaf(x), w.clone()
-            y = m.Softplus.apply(point)
-            y.backward(gradient)
-            return y, point.grad, point.detach().clone(), gradient
+            z = point * 2
+            y = m.Softplus.apply(z)
+            y.backward(w, retain_graph=True)
+            first = m.Softplus.apply(point)
+            first.backward(w)
+            return y, first, m.Softplus.apply(x), point.grad, z
 
         agree(probe, rtol=1e-5, atol=1e-6)
 
@@ -593,10 +716,22 @@ class TestRoundSTE:
 
         agree(probe, rtol=0, atol=0)
 
-    def test_huge_numbers_and_infinities(self, agree, draw):
-        """Nothing is clipped: huge numbers and infinities stay, and their gradient passes."""
-        x, w = draw.normal(7), draw.normal(7)
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64], ids=str)
+    def test_halves_of_every_size(self, agree, draw, dtype):
+        """Halves go to the even number, as far as the dtype has any; what lies next to one does not; larger numbers stay."""
+        x = draw.magnitudes(29, low=1, high=0.5 / torch.finfo(dtype).eps, dtype=F64).floor() + 0.5
+        x[:2] = torch.tensor([0.5, -0.5])
+        x = x.to(dtype)
+        below, above = torch.nextafter(x, torch.zeros_like(x)), torch.nextafter(x, x * 2)
+        whole = draw.magnitudes(61, low=1 / torch.finfo(dtype).eps, high=60 / torch.finfo(dtype).eps, dtype=dtype)
+        agree(lambda m: [m.RoundSTE.apply(points) for points in (x, below, above, whole)], rtol=0, atol=0)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+    def test_huge_numbers_and_infinities(self, agree, draw, dtype):
+        """Nothing is clipped: huge numbers and infinities stay, and every gradient passes, infinite ones and NaN too."""
+        x, w = draw.magnitudes(17, low=0.3, high=1e30, dtype=dtype), draw.magnitudes(17, low=1e-30, high=1e30, dtype=dtype)
         x[1:6] = torch.tensor([1e30, -1e30, INF, -INF, 300.7])
+        w = draw.poisoned(w, torch.arange(17) % 3 == 1)
 
         def probe(m):
             point = leaf(x)
@@ -651,14 +786,14 @@ class TestRoundSTE:
         agree(probe, rtol=0, atol=0)
 
     def test_x_is_left_as_it_is(self, agree, draw):
-        """Rounding in place would destroy what is being learned; a gradient that is overwritten in place isn't shared."""
-        x, w = 5 * draw.normal(3, 5), draw.normal(3, 5)
+        """Rounding in place would destroy what is being learned, whether x is a parameter, is computed, or requires no gradient."""
+        x, point, w = 5 * draw.normal(3, 5), leaf(5 * draw.normal(3, 5)), draw.normal(3, 5)
 
         def probe(m):
-            point, gradient = leaf(x), w.clone()
-            y = m.RoundSTE.apply(point)
-            y.backward(gradient)
-            return y, point.grad, point.detach().clone(), gradient
+            z = point * 2
+            y = m.RoundSTE.apply(z)
+            y.backward(w)
+            return y, z, point.grad, m.RoundSTE.apply(point), m.RoundSTE.apply(x)
 
         agree(probe, rtol=0, atol=0)
 
@@ -680,21 +815,34 @@ class TestRoundSTE:
             ((y * 2).sum() + (whole * w).sum()).backward()
             return y, whole, point.grad
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
 
 @task("jacobian")
 class TestJacobian:
     @pytest.mark.parametrize(
-        ("inputs", "outputs"), [((5,), (3,)), ((2, 5), (3,)), ((5,), (2, 3)), ((2, 3), (5, 7)), ((), (3,)), ((3,), ()), ((), ())], ids=str
+        ("inputs", "outputs"),
+        [
+            ((5,), (3,)),
+            ((2, 5), (3,)),
+            ((5,), (2, 3)),
+            ((2, 3), (5, 7)),
+            ((1, 5), (3, 1)),
+            ((3, 1), (1, 7)),
+            ((1,), (1,)),
+            ((), (3,)),
+            ((3,), ()),
+            ((), ()),
+        ],
+        ids=str,
     )
     def test_dimensions_of_outputs_come_first(self, agree, draw, inputs, outputs):
-        """Any shapes of output and input, single numbers included: (*outputs, *inputs)."""
+        """Any shapes of output and input, single numbers and sizes of 1 included: (*outputs, *inputs)."""
         x = draw.normal(*inputs, dtype=F64)
         w = draw.normal(math.prod(outputs), math.prod(inputs), dtype=F64)
         agree(lambda m: m.jacobian(lambda z: (w @ z.sin().flatten()).tanh().reshape(outputs), x), rtol=1e-9, atol=1e-10)
 
-    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-12)], ids=["float32", "float64"])
+    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-9)], ids=["float32", "float64"])
     def test_square_and_not_symmetric(self, agree, draw, dtype, tol):
         """With as many outputs as inputs too, rows belong to outputs and columns to inputs."""
         x, w = draw.normal(5, dtype=dtype), draw.normal(5, 5, dtype=dtype)
@@ -702,8 +850,8 @@ class TestJacobian:
 
     def test_entry_by_entry(self, agree, draw):
         """The Jacobian of an entrywise function is diagonal, and the identity has the identity."""
-        x = draw.normal(2, 3, dtype=F64)
-        agree(lambda m: [m.jacobian(lambda z: z.exp(), x), m.jacobian(lambda z: z, x)], rtol=1e-9, atol=1e-12)
+        x = draw.normal(3, 7, dtype=F64)
+        agree(lambda m: [m.jacobian(lambda z: z.exp(), x), m.jacobian(lambda z: z, x)], rtol=1e-9, atol=1e-9)
 
     def test_outputs_that_do_not_depend_on_x(self, agree, draw):
         """Constants among the outputs, and functions that return nothing but constants, have the derivative 0."""
@@ -721,7 +869,7 @@ class TestJacobian:
             ]
             return [m.jacobian(f, x) for f in functions]
 
-        agree(probe, rtol=1e-9, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_no_outputs(self, agree, draw):
         """An output of (0,) or (2, 0) gives as many rows."""
@@ -735,16 +883,21 @@ class TestJacobian:
     @measured("flags")
     def test_kept_out_of_graphs(self, agree, draw):
         """The result has no graph, and neither x, required or computed, nor a parameter in f has a grad that changed."""
-        x, w, g = draw.normal(5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, 5, dtype=F64)
+        point, weight, g = leaf(draw.normal(5, dtype=F64)), leaf(draw.normal(3, 5, dtype=F64)), draw.normal(3, 5, dtype=F64)
 
         def probe(m):
-            point, weight = leaf(x), leaf(w)
+            out = [m.jacobian(lambda z: (weight @ z).tanh(), point)]
             weight.grad = g.clone()
-            first = m.jacobian(lambda z: (weight @ z).tanh(), point)
-            second = m.jacobian(lambda z: (weight @ z).tanh(), point * 2)
-            return first, second, first.requires_grad, second.requires_grad, point.grad, weight.grad, point.requires_grad, point.detach()
+            out.append(m.jacobian(lambda z: (weight @ z).tanh(), point * 2))
+            return {"results": out, "requires_grad of the results": [J.requires_grad for J in out], "the weight's grad": weight.grad}
 
         agree(probe, rtol=1e-9, atol=1e-10)
+
+    @pytest.mark.parametrize("required", [False, True])
+    def test_x_in_f_is_a_constant(self, agree, draw, required):
+        """Only the tensor that f gets is differentiated: where f uses x itself, that is a constant, even if x requires a gradient."""
+        x = draw.normal(2, 3, dtype=F64).requires_grad_(required)
+        agree(lambda m: m.jacobian(lambda z: (z * x).sin() + x.square(), x), rtol=1e-9, atol=1e-10)
 
     @measured("flags")
     def test_inside_no_grad(self, agree, draw):
@@ -761,21 +914,19 @@ class TestJacobian:
     def test_exact(self, agree, draw):
         """Large and steep functions show that these are no finite differences."""
         x, w = draw.normal(5, dtype=F64), draw.normal(3, 5, dtype=F64)
-        agree(lambda m: m.jacobian(lambda z: ((w @ z) * 50).sin() + 1e6, x), rtol=1e-10, atol=1e-9)
+        agree(lambda m: m.jacobian(lambda z: ((w @ z) * 50).sin() + 1e6, x), rtol=1e-9, atol=1e-8)
 
-    def test_layouts(self, agree, draw):
-        """Both x and the output may be transposed or expanded."""
-        x, w = draw.normal(3, 5, dtype=F64), draw.normal(7, 3, dtype=F64)
-        agree(
-            lambda m: [m.jacobian(lambda z: (w @ z.T).sin().T, x.T), m.jacobian(lambda z: (w @ z).sin().T, x[:, :1].expand(3, 2))],
-            rtol=1e-9,
-            atol=1e-10,
-        )
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Both x and the output may lie in memory in any way."""
+        x, w = draw.normal(2, 3, dtype=F64, layout=layout), draw.normal(7, 2, dtype=F64)
+        functions = [lambda z: (w @ z).sin().T, lambda z: (w @ z)[:, 1:2].expand(7, 3)]
+        agree(lambda m: [m.jacobian(f, x) for f in functions], rtol=1e-9, atol=1e-10)
 
 
 @task("hessian_vector_product")
 class TestHessianVectorProduct:
-    @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 2), ()], ids=str)
+    @pytest.mark.parametrize("shape", [*with_ones(3, 5), (2, 3, 2), (7,), ()], ids=str)
     def test_any_shape(self, agree, draw, shape):
         """H v for a function in which all entries meet, at x of any shape."""
         x, v, w = (draw.normal(*shape, dtype=F64) for _ in range(3))
@@ -785,7 +936,7 @@ class TestHessianVectorProduct:
             atol=1e-9,
         )
 
-    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-4), (F64, 1e-11)], ids=["float32", "float64"])
+    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-4), (F64, 1e-9)], ids=["float32", "float64"])
     def test_quadratic_form(self, agree, draw, dtype, tol):
         """xᵀAx has the Hessian A + Aᵀ, wherever x is: no half of it, and not scaled to a v of length 1."""
         x, v, A = draw.normal(7, dtype=dtype), 5 * draw.normal(7, dtype=dtype), draw.normal(7, 7, dtype=dtype)
@@ -800,10 +951,11 @@ class TestHessianVectorProduct:
     def test_exact(self, agree, draw):
         """A steep function with a large constant shows that these are no finite differences."""
         x, v, w = (draw.normal(7, dtype=F64) for _ in range(3))
-        agree(lambda m: m.hessian_vector_product(lambda z: (30 * (w @ z)).sin() + 1e6 + (z**4).sum(), x, v), rtol=1e-10, atol=1e-8)
+        agree(lambda m: m.hessian_vector_product(lambda z: (30 * (w @ z)).sin() + 1e6 + (z**4).sum(), x, v), rtol=1e-9, atol=1e-8)
 
+    @measured("flags")
     def test_no_second_derivative(self, agree, draw):
-        """Linear functions and those that don't depend on x, or on some of its entries, give zeros there."""
+        """Linear functions and those that don't depend on x, or on some of its entries, give zeros there, without a graph."""
         x, v, w = (draw.normal(7, dtype=F64) for _ in range(3))
 
         def probe(m):
@@ -814,8 +966,10 @@ class TestHessianVectorProduct:
                 lambda z: weight.square().sum(),
                 lambda z: w.sum(),
                 lambda z: (w * z).sum() + z[2] * z[5] ** 2,
+                lambda z: (w * z).relu().sum() + z[3] ** 3,
             ]
-            return [m.hessian_vector_product(f, x, v) for f in functions]
+            products = [m.hessian_vector_product(f, x, v) for f in functions]
+            return {"products": products, "requires_grad of the products": [p.requires_grad for p in products]}
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
@@ -834,16 +988,32 @@ class TestHessianVectorProduct:
     @measured("flags")
     def test_kept_out_of_graphs(self, agree, draw):
         """The result has no graph, and neither x, required or computed, nor a parameter in f has a grad that changed."""
-        x, v, w, g = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, 5, dtype=F64)
+        point, v, u = leaf(draw.normal(5, dtype=F64)), draw.normal(5, dtype=F64), leaf(draw.normal(5, dtype=F64))
+        weight, g = leaf(draw.normal(3, 5, dtype=F64)), draw.normal(3, 5, dtype=F64)
 
         def probe(m):
-            point, weight = leaf(x), leaf(w)
+            f = lambda z: (weight @ z).tanh().sum()  # noqa: E731
+            out = [m.hessian_vector_product(f, point, v)]
             weight.grad = g.clone()
-            first = m.hessian_vector_product(lambda z: (weight @ z).tanh().sum(), point, v)
-            second = m.hessian_vector_product(lambda z: (weight @ z).tanh().sum(), point * 2, v)
-            return first, second, first.requires_grad, second.requires_grad, point.grad, weight.grad, point.requires_grad, point.detach()
+            out += [m.hessian_vector_product(f, point * 2, v), m.hessian_vector_product(f, point, u)]
+            return {"results": out, "requires_grad of the results": [p.requires_grad for p in out], "the weight's grad": weight.grad}
 
         agree(probe, rtol=1e-9, atol=1e-10)
+
+    @pytest.mark.parametrize("required", [False, True])
+    def test_x_in_f_is_a_constant(self, agree, draw, required):
+        """Only the tensor that f gets is differentiated: where f uses x itself, that is a constant, even if x requires a gradient."""
+        x, v = draw.normal(2, 3, dtype=F64).requires_grad_(required), draw.normal(2, 3, dtype=F64)
+        agree(lambda m: m.hessian_vector_product(lambda z: (z * z * x).sin().sum() * x.sum(), x, v), rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Both x and v may lie in memory in any way."""
+        x, v = (draw.normal(3, 5, dtype=F64, layout=layout) for _ in range(2))
+        points = [(x, v), (x.contiguous(), v), (x, v.contiguous())]
+        agree(
+            lambda m: [m.hessian_vector_product(lambda z: z.sin().prod() + (z.T @ z).exp().sum(), *p) for p in points], rtol=1e-8, atol=1e-9
+        )
 
     @measured("flags")
     def test_inside_no_grad(self, agree, draw):
@@ -855,6 +1025,18 @@ class TestHessianVectorProduct:
                 return m.hessian_vector_product(lambda z: z.prod() + z.exp().sum(), x, v), torch.is_grad_enabled()
 
         agree(probe, rtol=1e-9, atol=1e-10)
+
+    def test_any_length(self, agree, draw):
+        """The product grows with v, from v = 0 to any length."""
+        x, v, A = draw.normal(5, dtype=F64), draw.uniform(5, low=0.5, high=1.0, dtype=F64), draw.uniform(5, 5, low=0.5, dtype=F64)
+        vectors = [v * length for length in (1.0, 0.0, 1e-150, 1e150)]
+        agree(lambda m: [m.hessian_vector_product(lambda z: z @ A @ z + z[0] ** 4, x, u) for u in vectors], rtol=1e-9, atol=0)
+
+    def test_empty(self, agree, draw):
+        """Without entries, the product is as empty."""
+        x, v = draw.normal(2, 3, dtype=F64), draw.normal(2, 3, dtype=F64)
+        points = [(x, v), (x[:, :0], v[:, :0]), (x[:0, 0], v[:0, 0])]
+        agree(lambda m: [m.hessian_vector_product(lambda z: z.exp().sum(), *p) for p in points], rtol=1e-9, atol=1e-9)
 
 
 def make_critic(w1, b1, w2):
@@ -877,28 +1059,26 @@ class TestGradientPenalty:  # the tolerance leaves room for an epsilon of 1e-12 
     @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-3), (F64, 1e-5)], ids=["float32", "float64"])
     def test_value(self, agree, draw, dtype, tol):
         """The mean over samples of (slope − 1)², each slope at the sample's own mix."""
-        (real, fake, alpha), parts = pair(draw, 11, 5, dtype=dtype), critic_parts(draw, 5, dtype)
-        agree(lambda m: m.gradient_penalty(make_critic(*parts), real, fake, alpha), rtol=tol, atol=tol)
+        (real, fake, alpha), critic = pair(draw, 11, 5, dtype=dtype), make_critic(*critic_parts(draw, 5, dtype))
+        agree(lambda m: m.gradient_penalty(critic, real, fake, alpha), rtol=tol, atol=tol)
 
     def test_trains_the_critic(self, agree, draw):
         """penalty.backward() gives all parameters of the critic their gradient, through the slope."""
-        (real, fake, alpha), parts = pair(draw, 11, 5), critic_parts(draw, 5)
+        (real, fake, alpha), critic = pair(draw, 11, 5), make_critic(*critic_parts(draw, 5))
 
         def probe(m):
-            critic = make_critic(*parts)
             penalty = m.gradient_penalty(critic, real, fake, alpha)
             (penalty * 10).backward()
             return penalty, grads_of(critic)
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("shape", [(3, 2, 5, 7), (5, 3, 4)], ids=str)
+    @pytest.mark.parametrize("shape", [(3, 2, 5, 7), (5, 3, 4), (1, 2, 1, 3), (3, 1, 5, 1), (7, 1)], ids=str)
     def test_norm_over_all_entries_of_a_sample(self, agree, draw, shape):
-        """A sample may be an image: its slope has one norm over channels, rows and columns."""
-        (real, fake, alpha), parts = pair(draw, *shape), critic_parts(draw, math.prod(shape[1:]))
+        """A sample may be an image: its slope has one norm over channels, rows and columns, of which there may be one each."""
+        (real, fake, alpha), critic = pair(draw, *shape), make_critic(*critic_parts(draw, math.prod(shape[1:])))
 
         def probe(m):
-            critic = make_critic(*parts)
             penalty = m.gradient_penalty(critic, real, fake, alpha)
             penalty.backward()
             return penalty, grads_of(critic)
@@ -949,28 +1129,56 @@ class TestGradientPenalty:  # the tolerance leaves room for an epsilon of 1e-12 
 
     def test_nothing_flows_into_the_samples(self, agree, draw):
         """Samples that require gradients get none, not even the fake ones that a generator made."""
-        (real, fake, alpha), parts = pair(draw, 7, 5), critic_parts(draw, 5)
+        (real, fake, alpha), critic = pair(draw, 7, 5), make_critic(*critic_parts(draw, 5))
+        real, fake = leaf(real), leaf(fake)
 
         def probe(m):
-            critic, a, b = make_critic(*parts), leaf(real), leaf(fake)
-            penalty = m.gradient_penalty(critic, a, b * 1.5, alpha)
+            penalty = m.gradient_penalty(critic, real, fake * 1.5, alpha)
             penalty.backward()
-            return penalty, grads_of(critic), a.grad, b.grad, a.detach(), b.detach()
+            return penalty, grads_of(critic), real.grad, fake.grad
 
         agree(probe, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Samples, alpha and the gradient itself may lie in memory in any way."""
+        real, fake = (draw.normal(5, 2, 3, 7, dtype=F64, layout=layout) for _ in range(2))
+        alpha = draw.uniform(5, dtype=F64, layout="sliced" if layout == "transposed" else layout)
+        inner = make_critic(*critic_parts(draw, 42))
+        critic = lambda x: inner(x.permute(0, 2, 3, 1).contiguous())  # noqa: E731
+
+        def probe(m):
+            penalty = m.gradient_penalty(critic, real, fake, alpha)
+            penalty.backward()
+            return penalty, grads_of(inner)
+
+        agree(probe, rtol=1e-5, atol=1e-5)
+
+    @measured("flags")
+    def test_critic_keeps_its_modes(self, agree, draw):
+        """A critic in training mode with a dropout in eval mode stays that, and its frozen layer stays frozen."""
+        (real, fake, alpha), layers = pair(draw, 7, 5), make_critic(*critic_parts(draw, 5))
+        critic = nn.Sequential(*layers[:3], nn.Dropout(0.5).eval(), layers[3])
+        layers[1].requires_grad_(False)
+        agree(lambda m: m.gradient_penalty(critic, real, fake, alpha), rtol=1e-5, atol=1e-5)
 
     @measured("calls, flags, hooks")
     def test_call_alone_changes_no_grad(self, agree, draw):
         """Before backward is called on the penalty, the critic's gradients are what they were; the critic is called once."""
-        (real, fake, alpha), parts = pair(draw, 7, 5), critic_parts(draw, 5)
+        (real, fake, alpha), critic = pair(draw, 7, 5), make_critic(*critic_parts(draw, 5))
 
         def probe(m):
-            critic, shapes = make_critic(*parts), []
+            shapes = []
             critic.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
             for p in critic.parameters():
                 p.grad = torch.ones_like(p)
             penalty = m.gradient_penalty(critic, real, fake, alpha)
-            return penalty, penalty.requires_grad, grads_of(critic), shapes
+            return {
+                "penalty": penalty,
+                "requires_grad of the penalty": penalty.requires_grad,
+                "the critic's gradients": grads_of(critic),
+                "shapes that the critic got": shapes,
+            }
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
@@ -1005,35 +1213,68 @@ class TestCheckpoint:
 
     @measured("calls, flags")
     def test_parameters_get_their_gradients(self, agree, draw):
-        """A module's parameters, which are no arguments, receive theirs too, added to what was there."""
-        x, w1, w2 = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
+        """The parameters of a module, which are no arguments, receive theirs too, added to what was there; it stays in its modes."""
+        point, w1, w2 = leaf(draw.normal(5, 3, dtype=F64)), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
+        model = nn.Sequential(linear(w1), nn.Dropout(0.5).eval(), nn.Tanh(), linear(w2))
 
         def probe(m):
-            model, point = nn.Sequential(linear(w1), nn.Tanh(), linear(w2)), leaf(x)
-            f = Watched(model)
+            enabled = []
+            model[2].register_forward_hook(lambda module, args, output: enabled.append(torch.is_grad_enabled()))
             model[0].weight.grad = torch.ones_like(w1)
-            y = m.checkpoint(f, point)
+            y = m.checkpoint(model, point)
             y.square().sum().backward()
-            return y, point.grad, grads_of(model), f.enabled
+            return y, point.grad, grads_of(model), enabled
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
     @measured("calls, flags")
     def test_arguments_of_all_kinds(self, agree, draw):
-        """Tensors that need gradients stand among others that don't, whole numbers, None and strings."""
+        """Tensors that need gradients, parameters among them, stand among others that don't, numbers, None, strings and lists."""
         x, y, mask, index = draw.normal(5, 3, dtype=F64), draw.normal(5, 3, dtype=F64), draw.bools(5, 3), draw.permutation(5)
 
         def probe(m):
-            def f(mode, a, keep, order, scale, nothing, b):
+            def f(mode, a, keep, order, scale, nothing, b, calls):
                 assert (mode, scale, nothing) == ("scaled", 3, None)
+                calls.append(mode)
                 return a[order].where(keep, b) * scale * b.cos()
 
-            a, b, c = leaf(x), leaf(y), y.clone()
+            a, b, c, calls = leaf(x), nn.Parameter(y.clone()), y.clone(), []
             f1, f2 = Watched(f), Watched(f)
-            first = m.checkpoint(f1, "scaled", a, mask, index, 3, None, b)
-            second = m.checkpoint(f2, "scaled", a, mask, index, 3, None, c)
+            first = m.checkpoint(f1, "scaled", a, mask, index, 3, None, b, calls)
+            second = m.checkpoint(f2, "scaled", a, mask, index, 3, None, c, calls)
             (first.sum() + second.square().sum()).backward()
-            return first, second, a.grad, b.grad, c.grad, f1.enabled, f2.enabled
+            return first, second, a.grad, b.grad, c.grad, f1.enabled, f2.enabled, len(calls)
+
+        agree(probe, rtol=1e-9, atol=1e-10)
+
+    @measured("calls, flags")
+    def test_arguments_that_count_as_false(self, agree, draw):
+        """Arguments such as 0, False, an empty string and an empty list reach f in both runs, each in its place."""
+        x, y = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
+
+        def probe(m):
+            def f(start, a, flag, rate, nothing, b, name, entries):
+                seen.append([start, flag, rate, nothing, name, entries])
+                return a[start:].sin() * b + rate
+
+            seen, point = [], leaf(x)
+            result = m.checkpoint(f, 0, point, False, 0.0, None, y, "", [])
+            result.sum().backward()
+            return result, point.grad, seen
+
+        agree(probe, rtol=1e-9, atol=1e-10)
+
+    @measured("calls, flags")
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Arguments, and the gradient of the result, may lie in memory in any way."""
+        x, y, g = (draw.normal(3, 5, dtype=F64, layout=layout) for _ in range(3))
+
+        def probe(m):
+            f, a = Watched(lambda a, b: a.sin() * b), x.detach().requires_grad_()
+            result = m.checkpoint(f, a, y)
+            result.backward(g)
+            return result, a.grad, f.enabled
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
@@ -1162,18 +1403,18 @@ class TestCheckpoint:
 
     @measured("calls, flags")
     def test_a_change_in_place_is_noticed(self, agree, draw):
-        """Backward after an argument was changed in place is a RuntimeError; without the change it goes through."""
-        x, y = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
+        """Backward after a tensor or parameter among the arguments was changed in place is a RuntimeError, else it goes through."""
+        x, y, w = (draw.normal(5, dtype=F64) for _ in range(3))
 
         def probe(m):
             out = []
-            for changed in (None, "first", "second"):
+            for changed in (None, 0, 1, 2):
                 point = leaf(x)
-                first, second, f = point * 1, y.clone(), Watched(lambda a, b: a.sin() * b)
-                result = m.checkpoint(f, first, second)
+                args, f = (point * 1, y.clone(), nn.Parameter(w)), Watched(lambda a, b, c: a.sin() * b * c)
+                result = m.checkpoint(f, *args)
                 with torch.no_grad():
-                    if changed:
-                        {"first": first, "second": second}[changed].mul_(2)
+                    if changed is not None:
+                        args[changed].mul_(2)
                 out.append((result, raised(RuntimeError, result.sum().backward), point.grad, f.enabled[0]))
             return out
 
@@ -1183,51 +1424,53 @@ class TestCheckpoint:
 class Net(nn.Module):
     """A linear layer, a batch norm, and a head that may share the first layer's weight."""
 
-    def __init__(self, weight, dtype, tied):
+    def __init__(self, dtype, tied):
         super().__init__()
-        n = len(weight)
-        self.norm = nn.BatchNorm1d(n, dtype=dtype)
-        self.first, self.head = linear(weight.to(dtype)), nn.Linear(n, n, dtype=dtype)
+        self.norm = nn.BatchNorm1d(3, dtype=dtype)
+        self.first, self.head = nn.Linear(3, 3, bias=False, dtype=dtype), nn.Linear(3, 3, dtype=dtype)
         if tied:
             self.head.weight = self.first.weight
-        self.register_buffer("table", torch.arange(n))
+        self.register_buffer("table", torch.zeros(5, dtype=torch.int64))
         self.scale = nn.Parameter(torch.ones((), dtype=dtype))
 
     def forward(self, x):
         return self.head(self.norm(self.first(x)).tanh()) * self.scale
 
 
-def average_and_model(first, second, noise, *, dtype=F64, tied=False):
-    """A net, a copy of it with other parameters, and the model after a forward that has changed its statistics."""
-    average, model = Net(first, dtype, tied), Net(second, dtype, tied)
+def filled(draw, model):
+    """The model with drawn numbers in all parameters and buffers; whole numbers have more digits than a float can hold."""
     with torch.no_grad():
-        for i, p in enumerate(model.parameters()):
-            p.add_(noise[i % len(noise)].item())
-        model.table.add_(3)
-        model(second.to(dtype))
-    return average, model
+        for p in model.parameters():
+            p.copy_(draw.normal(*p.shape, dtype=p.dtype))
+        for b in model.buffers():
+            b.copy_(
+                draw.uniform(*b.shape, low=0.5, high=1.5, dtype=b.dtype) if b.dtype.is_floating_point else draw.integers(0, 2**62, *b.shape)
+            )
+    return model
+
+
+def average_and_model(draw, *, dtype=F64, tied=False):
+    """Two nets with different parameters and buffers."""
+    return filled(draw, Net(dtype, tied)), filled(draw, Net(dtype, tied))
 
 
 def state_of(model):
-    """All parameters and buffers as a plain dict of copies."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def weights(draw, dtype=F64):
-    """What `average_and_model` needs."""
-    return draw.normal(3, 3, dtype=dtype), draw.normal(3, 3, dtype=dtype), draw.uniform(7, low=0.5, high=1.5, dtype=dtype)
+    """Copies of all parameters and buffers by name, of those too that state_dict leaves out."""
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tensor.detach().clone() for name, tensor in tensors}
 
 
 @task("ema_update_")
 class TestEmaUpdate:
-    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-12)], ids=["float32", "float64"])
+    @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-9)], ids=["float32", "float64"])
     @pytest.mark.parametrize("decay", [0.9, 0.25])
     def test_parameters_move_and_buffers_are_copied(self, agree, draw, decay, dtype, tol):
         """Each parameter goes the share 1 − decay of the way; running statistics, counters and tables are copied."""
-        parts = weights(draw, dtype)
+        average, model = average_and_model(draw, dtype=dtype)
+        model.norm.eval()  # the modes of both stay
+        average.eval().head.train()
 
         def probe(m):
-            average, model = average_and_model(*parts, dtype=dtype)
             m.ema_update_(average, model, decay)
             return state_of(average)
 
@@ -1235,40 +1478,79 @@ class TestEmaUpdate:
 
     def test_several_updates(self, agree, draw):
         """Over a training of five steps, the average follows the weights; training goes on undisturbed."""
-        (first, second, noise), x = weights(draw), draw.normal(11, 3, dtype=F64)
+        (average, model), x = average_and_model(draw), draw.normal(11, 3, dtype=F64)
 
         def probe(m):
-            average, model = average_and_model(first, second, noise)
-            optimizer = torch.optim.SGD(model.parameters(), 0.05)
             for _ in range(5):
-                optimizer.zero_grad()
-                model(x).square().mean().backward()
-                optimizer.step()
+                gradients = torch.autograd.grad(model(x).square().mean(), list(model.parameters()))
+                with torch.no_grad():
+                    for p, gradient in zip(model.parameters(), gradients, strict=True):
+                        p -= 0.05 * gradient
                 m.ema_update_(average, model, 0.8)
             return state_of(average), state_of(model)
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
-    @pytest.mark.parametrize("decay", [0.0, 1.0])
+    @pytest.mark.parametrize("decay", [0.0, 1])
     def test_ends_of_the_range(self, agree, draw, decay):
         """Decay 0 copies the model, decay 1 keeps the parameters, and copies the buffers all the same."""
-        parts = weights(draw)
+        average, model = average_and_model(draw)
 
         def probe(m):
-            average, model = average_and_model(*parts)
             m.ema_update_(average, model, decay)
             return state_of(average)
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("frozen", ["model", "average", "both"])
+    def test_frozen_parameters_move_too(self, agree, draw, frozen):
+        """A parameter that requires no gradient, in the model or in the average, is averaged like the others, and stays frozen."""
+        average, model = average_and_model(draw)
+        for net in {"model": [model], "average": [average], "both": [average, model]}[frozen]:
+            net.first.requires_grad_(False)
+            net.scale.requires_grad_(False)
+
+        def probe(m):
+            m.ema_update_(average, model, 0.7)
+            return state_of(average)
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    def test_buffers_of_all_kinds(self, agree, draw):
+        """Buffers that state_dict leaves out are copied, a buffer may be None, and NaN in an old one leaves no trace."""
+        average, model = average_and_model(draw)
+        for net in (average, model):
+            net.register_buffer("hidden", draw.normal(5, dtype=F64), persistent=False)
+            net.register_buffer("mask", draw.bools(7))
+            net.bare = nn.BatchNorm1d(3, affine=False, track_running_stats=False)  # its statistics are None
+        average.hidden.copy_(draw.poisoned(average.hidden, torch.arange(5) > 0))
+
+        def probe(m):
+            m.ema_update_(average, model, 0.7)
+            return state_of(average)
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    def test_layouts(self, agree, draw):
+        """Parameters and buffers may be transposed, in one of the two or in both."""
+        average, model = average_and_model(draw)
+        for net, layouts in ((average, ("transposed", "contiguous")), (model, ("transposed", "transposed"))):
+            net.mix, net.other = (nn.Parameter(draw.normal(5, 2, dtype=F64, layout=layout)) for layout in layouts)
+            net.register_buffer("grid", draw.normal(5, 2, dtype=F64, layout=layouts[1]))
+
+        def probe(m):
+            m.ema_update_(average, model, 0.7)
+            return state_of(average)
+
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     @measured("flags, object identity")
     def test_in_place_without_a_graph(self, agree, draw):
         """Whoever holds a tensor of the average sees the update; parameters stay leaves with their grad, and the result is None."""
-        parts = weights(draw)
+        average, model = average_and_model(draw)
+        average.scale.requires_grad_(False)
 
         def probe(m):
-            average, model = average_and_model(*parts)
-            average.scale.requires_grad_(False)
             for p in average.parameters():
                 p.grad = torch.ones_like(p) if p.requires_grad else None
             held = {**dict(average.named_parameters()), **dict(average.named_buffers())}
@@ -1278,14 +1560,13 @@ class TestEmaUpdate:
             now = {**dict(average.named_parameters()), **dict(average.named_buffers())}
             return result, views, flags, all(held[name] is tensor for name, tensor in now.items())
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_average_can_be_trained_on(self, agree, draw):
         """After an update inside a training step, backward goes through both models as if nothing had happened."""
-        parts, x = weights(draw), draw.normal(5, 3, dtype=F64)
+        (average, model), x = average_and_model(draw), draw.normal(5, 3, dtype=F64)
 
         def probe(m):
-            average, model = average_and_model(*parts)
             m.ema_update_(average, model, 0.7)
             (average(x).square().mean() + model(x).sin().sum()).backward()
             return state_of(average), grads_of(average), grads_of(model)
@@ -1295,21 +1576,19 @@ class TestEmaUpdate:
     @measured("object identity")
     def test_tied_weights_move_once(self, agree, draw):
         """A weight that occurs twice in the model is one parameter."""
-        parts = weights(draw)
+        average, model = average_and_model(draw, tied=True)
 
         def probe(m):
-            average, model = average_and_model(*parts, tied=True)
             m.ema_update_(average, model, 0.6)
             return state_of(average), average.head.weight is average.first.weight
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
-    def test_model_stays_as_it_is(self, agree, draw):
-        """The model's parameters, buffers and gradients don't change, and later changes of it don't reach the average."""
-        parts = weights(draw)
+    def test_later_changes_of_the_model(self, agree, draw):
+        """What happens to the model after the update doesn't reach the average, not even after a copy with decay 0."""
+        average, model = average_and_model(draw)
 
         def probe(m):
-            average, model = average_and_model(*parts)
             for p in model.parameters():
                 p.grad = torch.ones_like(p)
             m.ema_update_(average, model, 0.5)
@@ -1320,21 +1599,18 @@ class TestEmaUpdate:
                     tensor.mul_(5)
             return after, grads, state_of(average)
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_bad_decay_raises(self, agree, draw):
         """Below 0 or above 1 is a ValueError, and nothing has changed by then; 0.5 is fine."""
-        parts = weights(draw)
+        (average, model), (untouched, _) = average_and_model(draw), average_and_model(draw)
 
         def probe(m):
-            average, model = average_and_model(*parts)
-            before = state_of(average)
-            outcomes = [raised(ValueError, lambda d=d: m.ema_update_(average, model, d)) for d in (-0.1, 1.001, 2)]
-            unchanged = all(torch.equal(value, before[name]) for name, value in state_of(average).items())
+            outcomes = [raised(ValueError, lambda d=d: m.ema_update_(untouched, model, d)) for d in (-0.1, 1.001, 2, -1)]
             m.ema_update_(average, model, 0.5)
-            return outcomes, unchanged, state_of(average)
+            return outcomes, state_of(untouched), state_of(average)
 
-        agree(probe, rtol=1e-12, atol=1e-12)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 class Branches(nn.Module):
@@ -1346,14 +1622,14 @@ class Branches(nn.Module):
         self.shared, self.side, self.idle = linear(a), linear(b), linear(b)
         self.tail = nn.Sequential(linear(c), nn.Tanh())
         self.alias = self.shared
-        self.fail = False
+        self.error = None
 
     def forward(self, x):
         h = self.shared(x).sin()
         h = self.shared(h) * h
         self.side(h)
-        if self.fail:
-            raise KeyError("asked for")
+        if self.error:
+            raise self.error("asked for")
         return self.tail(self.shared(h).exp())
 
 
@@ -1374,30 +1650,38 @@ class TestRecordActivationGradients:
     def test_outputs_of_layers(self, agree, draw, dtype, tol):
         """The gradient of the loss with respect to what each named layer returned, of its shape and dtype."""
         x, w1, w2 = draw.normal(5, 3, dtype=dtype), draw.normal(7, 3, dtype=dtype), draw.normal(2, 7, dtype=dtype)
+        model, names = nn.Sequential(linear(w1), nn.Tanh(), linear(w2)), ["2", "0", "1"]
+        agree(lambda m: m.record_activation_gradients(model, names, x, lambda y: y.exp().mean()), rtol=tol, atol=tol)
 
-        def probe(m):
-            model = nn.Sequential(linear(w1), nn.Tanh(), linear(w2))
-            return m.record_activation_gradients(model, ["2", "0", "1"], x, lambda y: y.exp().mean())
-
-        agree(probe, rtol=tol, atol=tol)
+    @pytest.mark.parametrize(("batch", "width"), [(1, 7), (5, 1), (1, 1), (9, 13)])
+    def test_sizes(self, agree, draw, batch, width):
+        """Each gradient has the shape of the output, for a batch of one and for layers of one unit too."""
+        x, w1, w2 = draw.normal(batch, 3, dtype=F64), draw.normal(width, 3, dtype=F64), draw.normal(1, width, dtype=F64)
+        model = nn.Sequential(linear(w1), nn.Tanh(), linear(w2))
+        agree(lambda m: m.record_activation_gradients(model, ("0", "2"), x, lambda y: y.exp().sum()), rtol=1e-9, atol=1e-9)
 
     @measured("calls, flags, hooks")
-    def test_parameters_get_their_gradients(self, agree, draw):
-        """The loss goes backward once: each p.grad grows by its gradient; the model is called once, in its mode."""
+    @pytest.mark.parametrize("training", [True, False])
+    def test_parameters_get_their_gradients(self, agree, draw, training):
+        """The loss goes backward once: each p.grad grows by its gradient; the model is called once, in its modes."""
         x, w1, w2 = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
+        model = nn.Sequential(linear(w1), nn.BatchNorm1d(7, dtype=F64), nn.Dropout(0.5), linear(w2)).train(training)
+        model[2].train(not training)
 
         def probe(m):
-            out = []
-            for training in (True, False):
-                model = nn.Sequential(linear(w1), nn.BatchNorm1d(7, dtype=F64), linear(w2)).train(training)
-                modes = []
-                model[1].register_forward_hook(lambda module, args, output, modes=modes: modes.append(module.training))
-                model[0].weight.grad = torch.ones_like(w1)
-                found = m.record_activation_gradients(model, ["1"], x, lambda y: y.square().sum())
-                out.append((found, grads_of(model), modes, [module.training for module in model.modules()]))
-            return out
+            modes = []
+            model[1].register_forward_hook(lambda module, args, output: modes.append((module.training, model[2].training)))
+            model[0].weight.grad = torch.ones_like(w1)
+            found = m.record_activation_gradients(model, ["1"], x, lambda y: y.square().sum())
+            return found, grads_of(model), modes, [module.training for module in model.modules()]
 
         agree(probe, rtol=1e-8, atol=1e-9)
+
+    def test_no_names(self, agree, draw):
+        """Without names the result is an empty dict, and the parameters get their gradients all the same."""
+        x, w1, w2 = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
+        model = nn.Sequential(linear(w1), nn.Tanh(), linear(w2))
+        agree(lambda m: (m.record_activation_gradients(model, [], x, lambda y: y.exp().mean()), grads_of(model)), rtol=1e-9, atol=1e-9)
 
     @pytest.mark.parametrize("after", [nn.ReLU, nn.ELU, nn.Hardtanh], ids=["relu", "elu", "hardtanh"])
     def test_before_an_overwriting_layer(self, agree, draw, after):
@@ -1406,7 +1690,7 @@ class TestRecordActivationGradients:
 
         def probe(m):
             model = nn.Sequential(linear(w1), after(inplace=True), linear(w2))
-            found = m.record_activation_gradients(model, ["0", "2"], x, lambda y: y.square().sum())
+            found = m.record_activation_gradients(model, ["0", "1", "2"], x, lambda y: y.square().sum())
             return found, grads_of(model)
 
         agree(probe, rtol=1e-9, atol=1e-9)
@@ -1414,11 +1698,32 @@ class TestRecordActivationGradients:
     def test_repeated_calls(self, agree, draw):
         """A layer that is called three times has three gradients, in the order of the forward, by each of its names."""
         parts, x = branches(draw)
+        model = Branches(parts)
+        agree(
+            lambda m: m.record_activation_gradients(model, ["shared", "alias", "tail"], x, lambda y: y.square().sum()),
+            rtol=1e-9,
+            atol=1e-10,
+        )
+
+    def test_many_calls(self, agree, draw):
+        """A cell that is called for each of 23 steps has 23 gradients, and one that gives its input unchanged has as many."""
+        x, w = draw.normal(5, 3, dtype=F64), draw.normal(3, 3, dtype=F64) / 2
+        cell = linear(w)
+        model = nn.Sequential(*[cell, nn.Tanh(), nn.Identity()] * 23)
+        agree(lambda m: m.record_activation_gradients(model, ["0", "1", "2"], x, lambda y: y.square().sum()), rtol=1e-8, atol=1e-9)
+
+    @measured("hooks")
+    def test_output_is_what_the_call_returned(self, agree, draw):
+        """Where a hook of the layer's own changes its output, the gradient is that of the changed one."""
+        x, w1, w2 = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(2, 7, dtype=F64)
+        model = nn.Sequential(linear(w1), nn.Tanh(), linear(w2))
 
         def probe(m):
-            return m.record_activation_gradients(Branches(parts), ["shared", "alias", "tail"], x, lambda y: y.square().sum())
+            model[0].register_forward_hook(lambda module, args, output: output * 3)
+            found = m.record_activation_gradients(model, ["0", "1"], x, lambda y: y.square().sum())
+            return found, count_hooks(model)
 
-        agree(probe, rtol=1e-9, atol=1e-10)
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_unused_and_uncalled(self, agree, draw):
         """An output that the loss ignores has zeros, a layer that is never called an empty list."""
@@ -1460,7 +1765,7 @@ class TestRecordActivationGradients:
             model.shared.register_forward_hook(lambda module, args, output: fired.append("forward"))
             model.tail.register_full_backward_hook(lambda module, before, after: fired.append("backward"))
             before = count_hooks(model)
-            first = m.record_activation_gradients(model, ["shared", "tail.0", "tail"], x, lambda y: y.square().sum())
+            first = m.record_activation_gradients(model, ["shared", "side", "tail.0", "tail"], x, lambda y: y.square().sum())
             after = count_hooks(model)
             again = m.record_activation_gradients(model, ["shared"], x, lambda y: y.square().sum())
             graphs = [gradient.requires_grad for gradients in first.values() for gradient in gradients]
@@ -1471,25 +1776,25 @@ class TestRecordActivationGradients:
     @measured("hooks")
     @pytest.mark.parametrize("place", ["model", "loss"])
     def test_hooks_are_removed_after_an_error(self, agree, draw, place):
-        """An error in the model or in the loss is passed on and leaves no hook behind."""
+        """An error in the model or in the loss is passed on, whatever its type, and leaves no hook behind."""
         parts, x = branches(draw)
 
         def probe(m):
             def loss_fn(y):
-                if fails and place == "loss":
-                    raise KeyError("asked for")
+                if error and place == "loss":
+                    raise error("asked for")
                 return y.square().sum()
 
             model, out = Branches(parts), []
             before = count_hooks(model)
-            for fails in (True, False):
-                model.fail = fails and place == "model"
+            for error in (KeyError, AttributeError, ValueError, None):
+                model.error = error if place == "model" else None
                 call = lambda: out.append(m.record_activation_gradients(model, ["shared", "tail"], x, loss_fn))  # noqa: E731
-                out.append(raised(KeyError, call))
+                out.append(raised(error or KeyError, call))
                 out.append(count_hooks(model) == before)
             return out
 
-        agree(probe, rtol=1e-9, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
     @measured("calls, hooks")
     def test_unknown_names_raise(self, agree, draw):
@@ -1505,4 +1810,4 @@ class TestRecordActivationGradients:
             state = list(calls), count_hooks(model) == before
             return outcomes, state, m.record_activation_gradients(model, ["tail"], x, lambda y: y.square().sum())
 
-        agree(probe, rtol=1e-9, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-4)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 
 import torch
 
@@ -157,6 +158,99 @@ class ReluReturnsSelf(ReferenceValue):
         return self if self.data > 0 else super().relu()
 
 
+@misconception("Value", "Reads the operands' data during backward: whoever has set new data by then gets the derivative at another point.")
+class ReadsDataLate:
+    def __init__(self, data, inputs=(), slopes=lambda: ()):
+        self.data, self.grad, self._inputs, self._slopes = float(data), 0.0, inputs, slopes
+
+    def _of(self, other):
+        return other if isinstance(other, ReadsDataLate) else ReadsDataLate(other)
+
+    def __add__(self, other):
+        other = self._of(other)
+        return ReadsDataLate(self.data + other.data, (self, other), lambda: (1.0, 1.0))
+
+    def __mul__(self, other):
+        other = self._of(other)
+        return ReadsDataLate(self.data * other.data, (self, other), lambda: (other.data, self.data))
+
+    def __pow__(self, n):
+        if isinstance(n, ReadsDataLate):
+            raise TypeError("exponent")
+        return ReadsDataLate(self.data**n, (self,), lambda: (n * self.data ** (n - 1) if n else 0.0,))
+
+    def __neg__(self):
+        return self * -1
+
+    def __sub__(self, other):
+        return self + -self._of(other)
+
+    def __rsub__(self, other):
+        return self._of(other) - self
+
+    def __truediv__(self, other):
+        return self * self._of(other) ** -1
+
+    def __rtruediv__(self, other):
+        return self._of(other) / self
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def exp(self):
+        out = ReadsDataLate(math.exp(self.data), (self,))
+        out._slopes = lambda: (out.data,)
+        return out
+
+    def tanh(self):
+        return ReadsDataLate(math.tanh(self.data), (self,), lambda: (1 - math.tanh(self.data) ** 2,))
+
+    def relu(self):
+        return ReadsDataLate(max(self.data, 0.0), (self,), lambda: (float(self.data > 0),))
+
+    def backward(self):
+        order, seen, stack = [], set(), [(self, False)]
+        while stack:
+            node, done = stack.pop()
+            if done:
+                order.append(node)
+            elif node not in seen:
+                seen.add(node)
+                stack.append((node, True))
+                stack.extend((value, False) for value in node._inputs)
+        derivative = dict.fromkeys(order, 0.0)
+        derivative[self] = 1.0
+        for node in reversed(order):
+            node.grad += derivative[node]
+            for value, slope in zip(node._inputs, node._slopes(), strict=True):
+                derivative[value] += slope * derivative[node]
+
+
+@misconception("Value", "Raises Python's limit on recursion for deep expressions, and leaves it raised for everybody.")
+class RaisesTheLimit(ReferenceValue):
+    def backward(self):
+        sys.setrecursionlimit(100_000)
+        Recursive.backward(self)
+
+
+@misconception("Value", "Returns self for 0 + x, so that sum works: the result then is x, and has no grad of its own.")
+class AddsNothingToZero(ReferenceValue):
+    def __radd__(self, other):
+        return self if other == 0 else self + other
+
+
+@misconception("Value", "Writes tanh as 1 − 2 / (exp(2x) + 1), which overflows nowhere, but loses small numbers in the difference.")
+class TanhCancels(ReferenceValue):
+    def tanh(self):
+        t = 1 - 2 / (math.exp(2 * self.data) + 1) if self.data < 300 else 1.0
+        return ReferenceValue._computed(t, (self, 1 - t * t))
+
+
+@misconception("Value", "Takes a number of 0 for no number: `if not other` and `data or …` meet it too.")
+class TakesZeroForNothing(ReferenceValue):
+    def __mul__(self, other):
+        return super().__mul__(other or 1.0)
+
+
 # unbroadcast
 
 
@@ -224,6 +318,40 @@ def accepts_every_shape(grad, shape):
         if size == 1:
             grad = grad.sum(i, keepdim=True)
     return grad
+
+
+@misconception("unbroadcast", "Folds the missing dimensions with view, which a transposed gradient refuses.")
+def folds_with_view(grad, shape):
+    reference_unbroadcast(grad, shape)
+    extra = grad.ndim - len(shape)
+    grad = grad.view(math.prod(grad.shape[:extra]), *grad.shape[extra:]).sum(0)
+    for i, size in enumerate(shape):
+        if size == 1:
+            grad = grad.sum(i, keepdim=True)
+    return grad
+
+
+@misconception("unbroadcast", "Multiplies by a matrix of zeros and ones that says which place belongs to which entry: 0 · NaN is NaN.")
+def multiplies_by_a_mask(grad, shape):
+    reference_unbroadcast(grad, shape)
+    n = math.prod(shape)
+    owner = torch.arange(n).reshape(tuple(shape)).expand(grad.shape).reshape(-1)
+    mask = (owner == torch.arange(n)[:, None]).to(grad.dtype)
+    return (mask @ grad.reshape(-1)).reshape(tuple(shape))
+
+
+@misconception("unbroadcast", "Puts the missing sizes into the shape that was given: the caller's list is longer afterwards.")
+def lengthens_the_given_list(grad, shape):
+    result = reference_unbroadcast(grad, shape)
+    if isinstance(shape, list):
+        while len(shape) < grad.ndim:
+            shape.insert(0, 1)
+    return result
+
+
+@misconception("unbroadcast", "Squeezes dimensions of size 1 away; those that the operand has must stay.")
+def squeezes_ones(grad, shape):
+    return reference_unbroadcast(grad, shape).squeeze()
 
 
 # numerical_gradient
@@ -308,6 +436,56 @@ def keeps_the_graph(f, x, eps=1e-6):
     return torch.stack(slopes).reshape(x.shape) if slopes else torch.zeros(x.shape, dtype=torch.float64)
 
 
+@misconception("numerical_gradient", "Moves x itself and puts it back exactly; in the meantime, an f that uses x sees the moved one.")
+def moves_x_for_a_moment(f, x, eps=1e-6):
+    point = x.detach().double()
+    if any(size > 1 and stride == 0 for size, stride in zip(point.shape, point.stride(), strict=True)):
+        point = point.clone(memory_format=torch.contiguous_format)
+    result = torch.zeros(point.shape, dtype=torch.float64)
+    for i in range(point.numel()):
+        place = torch.unravel_index(torch.tensor(i), point.shape) if point.ndim else ()
+        old = point[place].item()
+        point[place] = old + eps
+        above = f(point).item()
+        point[place] = old - eps
+        below = f(point).item()
+        point[place] = old
+        result[place] = (above - below) / (2 * eps)
+    return result
+
+
+@misconception(
+    "numerical_gradient", "Keeps what f gave as a tensor while moving the point on: if that is a view, both numbers are the same."
+)
+def compares_views(f, x, eps=1e-6):
+    point = x.detach().to(torch.float64, copy=True).contiguous()
+    flat, result = point.view(-1), torch.zeros(x.numel(), dtype=torch.float64)
+    for i in range(x.numel()):
+        old = flat[i].item()
+        flat[i] = old + eps
+        above = f(point).detach()
+        flat[i] = old - eps
+        below = f(point).detach()
+        flat[i] = old
+        result[i] = (above - below) / (2 * eps)
+    return result.reshape(x.shape)
+
+
+@misconception("numerical_gradient", "Gives f tensors that hang on x: an f that leaves torch refuses those that require a gradient.")
+def gives_tensors_with_a_graph(f, x, eps=1e-6):
+    return _differences(f, x.double(), eps, lambda g, p, step: (g(p + step) - g(p - step)) / (2 * eps))
+
+
+@misconception("numerical_gradient", "Has a default step of its own: 1e-5 instead of 1e-6.")
+def another_default(f, x, eps=1e-5):
+    return _differences(f, x.detach().double(), eps, lambda g, p, step: (g(p + step) - g(p - step)) / (2 * eps))
+
+
+@misconception("numerical_gradient", "Squeezes the result: dimensions of size 1 are lost.")
+def squeezes_the_gradient(f, x, eps=1e-6):
+    return _differences(f, x.detach().double(), eps, lambda g, p, step: (g(p + step) - g(p - step)) / (2 * eps)).squeeze()
+
+
 # Softplus
 
 
@@ -339,14 +517,6 @@ class SoftplusWithoutLog1p(_SoftplusBase):
     def forward(ctx, x):
         ctx.save_for_backward(x)
         return x.clamp(min=0) + torch.log(1 + torch.exp(-x.abs()))
-
-
-@misconception("Softplus", "Returns x itself above 20, as torch's own does: in float64 that cuts off digits.")
-class ThresholdSoftplus(_SoftplusBase):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.where(x > 20, x, torch.log1p(torch.exp(x.clamp(max=20))))
 
 
 @misconception("Softplus", "Writes the derivative as exp(x) / (1 + exp(x)): for large x that is inf / inf, NaN.")
@@ -409,6 +579,40 @@ class SoftplusByAutograd:
     @staticmethod
     def apply(x):
         return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
+
+
+@misconception("Softplus", "Takes the largest of all entries out of the logarithm: the entries far below it lose all digits.")
+class SoftplusWithOneShift(_SoftplusBase):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        shift = x.detach().clamp(min=0).max() if x.numel() else 0
+        return shift + torch.log(torch.exp(-shift) + torch.exp(x - shift)) if x.numel() else x.clone()
+
+
+@misconception("Softplus", "Limits the exponent to 50, and with it the result.")
+class SoftplusLimited(_SoftplusBase):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.log1p(torch.exp(x.clamp(-50, 50)))
+
+
+@misconception("Softplus", "Computes into x: a tensor that the caller goes on using.")
+class SoftplusInPlace(_SoftplusBase):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x.clone())
+        x.data.copy_(x.clamp(min=0) + torch.log1p(torch.exp(-x.abs())))
+        return x.clone()
+
+
+@misconception("Softplus", "Flattens the gradient with view, which one with other strides refuses.")
+class SoftplusViewsTheGradient(_SoftplusBase):
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return (grad.view(-1) * torch.sigmoid(x).reshape(-1)).view(x.shape)
 
 
 # RoundSTE
@@ -491,6 +695,36 @@ class DetachTrick:
     @staticmethod
     def apply(x):
         return x + (x.round() - x).detach()
+
+
+@misconception("RoundSTE", "Adds and subtracts a big number, which rounds small numbers of one dtype only.")
+class AddsABigNumber(_RoundBase):
+    @staticmethod
+    def forward(ctx, x):
+        big = 1.5 / torch.finfo(x.dtype).eps
+        return torch.where(x.isfinite(), x + big - big, x)
+
+
+@misconception("RoundSTE", "Rounds x + 0.5 down and mends the halves: the number next below 0.5 is lost in the sum.")
+class LosesTheNextBelowAHalf(_RoundBase):
+    @staticmethod
+    def forward(ctx, x):
+        up = torch.floor(x + 0.5)
+        return torch.where((x - torch.floor(x) == 0.5) & (torch.remainder(up, 2) == 1), up - 1, up)
+
+
+@misconception("RoundSTE", "Computes in float32: large float64 numbers lose their last digits.")
+class RoundsInFloat32(_RoundBase):
+    @staticmethod
+    def forward(ctx, x):
+        return x.float().round().to(x.dtype)
+
+
+@misconception("RoundSTE", "Replaces NaN and infinities in the gradient: straight through means unchanged.")
+class CleansTheGradient(_RoundBase):
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.nan_to_num(grad)
 
 
 # jacobian
@@ -577,6 +811,44 @@ def with_a_graph(f, x):
     return torch.stack(rows).reshape((*y.shape, *x.shape)) if rows else x.detach().new_zeros((*y.shape, *x.shape))
 
 
+@misconception("jacobian", "Squeezes the result: an output of (3, 1) has the dimension of size 1 as well.")
+def squeezes_the_jacobian(f, x):
+    return reference_jacobian(f, x).squeeze()
+
+
+@misconception("jacobian", "Makes the caller's x require a gradient instead of a detached one.")
+def changes_requires_grad(f, x):
+    x.requires_grad_()
+    return reference_jacobian(f, x)
+
+
+@misconception(
+    "jacobian", "Differentiates with respect to x itself where that requires a gradient: an f that uses x is seen as if it got it twice."
+)
+def differentiates_x_itself(f, x):
+    with torch.enable_grad():
+        z = x if x.requires_grad else x.detach().requires_grad_()
+        y = f(z)
+    rows = torch.zeros(y.numel(), *x.shape, dtype=x.dtype)
+    for row, entry in zip(rows, y.flatten().unbind(), strict=True):
+        if entry.requires_grad:
+            row.copy_(torch.autograd.grad(entry, z, retain_graph=True, materialize_grads=True)[0])
+    return rows.reshape((*y.shape, *x.shape))
+
+
+@misconception("jacobian", "Flattens the output with view, which a transposed one refuses.")
+def views_the_output(f, x):
+    with torch.enable_grad():
+        z = x.detach().requires_grad_()
+        y = f(z)
+        entries = y.view(-1).unbind() if y.numel() else ()
+    rows = torch.zeros(len(entries), *x.shape, dtype=x.dtype)
+    for row, entry in zip(rows, entries, strict=True):
+        if entry.requires_grad:
+            row.copy_(torch.autograd.grad(entry, z, retain_graph=True, materialize_grads=True)[0])
+    return rows.reshape((*y.shape, *x.shape))
+
+
 # hessian_vector_product
 
 
@@ -638,6 +910,26 @@ def without_create_graph(f, x, v):
         return torch.autograd.grad(product, z)[0]
 
 
+@misconception(
+    "hessian_vector_product", "Doesn't switch gradients on: under the caller's no_grad, f records no graph, and all seems linear."
+)
+def product_not_under_no_grad(f, x, v):
+    z = x.detach().requires_grad_()
+    y = f(z)
+    if not y.requires_grad:
+        return torch.zeros_like(z)
+    (g,) = torch.autograd.grad(y, z, create_graph=True, materialize_grads=True)
+    return torch.autograd.grad(g, z, v, materialize_grads=True)[0] if g.requires_grad else torch.zeros_like(z)
+
+
+@misconception("hessian_vector_product", "Gives zeros that require a gradient where f has no second derivative.")
+def zeros_with_a_gradient(f, x, v):
+    with torch.enable_grad():
+        z = x.detach().requires_grad_()
+        g = _gradient(f, z)
+        return torch.autograd.grad(g, z, v, materialize_grads=True)[0] if g.requires_grad else torch.zeros_like(z, requires_grad=True)
+
+
 @misconception("hessian_vector_product", "Takes a gradient without a graph for an error: the second derivative of a linear function is 0.")
 def not_for_linear_functions(f, x, v):
     with torch.enable_grad():
@@ -663,6 +955,51 @@ def second_backward_into_parameters(f, x, v):
         if g.requires_grad:
             (g * v).sum().backward()
     return torch.zeros_like(x.detach()) if z.grad is None else z.grad
+
+
+def _product(f, z, v):
+    """H v at z, zeros where there is no second derivative."""
+    g = _gradient(f, z)
+    return torch.autograd.grad((g * v).sum(), z, create_graph=True, materialize_grads=True)[0] if g.requires_grad else torch.zeros_like(g)
+
+
+@misconception(
+    "hessian_vector_product", "Keeps the graph: create_graph belongs to the first backward only, and the result is to be detached."
+)
+def keeps_the_graph_of_the_product(f, x, v):
+    with torch.enable_grad():
+        return _product(f, x.detach().requires_grad_(), v)
+
+
+@misconception("hessian_vector_product", "Makes the caller's x require a gradient instead of a detached one.")
+def changes_requires_grad_of_x(f, x, v):
+    with torch.enable_grad():
+        return _product(f, x if x.requires_grad else x.requires_grad_(), v).detach()
+
+
+@misconception(
+    "hessian_vector_product",
+    "Differentiates with respect to x itself where that requires a gradient: an f that uses x is differentiated twice.",
+)
+def product_for_x_itself(f, x, v):
+    with torch.enable_grad():
+        return _product(f, x if x.requires_grad else x.detach().requires_grad_(), v).detach()
+
+
+@misconception("hessian_vector_product", "Flattens v with view, which a transposed one refuses.")
+def views_v(f, x, v):
+    with torch.enable_grad():
+        z = x.detach().requires_grad_()
+        g = _gradient(f, z)
+        if not g.requires_grad:
+            return torch.zeros_like(g)
+        return torch.autograd.grad(g.reshape(-1) @ v.view(-1), z, materialize_grads=True)[0]
+
+
+@misconception("hessian_vector_product", "Scales v to length 1 and the product back: for v = 0 that is 0 / 0.")
+def divides_by_the_length(f, x, v):
+    with torch.enable_grad():
+        return _product(f, x.detach().requires_grad_(), v / v.norm()).detach() * v.norm()
 
 
 # gradient_penalty
@@ -747,6 +1084,38 @@ def slopes_by_backward(critic, real, fake, alpha):
     x = _mixed(real, fake, alpha)
     critic(x).sum().backward(create_graph=True)
     return (torch.linalg.vector_norm(x.grad.flatten(1), dim=1) - 1).square().mean()
+
+
+@misconception("gradient_penalty", "Flattens the gradient with view, which one with other strides refuses.")
+def views_the_gradient(critic, real, fake, alpha):
+    g = _slopes(critic, _mixed(real, fake, alpha))
+    return (torch.linalg.vector_norm(g.view(len(real), -1), dim=1) - 1).square().mean()
+
+
+@misconception("gradient_penalty", "Squeezes the gradient before the norm: a batch of one loses its dimension.")
+def squeezes_the_slopes(critic, real, fake, alpha):
+    g = _slopes(critic, _mixed(real, fake, alpha)).squeeze()
+    g = g if g.ndim > 1 else g.reshape(-1, 1)
+    return (torch.linalg.vector_norm(g.flatten(1), dim=1) - 1).square().mean()
+
+
+@misconception("gradient_penalty", "Sets the critic to eval mode and back to train: layers inside that were in eval mode are not any more.")
+def restores_one_mode(critic, real, fake, alpha):
+    was = getattr(critic, "training", None)
+    if was is not None:
+        critic.eval()
+    g = _slopes(critic, _mixed(real, fake, alpha))
+    if was is not None:
+        critic.train(was)
+    return (torch.linalg.vector_norm(g.flatten(1), dim=1) - 1).square().mean()
+
+
+@misconception("gradient_penalty", "Makes all parameters of the critic require gradients: layers that were frozen are not any more.")
+def unfreezes_the_critic(critic, real, fake, alpha):
+    if isinstance(critic, torch.nn.Module):
+        critic.requires_grad_(True)
+    g = _slopes(critic, _mixed(real, fake, alpha))
+    return (torch.linalg.vector_norm(g.flatten(1), dim=1) - 1).square().mean()
 
 
 # checkpoint
@@ -899,6 +1268,75 @@ def second_run_too_early(f, *args):
     return _RunsAtOnce.apply(f, *args)
 
 
+class _Filled(torch.autograd.Function):
+    """A recomputation that is told which arguments are tensors, and how the others are put back."""
+
+    @staticmethod
+    def forward(ctx, f, is_tensor, fill, *args):
+        ctx.f, ctx.fill, ctx.state = f, fill, torch.get_rng_state()
+        ctx.others = [None if is_tensor(arg) else arg for arg in args]
+        ctx.mark = [is_tensor(arg) for arg in args]
+        ctx.save_for_backward(*(arg for arg in args if is_tensor(arg)))
+        return f(*args)
+
+    @staticmethod
+    def backward(ctx, grad):
+        leaves = [t.detach().requires_grad_(t.requires_grad) for t in ctx.saved_tensors]
+        args = ctx.fill(ctx.others, ctx.mark, iter(leaves))
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.set_rng_state(ctx.state)
+            result = ctx.f(*args)
+        torch.autograd.backward(result, grad)
+        found = iter(leaves)
+        return None, None, None, *(next(found).grad if is_tensor else None for is_tensor in ctx.mark)
+
+
+def _in_place(others, mark, leaves):
+    return [next(leaves) if is_tensor else other for other, is_tensor in zip(others, mark, strict=True)]
+
+
+@misconception("checkpoint", "Takes every argument that counts as false for the place of a tensor: 0, None and empty strings are lost.")
+def false_arguments_are_tensors(f, *args):
+    def fill(others, mark, leaves):
+        return [other or next(leaves, other) for other in others]
+
+    return _Filled.apply(f, lambda arg: isinstance(arg, torch.Tensor), fill, *args)
+
+
+@misconception(
+    "checkpoint", "Asks for type(arg) is Tensor: a parameter is of a class of its own, and isn't guarded against a change in place."
+)
+def parameters_are_no_tensors(f, *args):
+    return _Filled.apply(f, lambda arg: type(arg) is torch.Tensor, _in_place, *args)
+
+
+@misconception("checkpoint", "Keeps the generator as it was at the call during the first run too: later numbers repeat those of f.")
+def first_run_draws_nothing(f, *args):
+    def apart(*inner):
+        with torch.random.fork_rng(devices=[], enabled=not torch.is_grad_enabled()):
+            return f(*inner)
+
+    return _Again.apply(apart, True, _all_gradients, True, *args)
+
+
+@misconception("checkpoint", "Sets a module to training mode for the second run: its dropout then drops other entries than in the first.")
+def trains_in_the_second_run(f, *args):
+    def prepared(*inner):
+        if torch.is_grad_enabled() and isinstance(f, torch.nn.Module):
+            f.train()
+        return f(*inner)
+
+    return _Again.apply(prepared, True, _all_gradients, True, *args)
+
+
+@misconception("checkpoint", "Copies the arguments for the second run: what f notes in a list that it gets is noted in the copy.")
+def copies_other_arguments(f, *args):
+    def fill(others, mark, leaves):
+        return _in_place(copy.deepcopy(others), mark, leaves)
+
+    return _Filled.apply(f, lambda arg: isinstance(arg, torch.Tensor), fill, *args)
+
+
 # ema_update_
 
 
@@ -968,6 +1406,95 @@ def returns_a_new_one(average, model, decay):
     result = copy.deepcopy(average)
     reference_ema_update(result, model, decay)
     return result
+
+
+def _averaged(average, model, decay, pairs=None):
+    """Parameters towards the model's; buffers are left to the caller."""
+    if not 0 <= decay <= 1:
+        raise ValueError("decay")
+    with torch.no_grad():
+        for a, p in pairs or zip(average.parameters(), model.parameters(), strict=True):
+            a.mul_(decay).add_(p, alpha=1 - decay)
+
+
+@misconception("ema_update_", "Leaves out parameters that require no gradient: a frozen one is part of the model like the others.")
+def leaves_out_frozen(average, model, decay):
+    pairs = [(a, p) for a, p in zip(average.parameters(), model.parameters(), strict=True) if p.requires_grad]
+    _averaged(average, model, decay, pairs)
+    with torch.no_grad():
+        for a, b in zip(average.buffers(), model.buffers(), strict=True):
+            a.copy_(b)
+
+
+@misconception("ema_update_", "Leaves out parameters of the average that require no gradient, though most averages are frozen.")
+def leaves_out_frozen_in_the_average(average, model, decay):
+    pairs = [(a, p) for a, p in zip(average.parameters(), model.parameters(), strict=True) if a.requires_grad]
+    _averaged(average, model, decay, pairs)
+    with torch.no_grad():
+        for a, b in zip(average.buffers(), model.buffers(), strict=True):
+            a.copy_(b)
+
+
+@misconception("ema_update_", "Takes the buffers from state_dict(), which leaves out those that are not persistent.")
+def buffers_of_the_state_dict(average, model, decay):
+    _averaged(average, model, decay)
+    names, theirs = dict(average.named_parameters(remove_duplicate=False)), model.state_dict()
+    for name, value in average.state_dict().items():
+        if name not in names:
+            value.copy_(theirs[name])
+
+
+@misconception("ema_update_", "Moves the buffers by the share 1 of the difference: where the old one is NaN, it stays NaN.")
+def adds_the_difference_of_buffers(average, model, decay):
+    _averaged(average, model, decay)
+    with torch.no_grad():
+        for a, b in zip(average.buffers(), model.buffers(), strict=True):
+            a.add_(b - a) if a.is_floating_point() else a.copy_(b)
+
+
+@misconception("ema_update_", "Sends the buffers through the dtype of the parameters: a float can't hold all digits of a whole number.")
+def buffers_through_floats(average, model, decay):
+    _averaged(average, model, decay)
+    with torch.no_grad():
+        for a, b in zip(average.buffers(), model.buffers(), strict=True):
+            a.copy_(b.double())
+
+
+@misconception("ema_update_", "Takes a decay of 0 for none that was given.")
+def decay_or_default(average, model, decay):
+    reference_ema_update(average, model, decay or 0.999)
+
+
+@misconception("ema_update_", "Flattens the parameters with view, which a transposed one refuses.")
+def views_the_parameters(average, model, decay):
+    with torch.no_grad():
+        for a, p in zip(average.parameters(), model.parameters(), strict=True):
+            assert a.view(-1).shape == p.view(-1).shape
+    reference_ema_update(average, model, decay)
+
+
+@misconception("ema_update_", "Sets the average to eval mode, which the caller has not asked for.")
+def switches_to_eval(average, model, decay):
+    reference_ema_update(average, model, decay)
+    average.eval()
+
+
+@misconception(
+    "ema_update_", "Sets the model to eval mode meanwhile and back to train: layers inside that were in eval mode are not any more."
+)
+def restores_the_mode_of_the_model(average, model, decay):
+    was = model.training
+    model.eval()
+    reference_ema_update(average, model, decay)
+    model.train(was)
+
+
+@misconception("ema_update_", "Looks at the decay after the buffers were copied: the average has changed by the time the error comes.")
+def checks_late(average, model, decay):
+    with torch.no_grad():
+        for a, b in zip(average.buffers(), model.buffers(), strict=True):
+            a.copy_(b)
+    _averaged(average, model, decay)
 
 
 # record_activation_gradients
@@ -1117,3 +1644,83 @@ def first_names_only(model, names, x, loss_fn):
     if any(name not in layers for name in names):
         raise ValueError("names")
     return reference_record(model, names, x, loss_fn)
+
+
+@misconception("record_activation_gradients", "Returns at once where no names are given: the parameters don't get their gradients.")
+def nothing_for_no_names(model, names, x, loss_fn):
+    return reference_record(model, names, x, loss_fn) if names else {}
+
+
+@misconception("record_activation_gradients", "Turns every AttributeError into a ValueError, also those of the model and of the loss.")
+def renames_errors(model, names, x, loss_fn):
+    try:
+        return reference_record(model, names, x, loss_fn)
+    except AttributeError as error:
+        raise ValueError(str(error)) from error
+
+
+@misconception("record_activation_gradients", "Replaces the layers' forward: what hooks of the layers make of its result goes unnoticed.")
+def replaces_forward(model, names, x, loss_fn):
+    layers, found = _layers(model, names), {name: [] for name in names}
+    original = {layer: layer.forward for layer in layers.values()}
+
+    def noting(forward, lists):
+        def forward_and_note(*args):
+            output = forward(*args)
+            for gradients in lists:
+                gradients.append(torch.zeros_like(output, requires_grad=False))
+                place = len(gradients) - 1
+                output.register_hook(lambda g, gradients=gradients, place=place: gradients.__setitem__(place, g))
+            return output
+
+        return forward_and_note
+
+    for layer, forward in original.items():
+        layer.forward = noting(forward, [found[name] for name in names if layers[name] is layer])
+    try:
+        loss_fn(model(x)).backward()
+    finally:
+        for layer in original:
+            del layer.forward
+    return found
+
+
+@misconception(
+    "record_activation_gradients", "Tells calls apart by their output: nn.Identity gives the very tensor that it got, and takes its place."
+)
+def by_identity_of_outputs(model, names, x, loss_fn):
+    calls, gradients = {}, {}
+
+    def hook_for(name):
+        def hook(module, args, output):
+            calls[id(output)] = (name, output)
+            output.register_hook(lambda g: gradients.__setitem__(id(output), g))
+
+        return hook
+
+    _hooked(model, names, x, loss_fn, hook_for)
+    found = {name: [] for name in names}
+    for key, (name, output) in calls.items():
+        found[name].append(gradients.get(key, torch.zeros_like(output, requires_grad=False)))
+    return found
+
+
+@misconception(
+    "record_activation_gradients", "Sets the model to training mode for the backward, and back: layers inside keep the wrong mode."
+)
+def restores_the_mode_of_the_root(model, names, x, loss_fn):
+    was = model.training
+    found = reference_record(model, names, x, loss_fn)
+    model.train()
+    model.train(was)
+    return found
+
+
+@misconception("record_activation_gradients", "Squeezes the gradients: a batch of one has its dimension as well.")
+def squeezes_gradients(model, names, x, loss_fn):
+    return {name: [g.squeeze() for g in gradients] for name, gradients in reference_record(model, names, x, loss_fn).items()}
+
+
+@misconception("record_activation_gradients", "Divides the loss by the size of the batch before the backward.")
+def averages_over_the_batch(model, names, x, loss_fn):
+    return reference_record(model, names, x, lambda y: loss_fn(y) / len(x))
