@@ -92,8 +92,8 @@ class ByName(nn.Module):
 class NamesFromTheModule(nn.Module):
     def __init__(self, *modules):
         super().__init__()
-        for i, module in enumerate(modules):
-            self.register_module(f"{i}", module)
+        for module in modules:
+            self.append(module)
 
     def _all(self):
         return [module for name, module in self._modules.items() if name.isdigit()]
@@ -113,6 +113,8 @@ class NamesFromTheModule(nn.Module):
         return self.get_submodule(str(index % n))
 
     def append(self, module):
+        if module is None:
+            raise TypeError("None")
         self.register_module(f"{len(self)}", module)
         return self
 

@@ -1389,12 +1389,6 @@ class SqueezesLogits(ReferenceLogisticRegression):
         return super().forward(x).squeeze()
 
 
-@misconception("LogisticRegression", "Lays rows out with view, which fails for a non-contiguous x.")
-class ViewsRows(ReferenceLogisticRegression):
-    def forward(self, x):
-        return super().forward(x.view(-1, len(self.weight)))
-
-
 @misconception("LogisticRegression", "Takes a 0-d y for the target of a single row: it is not (N,).")
 class ScalarTargets(ReferenceLogisticRegression):
     def loss(self, x, y):
