@@ -184,7 +184,7 @@ class Dropout(nn.Module):
 
         Returns: shape and dtype of x.
         """
-        # TODO: about 5 lines.
+        # TODO: about 4 lines.
         raise NotImplementedError("Dropout.forward")
 
 

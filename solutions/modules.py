@@ -199,9 +199,8 @@ class Dropout(nn.Module):
         """
         if not self.training:
             return x
-        kept = torch.rand(x.shape, device=x.device) >= self.p  # rand is below 1, so that p = 1 keeps nothing
-        scale = 1 / (1 - self.p) if self.p < 1 else 0.0
-        return x * kept * scale
+        kept = torch.rand_like(x, dtype=torch.float32) >= self.p  # numbers below 1, so that p = 1 keeps nothing
+        return x * kept / (1 - self.p if self.p < 1 else 1)
 
 
 class LayerNorm(nn.Module):
@@ -558,7 +557,7 @@ class RunningMean(nn.Module):
         Returns: shape and dtype of x.
         """
         if self.training and x.numel():
-            rows = x.detach().flatten(0, -2) if x.ndim > 1 else x.detach()[None]  # (n, D)
+            rows = x.detach().reshape(-1, len(self.mean))  # (n, D)
             self.count += len(rows)
             self.mean += (rows - self.mean).sum(0) / self.count
         return x - self.mean

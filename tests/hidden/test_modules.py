@@ -719,7 +719,7 @@ class TestDropout:
 
     @pytest.mark.parametrize("dtype", [F16, BF16, F64], ids=str)
     def test_dtypes_and_shapes(self, student, draw, dtype):
-        """Shape and dtype are those of x: 16 bits, 64 bits, no dimensions, no entries; x itself is not changed."""
+        """Shape and dtype are those of x: 16 bits, 64 bits, no dimensions, no entries."""
         x = 1 + draw.integers(0, 4, 5, 3, 601).to(dtype)
 
         def probe(m):
@@ -1857,15 +1857,16 @@ class TestRunningMean:
         agree(probe, rtol=1e-5, atol=1e-5)
 
     def test_gradient_takes_the_mean_for_a_constant(self, agree, draw):
-        """The gradient passes unchanged, in training and in eval mode; earlier batches' graphs are not held."""
+        """The gradient passes unchanged, in training and in eval mode, for a single row too; earlier batches' graphs are not held."""
         x, y, g = draw.normal(5, 3, dtype=F64), draw.normal(7, 3, dtype=F64), draw.normal(7, 3, dtype=F64)
 
         def probe(m):
             module, a, b, c = m.RunningMean(3, dtype=F64), leaf(x), leaf(y), leaf(y)
             first = module(a)
             first.sum().backward()
-            second = module(b)
-            return first.detach(), second.detach(), gradients(second, g, b), a.grad, gradients(module.eval()(c), g, c)
+            second, row = module(b), leaf(x[0])
+            single = gradients(module(row), g[0], row), module.mean.requires_grad
+            return single, first.detach(), second.detach(), gradients(second, g, b), a.grad, gradients(module.eval()(c), g, c)
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
