@@ -530,7 +530,7 @@ class RunningMean(nn.Module):
     batches; before the first row it is 0.
 
     Attributes, both of them buffers, and all that state_dict() holds:
-        mean: (num_features,), of the given dtype.
+        mean: (num_features,), of the given dtype and precision.
         count: the number of rows in it, a 0-d tensor, int64.
 
     So a module into which a state is loaded goes on where the saved one was, and .to and .double convert the mean (count stays an

@@ -114,12 +114,13 @@ def check_normal(values, std, name):
     check_mean(values, 0, std, name)
     check_mean(values.square(), std**2, std**2 * math.sqrt(2), f"the squares of {name}")
     check_share(values.abs() < std, math.erf(math.sqrt(0.5)), f"are below one standard deviation of {std:.4g}")
+    check_share(values.abs() > 2.5 * std, math.erfc(2.5 * math.sqrt(0.5)), f"are above 2.5 standard deviations of {std:.4g}")
     check_apart(values, name)
 
 
 def check_apart(values, name):
     """Assert that (nearly) no value occurs twice, nor a value and its negative."""
-    assert len(values.abs().unique()) > 0.9 * len(values), f"Many of {name} are equal, or opposite; they should be drawn one by one."
+    assert len(values.abs().unique()) > 0.99 * len(values), f"Many of {name} are equal, or opposite; they should be drawn one by one."
 
 
 def check_rounded_once(value, exact, dtype, name):
@@ -413,11 +414,11 @@ class TestSequential:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
-    @pytest.mark.parametrize("kind", ["pair", "number", "nothing"])
+    @pytest.mark.parametrize("kind", ["pair", "list", "number", "nothing"])
     def test_any_value_travels(self, agree, draw, kind):
-        """What goes from module to module need not be a tensor: a pair, the number 0, None."""
+        """What goes from module to module need not be a tensor: a pair, a list, the number 0, None."""
         x, y = draw.normal(3), draw.normal(5)
-        first = {"pair": (x, y), "number": 0, "nothing": None}[kind]
+        first = {"pair": (x, y), "list": [y, x], "number": 0, "nothing": None}[kind]
         agree(lambda m: (m.Sequential(Swap(), Swap(), Swap())((x, y)), m.Sequential(Same(), Same())(first)), rtol=0, atol=1e-6)
 
     def test_containers_in_the_container(self, agree, draw):
@@ -431,18 +432,20 @@ class TestSequential:
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
-    @measured("object identity")
+    @measured("object identity, flags")
     def test_modules_are_left_as_they_are(self, agree, draw):
-        """The modules that were given run, not copies of them, each in its own mode: one in eval mode stays there."""
+        """The modules that were given run, not copies of them, each in its own mode, whatever the container's."""
         x = draw.normal(6, 5)
         dropout, norm = nn.Dropout(0.5).eval(), nn.BatchNorm1d(5, affine=False)
 
         def probe(m):
-            model = m.Sequential(dropout, norm, Twice())
+            model, out = m.Sequential(dropout, norm, Twice()), []
             same = model[0] is dropout and model[-2] is norm
-            y = model(x)
+            for mode in (True, False):
+                model.training = mode
+                out.append((model(x), dropout.training, norm.training))
             norm.reset_running_stats()
-            return same, y
+            return same, out
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
@@ -539,7 +542,7 @@ class TestMLP:
         """After load_state_dict and a change in place, in eval mode too, the new values count; the parameters stay the same objects."""
         sizes = (5, 7, 3)
         first, second, x = mlp_state(draw, sizes), mlp_state(draw, sizes), draw.normal(6, 5, dtype=F64)
-        agree(lambda m: over_time(m.MLP(sizes).double(), x, first, second), rtol=1e-9, atol=1e-9)
+        agree(lambda m: over_time(m.MLP(sizes, activation=torch.tanh).double(), x, first, second), rtol=1e-9, atol=1e-9)
 
     @pytest.mark.parametrize("shape", [(5,), (2, 3, 5), (0, 5)], ids=str)
     def test_any_batch_dimensions(self, agree, draw, shape):
@@ -578,12 +581,14 @@ class TestMLP:
 
 def check_dropped(y, x, p, name="the result"):
     """Assert that y is x with entries dropped with probability p, and the others scaled."""
+    given = x
     y, x = entries(y, x.shape, name, x.dtype), x.double().flatten()
     dropped = y == 0
     check_share(dropped, p, f"are 0 for p = {p}")
     kept = ~dropped
     error = (y[kept] * (1 - p) / x[kept] - 1).abs().max().item()
-    assert error < 1e-5, f"Kept entries must be x / (1 − p), for p = {p}; the largest relative error is {error:.2g}."
+    limit = 1e-10 if given.dtype == F64 else 1e-5
+    assert error < limit, f"Kept entries must be x / (1 − p), for p = {p}; the largest relative error is {error:.2g}."
     return dropped
 
 
@@ -596,9 +601,14 @@ class TestDropout:
         check_dropped(student(lambda m: m.Dropout(p)(x)), x, p)
 
     def test_keeps_the_expectation(self, student, draw):
-        """The mean over 10,000 ones or more is 1, for the default p = 0.5 and for others."""
+        """The mean over 10,000 ones or more is 1, for the default p = 0.5 and for others, with or without gradients."""
         ps, ones = [0.5, 0.2, 0.9], torch.ones(100, draw.integer(100, 200))
-        results = student(lambda m: [m.Dropout()(ones), *[m.Dropout(p)(ones) for p in (0.2, 0.9)]])
+
+        def probe(m):
+            with torch.no_grad():
+                return [m.Dropout()(ones), *[m.Dropout(p)(ones) for p in (0.2, 0.9)]]
+
+        results = student(probe)
         for y, p in zip(results, ps, strict=True):
             check_dropped(y, ones, p)
             check_mean(entries(y, ones.shape, "the result"), 1, math.sqrt(p / (1 - p)), f"the entries for p = {p}")
@@ -638,17 +648,15 @@ class TestDropout:
         spread = (y == 0).double().sum((1, 2)).var().item()  # 25, give or take 4.6
         assert 5 < spread < 53, f"The number of entries dropped of 100 has the variance {spread:.3g} over 60 calls; it should be about 25."
 
-    @pytest.mark.parametrize("shape", with_ones(31, 37, 2), ids=str)
-    def test_layouts_and_sizes_of_one(self, student, draw, shape):
+    def test_layouts_and_sizes_of_one(self, student, draw):
         """Each entry is drawn by itself whatever the layout of x, repeated rows included, and along dimensions of size 1."""
-        xs = [draw.uniform(*shape, low=1, high=2, layout=layout) for layout in LAYOUTS]
-        results = student(lambda m: [m.Dropout(0.5)(x) for x in xs])
-        masks = torch.stack([check_dropped(y, x, 0.5).view(shape) for y, x in zip(results, xs, strict=True)])
-        for dim in (1, 2, 3):
-            if masks.shape[dim] > 1:
-                check_share(
-                    masks.narrow(dim, 0, 1) == masks.narrow(dim, 1, 1), 0.5, "have the same fate as the next in their row or column"
-                )
+        xs = [draw.uniform(*shape, low=1, high=2, layout=layout) for shape in with_ones(31, 37, 2) for layout in LAYOUTS]
+        for y, x in zip(student(lambda m: [m.Dropout(0.5)(x) for x in xs]), xs, strict=True):
+            mask = check_dropped(y, x, 0.5).view(x.shape)
+            for dim, size in enumerate(x.shape):
+                if size > 1:
+                    same = mask.narrow(dim, 0, 1) == mask.narrow(dim, 1, 1)
+                    check_share(same, 0.5, "have the same fate as the next in their row or column")
 
     def test_small_probability_in_bfloat16(self, student, draw):
         """The probability is exact in every dtype: bfloat16 random numbers would drop twice as many as a p of 0.002."""
@@ -720,7 +728,7 @@ class TestDropout:
     @pytest.mark.parametrize("dtype", [F16, BF16, F64], ids=str)
     def test_dtypes_and_shapes(self, student, draw, dtype):
         """Shape and dtype are those of x: 16 bits, 64 bits, no dimensions, no entries."""
-        x = 1 + draw.integers(0, 4, 5, 3, 601).to(dtype)
+        x = (1 + draw.integers(0, 4, 5, 3, 601).to(dtype)) / 3  # doubled exactly in every dtype
 
         def probe(m):
             drop = m.Dropout(0.5)
@@ -840,7 +848,7 @@ class TestLayerNorm:
 
         agree(probe, rtol=tolerance, atol=tolerance)
 
-    @pytest.mark.parametrize("eps", [1e-5, 0.5, 0.0])
+    @pytest.mark.parametrize("eps", [0.5, 0.0])
     def test_eps_is_added_to_the_variance(self, agree, draw, eps):
         """The eps stands under the root, which shows where the variance is small; it is 1e-5 unless given, and may be 0."""
         x = draw.normal(5, 7, dtype=F64) * 1e-2
@@ -983,7 +991,7 @@ class TestRMSNorm:
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("eps", [1e-6, 0.5, 0.0])
+    @pytest.mark.parametrize("eps", [0.5, 0.0])
     def test_eps_is_added_to_the_mean_square(self, agree, draw, eps):
         """The eps stands under the root, which shows where x is small; it is 1e-6 unless given, and may be 0."""
         x = draw.normal(5, 7, dtype=F64) * 2e-3
@@ -1507,23 +1515,10 @@ class TestLinearRegression:
         check_fit(state1, error1, x1, y1)
         check_fit(state2, error2, x2, y2)
 
-    @pytest.mark.parametrize("size", [1e-6, 1e6])
-    def test_targets_of_any_size(self, student, draw, size):
-        """How close is close depends on the size of y: a descent that stops at a fixed error stops too early for tiny targets."""
-        x, y = regression_data(draw, 101, 3, 0.5, size=size)
-
-        def probe(m):
-            model = m.LinearRegression(3, dtype=F64)
-            return model.fit(x, y), state_of(model)
-
-        error, state = student(probe)
-        check_fit(state, error, x, y)
-
-    def test_layouts(self, student, draw):
-        """Neither x nor y need be contiguous: x a transposed tensor, y a column of a larger one."""
-        x, y = regression_data(draw, 101, 3, 0.5)
-        wide = torch.stack([y, -y], 1)
-        x, y = x.T.contiguous().T, wide[:, 0]
+    def test_tiny_targets_in_another_layout(self, student, draw):
+        """How close is close depends on the size of y, 1e-6 here; neither x nor y need be contiguous."""
+        x, y = regression_data(draw, 101, 3, 0.5, size=1e-6)
+        x, y = x.T.contiguous().T, torch.stack([y, -y], 1)[:, 0]
 
         def probe(m):
             model = m.LinearRegression(3, dtype=F64)
@@ -1643,14 +1638,15 @@ class TestLogisticRegression:
 
     @pytest.mark.parametrize(("dtype", "tolerance"), [(F32, 1e-5), (F64, 1e-9)], ids=["float32", "float64"])
     def test_loss_and_gradients(self, agree, draw, dtype, tolerance):
-        """The mean cross-entropy over the rows, and its gradients for weight, bias and x."""
+        """The mean cross-entropy over the rows, and its gradients for weight, bias and x, which add up over calls."""
         x, w, b = draw.normal(17, 5, dtype=dtype), draw.normal(5, dtype=dtype), draw.normal(1, dtype=dtype)[0]
         y = draw.integers(0, 2, 17)
 
         def probe(m):
             model, a = loaded(m.LogisticRegression(5, dtype=dtype), weight=w, bias=b), leaf(x)
             loss = model.loss(a, y)
-            loss.backward()
+            for summand in (loss, model.loss(a, y)):  # the second adds to the gradients of the first
+                summand.backward()
             return loss.detach(), a.grad, model.weight.grad, model.bias.grad
 
         agree(probe, rtol=tolerance, atol=tolerance)
@@ -1735,15 +1731,16 @@ class TestLogisticRegression:
 
 @task("RunningMean")
 class TestRunningMean:
-    def test_subtracts_the_mean_of_all_rows_so_far(self, agree, draw):
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(F32, 1e-5), (F64, 1e-9)], ids=["float32", "float64"])
+    def test_subtracts_the_mean_of_all_rows_so_far(self, agree, draw, dtype, tolerance):
         """Each call takes its rows in first, each row with the same weight, whatever the sizes of the batches."""
-        batches = [draw.normal(n, 3, dtype=F64) * (n + 1) + n for n in (5, 1, 11, 2)]
+        batches = [draw.normal(n, 3, dtype=dtype) * (n + 1) + n for n in (5, 1, 11, 2)]
 
         def probe(m):
-            module = m.RunningMean(3, dtype=F64)
+            module = m.RunningMean(3, dtype=dtype)
             return [(module(x), module.mean.clone(), module.count.clone()) for x in batches]
 
-        agree(probe, rtol=1e-5, atol=1e-5)
+        agree(probe, rtol=tolerance, atol=tolerance)
 
     @measured("flags")
     def test_eval_uses_the_mean_and_keeps_it(self, agree, draw):
@@ -1753,7 +1750,8 @@ class TestRunningMean:
         def probe(m):
             module = m.RunningMean(3)
             fresh = module.eval()(y)
-            module.train()(x)
+            with torch.no_grad():
+                module.train()(x)
             known = module.eval()(y), state_of(module), module.training
             return fresh, known, module.train()(z), state_of(module)
 

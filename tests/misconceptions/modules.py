@@ -294,6 +294,23 @@ class RefusesNothing(ReferenceSequential):
         return x
 
 
+@misconception("Sequential", "Switches modules to eval mode where the container is: one that is kept in training mode is changed.")
+class SwitchesToEval(ReferenceSequential):
+    def forward(self, x):
+        for module in self._modules.values():
+            x = module(x) if self.training else module.eval()(x)
+        return x
+
+
+@misconception("Sequential", "Takes the first of a list that a module returns: the next module should get all of it.")
+class FirstOfAList(ReferenceSequential):
+    def forward(self, x):
+        for module in self._modules.values():
+            x = module(x)
+            x = x[0] if isinstance(x, list) else x
+        return x
+
+
 # MLP
 
 
@@ -385,6 +402,15 @@ class KeepsTheWeights(ReferenceMLP):
             self.kept = [(layer.weight.clone(), layer.bias.clone()) for layer in self.layers]
         for i, (weight, bias) in enumerate(self.kept):
             x = nn.functional.linear(x if i == 0 else self.activation(x), weight, bias)
+        return x
+
+
+@misconception("MLP", "Uses ReLU in eval mode, whatever activation was given.")
+class OtherActivationInEval(ReferenceMLP):
+    def forward(self, x):
+        for i, layer in enumerate(self.layers):
+            h = x if i == 0 else self.activation(x) if self.training else torch.relu(x)
+            x = layer(h)
         return x
 
 
@@ -531,6 +557,18 @@ class MaskInABuffer(ReferenceDropout):
             return x
         self.mask = torch.rand(x.shape) >= self.p
         return x * self.mask * (1 / (1 - self.p) if self.p < 1 else 0.0)
+
+
+@misconception("Dropout", "Takes torch.no_grad() for eval mode: whether to drop depends on the mode alone.")
+class NotWithoutGradients(ReferenceDropout):
+    def forward(self, x):
+        return super().forward(x) if torch.is_grad_enabled() else x
+
+
+@misconception("Dropout", "Scales in float32: a float64 x loses half of its digits.")
+class ScalesInSingle(ReferenceDropout):
+    def forward(self, x):
+        return super().forward(x.float()).to(x.dtype)
 
 
 # LayerNorm
@@ -1097,6 +1135,15 @@ def new_data(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribution=
     return weight
 
 
+@misconception("kaiming_init_", "Cuts the numbers off at 2.5 standard deviations: they are not normal any more.")
+def cuts_the_tails(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribution="normal", generator=None):
+    out = _kaiming(weight, mode, nonlinearity, a, distribution, generator)
+    if distribution == "normal":
+        std = _kaiming(weight.detach().clone(), mode, nonlinearity, a, distribution, torch.Generator()).std()
+        out.data.clamp_(-2.5 * std, 2.5 * std)
+    return out
+
+
 # LinearRegression
 
 
@@ -1415,6 +1462,13 @@ class KeepsTheFirstWeight(ReferenceLogisticRegression):
         return (torch.logaddexp(z, torch.zeros_like(z)) - y * z).mean()
 
 
+@misconception("LogisticRegression", "Clears the gradients at every loss: those of several losses should add up.")
+class ClearsGradients(ReferenceLogisticRegression):
+    def loss(self, x, y):
+        self.zero_grad()
+        return super().loss(x, y)
+
+
 # RunningMean
 
 
@@ -1605,6 +1659,22 @@ class ResetsToFloat32(ReferenceRunningMean):
     def reset(self):
         self.mean = torch.zeros(len(self.mean))
         self.count = torch.tensor(0)
+
+
+@misconception("RunningMean", "Computes in float32 whatever the dtype: float64 loses half of its digits.")
+class MeanInSingle(ReferenceRunningMean):
+    def forward(self, x):
+        if self.training and x.numel():
+            rows = x.detach().reshape(-1, x.shape[-1]).float()
+            self.count += len(rows)
+            self.mean += ((rows - self.mean.float()).sum(0) / self.count).to(self.mean.dtype)
+        return x - self.mean
+
+
+@misconception("RunningMean", "Updates the mean only where gradients are recorded: under torch.no_grad() it stands still.")
+class NoUpdateWithoutGradients(ReferenceRunningMean):
+    def forward(self, x):
+        return super().forward(x) if torch.is_grad_enabled() else x - self.mean
 
 
 # count_parameters
