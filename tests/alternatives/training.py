@@ -240,7 +240,7 @@ class ScaledStepSize:
     def __init__(self, params, lr=0.001, *, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01):
         if lr < 0.0 or not 0.0 <= betas[0] < 1.0 or not 0.0 <= betas[1] < 1.0:
             raise ValueError("settings")
-        self.params = [p for p in params]
+        self.params = list(params)
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.state = collections.defaultdict(dict)
 
