@@ -474,14 +474,14 @@ def collate_padded(batch: list[tuple[Tensor, int]], *, padding_value: float = 0)
     """
     if not batch:
         raise ValueError("the batch is empty")
-    sequences, labels = zip(*batch, strict=True)
+    sequences = [s for s, _ in batch]
     lengths = torch.tensor([len(s) for s in sequences])  # (B,)
     T = int(lengths.max())
     padded = sequences[0].new_full((len(batch), T, *sequences[0].shape[1:]), padding_value)
-    for row, s in zip(padded, sequences, strict=True):
-        row[: len(s)] = s
+    for i, s in enumerate(sequences):
+        padded[i, : len(s)] = s
     mask = torch.arange(T) < lengths[:, None]  # (B, T)
-    return padded, lengths, mask, torch.tensor(labels)
+    return padded, lengths, mask, torch.tensor([label for _, label in batch])
 
 
 def split_indices(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
@@ -505,7 +505,7 @@ def split_indices(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor
     generator = torch.Generator().manual_seed(seed)
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
-        members = (labels == label).nonzero().squeeze(1)  # (n,)
+        (members,) = torch.where(labels == label)  # (n,)
         count = math.floor(fraction * len(members) + 0.5)
         shuffled = members[torch.randperm(len(members), generator=generator)]
         held_out[shuffled[:count]] = True
