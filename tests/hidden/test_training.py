@@ -186,6 +186,18 @@ def descend(make, start, targets, steps, lrs=None):
     return path
 
 
+def in_turns(make, start, grads):
+    """The positions of parameters that have an optimizer each, which take steps in turns; and then all over again with new optimizers."""
+    params = [leaf(x) for x in start]
+    for _ in range(2):
+        optimizers = [make([p]) for p in params]
+        for row in grads:
+            for p, g, optimizer in zip(params, row, optimizers, strict=True):
+                p.grad = g
+                optimizer.step()
+    return [p.detach() for p in params]
+
+
 def slope(draw, dtype=F64):
     """Starting points and targets for `descend`."""
     start = [draw.normal(3, 5, dtype=dtype, layout="transposed"), draw.normal(7, dtype=dtype), draw.normal(1, dtype=dtype)[0]]
@@ -296,19 +308,9 @@ class TestSGD:
         agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_two_optimizers(self, agree, draw):
-        """Each optimizer has its own v's."""
+        """Each optimizer has its own v's, also a second one for the same parameters."""
         x, grads = draw.normal(2, 5, dtype=F64), draw.normal(3, 2, 5, dtype=F64)
-
-        def probe(m):
-            params = [leaf(row) for row in x]
-            optimizers = [m.SGD([p], 0.1, momentum=1.0) for p in params]
-            for pair in grads:
-                for p, g, optimizer in zip(params, pair, optimizers, strict=True):
-                    p.grad = g.clone()
-                    optimizer.step()
-            return [p.detach() for p in params]
-
-        agree(probe, rtol=1e-9, atol=1e-9)
+        agree(lambda m: in_turns(lambda p: m.SGD(p, 0.1, momentum=1.0), x, grads), rtol=1e-9, atol=1e-9)
 
     def test_wrong_settings_are_refused(self, agree, draw):
         """A negative lr, and nesterov without momentum, are ValueErrors."""
@@ -366,19 +368,9 @@ class TestAdamW:
         agree(lambda m: thawed(lambda p: m.AdamW(p, 0.1), x, grads), rtol=1e-8, atol=1e-9)
 
     def test_two_optimizers(self, agree, draw):
-        """Each optimizer has its own t, m and v."""
+        """Each optimizer has its own t, m and v, also a second one for the same parameters."""
         x, grads = draw.normal(2, 5, dtype=F64), draw.normal(3, 2, 5, dtype=F64)
-
-        def probe(m):
-            params = [leaf(row) for row in x]
-            optimizers = [m.AdamW([p], 0.1) for p in params]
-            for pair in grads:
-                for p, g, optimizer in zip(params, pair, optimizers, strict=True):
-                    p.grad = g.clone()
-                    optimizer.step()
-            return [p.detach() for p in params]
-
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(lambda m: in_turns(lambda p: m.AdamW(p, 0.1), x, grads), rtol=1e-8, atol=1e-9)
 
     @measured("flags")
     def test_updates_in_place_without_a_graph(self, agree, draw):
@@ -966,19 +958,20 @@ class TestEarlyStopping:
 
     @measured("flags")
     def test_restores_in_place_and_again(self, agree, draw):
-        """The parameters stay the same tensors; training on after restore doesn't spoil the copy."""
+        """The parameters stay the same tensors; training on after restore doesn't spoil the copy, and no count begins anew."""
         values = draw.normal(3, 6, dtype=F64)
 
         def probe(m):
-            model, stopping = small_model(), m.EarlyStopping(7)
+            model, stopping = small_model(), m.EarlyStopping(2)
             set_weights(model, values[0])
             stopping.update(1.0, model)
             held = [p.detach() for p in model.parameters()]
             restored = []
             for row in values[1:]:
                 set_weights(model, row)
+                answer = stopping.update(2.0, model)
                 stopping.restore(model)
-                restored.append([h.clone() for h in held])
+                restored.append((answer, [h.clone() for h in held]))
             return restored, [p.requires_grad for p in model.parameters()]
 
         agree(probe, rtol=0, atol=0)
@@ -1187,21 +1180,22 @@ class TestLoadCheckpoint:
         agree(probe, rtol=0, atol=0)
 
     def test_works_in_place(self, agree, draw):
-        """The model's parameters and buffers stay the same tensors, still those that the optimizer updates, and modes stay as they are."""
+        """The model's parameters and buffers stay the same tensors, still those that the optimizer updates; gradients and modes stay."""
         weight, model, batches = draw.normal(3, 5, dtype=F64), dropout_model(draw.normal(3, 5, dtype=F64)), draw.normal(3, 7, 5, dtype=F64)
         model[1].eval()
 
         def probe(m):
             saved, session = Session(weight), Session(weight, model=model)
             saved.train(batches[:2])
+            session.train(batches[:1])
             held = [p.detach() for p in session.model.parameters()]
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "last.pt")
                 torch.save(saved.content(2, torch.get_rng_state()), path)
                 epoch = m.load_checkpoint(path, *session.parts)
-            loaded = [h.clone() for h in held]
+            loaded, grads = [h.clone() for h in held], [p.grad for p in session.model.parameters()]
             session.train(batches[2:])
-            return epoch, loaded, held
+            return epoch, loaded, held, grads
 
         agree(probe, rtol=1e-9, atol=1e-9)
 

@@ -322,6 +322,16 @@ class WipesGradientsSGD(ReferenceSGD):
             p.grad = None
 
 
+@misconception("SGD", "Keeps v at the parameter: a second optimizer for it goes on with the first one's.")
+class VelocityAtTheParameter(_SGDBase):
+    def update(self, i, p):
+        g = p.grad + self.weight_decay * p
+        if self.momentum:
+            v = p.velocity = self.momentum * getattr(p, "velocity", 0) + g
+            g = g + self.momentum * v if self.nesterov else v
+        p -= self.lr * g
+
+
 # AdamW
 
 
@@ -1210,6 +1220,13 @@ class RestoresIntoTheOtherMode(ReferenceEarlyStopping):
         model.train()
 
 
+@misconception("EarlyStopping", "Begins to count anew at restore: only an update that improves does that.")
+class RestoreForgives(ReferenceEarlyStopping):
+    def restore(self, model):
+        super().restore(model)
+        self._bad_updates = 0
+
+
 # save_checkpoint
 
 
@@ -1396,6 +1413,13 @@ def epoch_zero_is_missing(path, model, optimizer, scheduler):
 def switches_everything_to_training(path, model, optimizer, scheduler):
     epoch = reference_load_checkpoint(path, model, optimizer, scheduler)
     model.train()
+    return epoch
+
+
+@misconception("load_checkpoint", "Clears the gradients, which nobody asked for.")
+def clears_the_gradients_too(path, model, optimizer, scheduler):
+    epoch = reference_load_checkpoint(path, model, optimizer, scheduler)
+    optimizer.zero_grad()
     return epoch
 
 
