@@ -866,7 +866,7 @@ class TestLeNet:
         assert largest_difference(first, zero) > 1e-4, "Another seed must give other weights: it decides the order of the samples."
         assert largest_difference(first, other_start) > 1e-4, "fit must start from the weights that the network has, and not draw new ones."
 
-    @pytest.mark.parametrize(("count", "size", "channels", "classes"), [(40, (8, 8), 1, 10), (67, (5, 9), 3, 7), (1, (4, 6), 2, 300)])
+    @pytest.mark.parametrize(("count", "size", "channels", "classes"), [(40, (8, 8), 1, 10), (67, (4, 7), 3, 300)])
     def test_fit_trains_in_place(self, student, draw, count, size, channels, classes):
         """Every parameter is trained and stays the same tensor, for images of any number, size and kind; few images are a batch, too."""
         start, other = (drawn_start(draw, size, channels, classes) for _ in range(2))
@@ -896,7 +896,7 @@ class TestLeNet:
     def test_fit_leaves_modes_and_generators(self, student, draw):
         """Modes, of the layers too, and torch's, Python's and NumPy's generators are left as they were."""
         start, state = drawn_start(draw, (8, 8)), draw.seed()
-        images, labels, seed = draw.uniform(66, 1, 8, 8), draw.integers(0, 10, 66), draw.seed()
+        images, labels, seed = draw.uniform(9, 1, 8, 8), draw.integers(0, 10, 9), draw.seed()
         modes = draw.bools(3).tolist()
 
         def probe(m):
@@ -1574,7 +1574,7 @@ def drawn_images(draw, *shape):
 
 @task("augment")
 class TestAugment:
-    @pytest.mark.parametrize(("shape", "padding"), [((97, 3, 5, 7), 2), ((53, 2, 2, 3), 4)])
+    @pytest.mark.parametrize(("shape", "padding"), [((41, 3, 5, 7), 2), ((31, 2, 2, 3), 4)])
     def test_windows_of_the_padded_image(self, student, draw, shape, padding):
         """Every image becomes a window of itself, mirrored or not, with zeros around it, however wide; all channels alike."""
         (images, labels), seed = drawn_images(draw, *shape), draw.seed()
@@ -1595,12 +1595,12 @@ class TestAugment:
 
     def test_bytes(self, student, draw):
         """Images of uint8 stay uint8."""
-        images, labels, seed = draw.integers(1, 256, 97, 2, 7, 6).to(torch.uint8), draw.integers(0, 10, 97), draw.seed()
+        images, labels, seed = draw.integers(1, 256, 31, 2, 7, 6).to(torch.uint8), draw.integers(0, 10, 31), draw.seed()
         check_augmented(student(lambda m: m.augment(images, labels, padding=3, seed=seed)), images, labels, 3)
 
     def test_without_padding(self, student, draw):
         """With padding 0, images are mirrored or not, and that is all."""
-        (images, labels), seed = drawn_images(draw, 97, 1, 4, 6), draw.seed()
+        (images, labels), seed = drawn_images(draw, 31, 1, 4, 6), draw.seed()
         check_augmented(student(lambda m: m.augment(images, labels, padding=0, seed=seed)), images, labels, 0)
 
     def test_every_variation_has_the_same_chance(self, student, draw):
