@@ -87,7 +87,7 @@ def max_pool2d(
         padding: pair, how many rows to add above and below, and how many columns left and right.
 
     Returns: (N, C, (H + 2 p_H - K_H) // s_H + 1, (W + 2 p_W - K_W) // s_W + 1), dtype of x.
-    Raises: ValueError if a padding is more than half of its kernel size (p > K // 2), or if the kernel is larger than the padded image.
+    Raises: ValueError if a padding is more than half of its kernel size (2 p > K), or if the kernel is larger than the padded image.
     Not allowed: torch's max pooling of whatever dimension and under whatever name, adaptive, fractional or not.
     """
     # TODO: about 7 lines.
@@ -268,7 +268,7 @@ def fold_batchnorm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
         (track_running_stats=False).
     Not allowed: torch.nn.utils.fusion.
     """
-    # TODO: about 11 lines.
+    # TODO: about 10 lines.
     raise NotImplementedError("fold_batchnorm")
 
 

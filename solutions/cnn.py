@@ -102,11 +102,11 @@ def max_pool2d(
         padding: pair, how many rows to add above and below, and how many columns left and right.
 
     Returns: (N, C, (H + 2 p_H - K_H) // s_H + 1, (W + 2 p_W - K_W) // s_W + 1), dtype of x.
-    Raises: ValueError if a padding is more than half of its kernel size (p > K // 2), or if the kernel is larger than the padded image.
+    Raises: ValueError if a padding is more than half of its kernel size (2 p > K), or if the kernel is larger than the padded image.
     Not allowed: torch's max pooling of whatever dimension and under whatever name, adaptive, fractional or not.
     """
     (k_h, k_w), (p_h, p_w), (s_h, s_w) = kernel_size, padding, stride or kernel_size
-    if p_h > k_h // 2 or p_w > k_w // 2:
+    if 2 * p_h > k_h or 2 * p_w > k_w:
         raise ValueError(f"padding {padding} is more than half of the kernel size {kernel_size}")
     padded = F.pad(x, (p_w, p_w, p_h, p_h), value=-torch.inf)
     if k_h > padded.shape[2] or k_w > padded.shape[3]:
@@ -171,7 +171,7 @@ class BatchNorm2d(nn.Module):
         if x.ndim != 4 or x.shape[1] != len(self.weight):
             raise ValueError(f"expected (N, {len(self.weight)}, H, W), got {tuple(x.shape)}")
         if self.training:
-            n = x.numel() // x.shape[1]
+            n = x[:, 0].numel()
             if n < 2:
                 raise ValueError("a batch needs more than one value a channel")
             mean = x.mean(dim=(0, 2, 3))
@@ -298,7 +298,7 @@ class LeNet(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         epochs, batch_size = 6, 64
         updates = epochs * -(-len(images) // batch_size)
-        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2, fused=True)
+        optimizer = torch.optim.AdamW(self.parameters(), fused=True)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=updates)
         for _ in range(epochs):
             for batch in torch.randperm(len(images), generator=generator).split(batch_size):
@@ -334,13 +334,12 @@ def fold_batchnorm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     if bn.num_features != conv.out_channels or bn.running_mean is None or bn.running_var is None:
         raise ValueError("bn must have running statistics, and as many features as conv has output channels")
     folded = copy.deepcopy(conv)
-    with torch.no_grad():
-        scale, shift = torch.rsqrt(bn.running_var + bn.eps), torch.zeros_like(bn.running_mean)
-        if bn.affine:
-            scale, shift = scale * bn.weight, bn.bias
-        bias = -bn.running_mean if conv.bias is None else conv.bias - bn.running_mean
-        folded.weight = nn.Parameter(conv.weight * scale[:, None, None, None])  # output channels come first
-        folded.bias = nn.Parameter(bias * scale + shift)
+    scale, shift = torch.rsqrt(bn.running_var + bn.eps), torch.zeros_like(bn.running_mean)
+    if bn.affine:
+        scale, shift = scale * bn.weight, bn.bias
+    bias = -bn.running_mean if conv.bias is None else conv.bias - bn.running_mean
+    folded.weight = nn.Parameter(conv.weight * scale[:, None, None, None])  # output channels come first
+    folded.bias = nn.Parameter(bias * scale + shift)  # a new Parameter has no history
     return folded
 
 
@@ -507,7 +506,7 @@ def augment(images: Tensor, labels: Tensor, *, padding: int, seed: int) -> tuple
 
     Returns: (images, labels): a new tensor of the shape and dtype of images, and the labels, in the order of the batch.
     """
-    vary = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(images.shape[-2:], padding=padding)])
+    vary = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(images.shape[2:], padding=padding)])
     varied = torch.empty_like(images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
