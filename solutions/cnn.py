@@ -298,7 +298,7 @@ class LeNet(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         epochs, batch_size = 6, 64
         updates = epochs * -(-len(images) // batch_size)
-        optimizer = torch.optim.AdamW(self.parameters(), fused=True)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2, fused=True)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=updates)
         for _ in range(epochs):
             for batch in torch.randperm(len(images), generator=generator).split(batch_size):

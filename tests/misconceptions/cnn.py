@@ -544,6 +544,13 @@ class StatisticsThatAreNotSaved(_Norm):
         self.register_buffer("running_var", torch.ones(num_features), persistent=False)
 
 
+@misconception("BatchNorm2d", "Moves the running statistics only while gradients are recorded: the layer's own mode decides.")
+class MovesWithGradientsOnly(_Norm):
+    def remember(self, mean, var, a):
+        if torch.is_grad_enabled():
+            super().remember(mean, var, a)
+
+
 # ResidualBlock
 
 
@@ -645,6 +652,16 @@ class BroadcastsOneChannel(_Block):
         super().__init__(in_channels, out_channels, stride=stride)
         if in_channels == 1 and stride == 1:
             self.shortcut = nn.Sequential()
+
+
+@misconception(
+    "ResidualBlock",
+    "Adds x itself wherever shapes happen to agree: a stride leaves a single pixel as it is, and still needs the projection.",
+)
+class AsksTheShapes(_Block):
+    def forward(self, x):
+        h = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(h + (x if x.shape == h.shape else self.shortcut(x)))
 
 
 # LeNet
@@ -901,6 +918,15 @@ class NormalisesInPlace(ReferenceLeNet):
     def fit(self, images, labels, *, seed):
         images -= images.mean()
         super().fit(images, labels, seed=seed)
+
+
+@misconception("LeNet", "Restores the network's own mode with train(mode), which switches all layers to it, whichever they had.")
+class RestoresOneMode(ReferenceLeNet):
+    def fit(self, images, labels, *, seed):
+        mode = self.training
+        self.train()
+        super().fit(images, labels, seed=seed)
+        self.train(mode)
 
 
 # fold_batchnorm
@@ -1640,3 +1666,15 @@ def squeezes_the_batch(images, labels, *, padding, seed):
 def views_the_batch(images, labels, *, padding, seed):
     planes = images.view(-1, *images.shape[2:]).view(images.shape)
     return reference_augment(planes, labels, padding=padding, seed=seed)
+
+
+@misconception("augment", "Shifts by one row and column at most, however much padding there is.")
+def shifts_by_one_at_most(images, labels, *, padding, seed):
+    rng, (height, width) = random.Random(seed), images.shape[2:]
+    most = min(padding, 1)
+    varied = torch.empty_like(images)
+    for i, image in enumerate(images):
+        padded = F.pad(image.flip(2) if rng.random() < 0.5 else image, [padding] * 4)
+        y, x = padding + rng.randint(-most, most), padding + rng.randint(-most, most)
+        varied[i] = padded[:, y : y + height, x : x + width]
+    return varied, labels
