@@ -829,8 +829,8 @@ class ReadsInEpochs(nn.Module):
 
     def fit(self, text):
         T = self.positions.num_embeddings
-        windows = [(text[i : i + T], text[i + 1 : i + 1 + T]) for i in range(0, len(text) - T, 2)]
-        loader = torch.utils.data.DataLoader(windows, batch_size=12, shuffle=True)
+        windows = [(text[i : i + T], text[i + 1 : i + 1 + T]) for i in range(len(text) - T)]
+        loader = torch.utils.data.DataLoader(windows, batch_size=24, shuffle=True)
         optimizer = torch.optim.AdamW(self.parameters(), lr=6e-3, weight_decay=0.01, fused=True)
         with torch.enable_grad():
             for x, y in loader:

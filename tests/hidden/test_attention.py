@@ -40,19 +40,21 @@ def parameters(model):
 
 
 def changing(model, states, call):
-    """What a model gives with one state in eval mode, with another in train mode, and after an update of all its weights in place.
+    """What a model gives with one state, with another, and after an update of all its weights in place, in train mode and in eval mode.
 
     Also whether its parameters and modes are the same as ever.
     """
     before, answers = dict(model.named_parameters()), []
+    model.eval()
     with torch.no_grad():
-        for state, training in zip(states, (False, True), strict=True):
-            model.train(training).load_state_dict(state)
+        for state in states:
+            model.load_state_dict(state)
             answers.append(call(model))
         for p in model.parameters():
             p.mul_(1.25)
-        answers.append(call(model))
-    same = all(p is before.get(name) for name, p in model.named_parameters()) and all(part.training for part in model.modules())
+        for training in (True, False):
+            answers.append(call(model.train(training)))
+    same = all(p is before.get(name) for name, p in model.named_parameters()) and not any(part.training for part in model.modules())
     return answers, "the same parameters and modes" if same else "other parameters or modes"
 
 

@@ -505,11 +505,14 @@ class FlattensWithView(ReferenceMHA):
         return self.out_proj(y.transpose(1, 2).reshape(B, Tq, d))
 
 
-@misconception("MultiHeadAttention", "Makes the mask of −inf in float32, whatever the dtype: with float64 parameters that does not fit.")
-class MasksInSinglePrecision(_MHABase):
-    def attend(self, q, k, v, mask):
-        bias = None if mask is None else torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+@misconception("MultiHeadAttention", "Collects the heads' outputs in a tensor of float32: with float64 parameters that does not fit.")
+class CollectsInSinglePrecision(_MHABase):
+    def join(self, y):
+        B, H, T, D = y.shape
+        joined = torch.zeros(B, T, H * D)
+        for h in range(H):
+            joined[..., h * D : (h + 1) * D] = y[:, h]
+        return joined
 
 
 @misconception("MultiHeadAttention", "Keeps the scale in a buffer: the state_dict gets an entry that nn.MultiheadAttention doesn't have.")
@@ -1212,6 +1215,7 @@ def hides_blocks_with_minus_ten_thousand(q, k, v, block_size, *, key_mask=None, 
         raise ValueError("block_size")
     Tq, Tk, D = q.shape[-2], k.shape[-2], q.shape[-1]
     m, z, a = q.new_full((*q.shape[:-1], 1), -1e30), q.new_zeros(*q.shape[:-1], 1), q.new_zeros(*q.shape[:-1], v.shape[-1])
+    seen = torch.zeros_like(z, dtype=torch.bool)
     for start in range(0, Tk, block_size):
         j = torch.arange(start, min(start + block_size, Tk))
         s = q @ k[..., j, :].transpose(-2, -1) / math.sqrt(D)
@@ -1222,9 +1226,9 @@ def hides_blocks_with_minus_ten_thousand(q, k, v, block_size, *, key_mask=None, 
             allowed = allowed & (j <= torch.arange(Tk - Tq, Tk)[:, None])
         s = s.masked_fill(~allowed, -1e4)
         new = torch.maximum(m, s.detach().amax(-1, keepdim=True))
-        p = (s - new).exp() * allowed
+        p, seen = (s - new).exp(), seen | allowed.any(-1, keepdim=True)
         z, a, m = z * (m - new).exp() + p.sum(-1, keepdim=True), a * (m - new).exp() + p @ v[..., j, :], new
-    return a / z.masked_fill(z == 0, 1.0)
+    return (a / z).masked_fill(~seen, 0.0)
 
 
 @misconception("blockwise_attention", "Flattens with view, which works for tensors without gaps only.")
