@@ -173,7 +173,7 @@ def apply_rope(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tenso
     Returns: shape and dtype of x.
     Raises: ValueError if D is odd.
     """
-    # TODO: about 8 lines.
+    # TODO: about 7 lines.
     raise NotImplementedError("apply_rope")
 
 

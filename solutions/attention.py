@@ -39,7 +39,7 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
         flex_attention. (softmax is fine.)
     """
     h = torch.promote_types(q.dtype, torch.float32)
-    scores = q.to(h) @ k.to(h).transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., Tq, Tk)
+    scores = q.to(h) @ k.to(h).mT / math.sqrt(q.shape[-1])  # (..., Tq, Tk)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(h).min)  # a row of nothing but -inf would become NaN
     weights = scores.softmax(-1)
@@ -205,10 +205,9 @@ def apply_rope(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tenso
     D = x.shape[-1]
     if D % 2:
         raise ValueError(f"the last dimension of x must be even, got {D}")
-    h = torch.promote_types(x.dtype, torch.float32)
     angle = positions[..., None] * base ** (-torch.arange(0, D, 2, dtype=torch.float64, device=x.device) / D)  # (..., T, D/2)
-    cos, sin = angle.cos().to(h), angle.sin().to(h)
-    a, b = x[..., 0::2].to(h), x[..., 1::2].to(h)
+    cos, sin = angle.cos(), angle.sin()  # float64, and so are their products with x
+    a, b = x[..., ::2], x[..., 1::2]
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
@@ -241,7 +240,7 @@ class GroupedQueryAttention(nn.Module):
             raise ValueError(f"{d_model} features, {num_heads} heads and {num_kv_heads} key heads do not fit")
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         D = d_model // num_heads
-        self.q_proj = nn.Linear(d_model, num_heads * D, bias=False)
+        self.q_proj = nn.Linear(d_model, d_model, bias=False)
         self.k_proj = nn.Linear(d_model, num_kv_heads * D, bias=False)
         self.v_proj = nn.Linear(d_model, num_kv_heads * D, bias=False)
         self.out_proj = nn.Linear(d_model, d_model, bias=False)
@@ -262,7 +261,7 @@ class GroupedQueryAttention(nn.Module):
         q = self.q_proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, D)
         k, v = (proj(x).unflatten(-1, (G, -1)).transpose(1, 2) for proj in (self.k_proj, self.v_proj))  # (B, G, T, D)
         k, v = (heads.repeat_interleave(self.num_heads // G, dim=1) for heads in (k, v))  # (B, H, T, D), neighbours alike
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(x.dtype).min)  # a row of nothing but -inf would become NaN
         weights = scores.softmax(-1)
@@ -290,8 +289,8 @@ class KVCache:
 
     def __init__(self, batch_size: int, num_heads: int, max_length: int, head_dim: int, *, dtype: torch.dtype = torch.float32) -> None:
         """Take the memory for an empty cache; see the class."""
-        self._keys = torch.zeros(batch_size, num_heads, max_length, head_dim, dtype=dtype)
-        self._values = torch.zeros_like(self._keys)
+        self._keys = torch.empty(batch_size, num_heads, max_length, head_dim, dtype=dtype)
+        self._values = torch.empty_like(self._keys)
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -363,9 +362,9 @@ def blockwise_attention(
     last = torch.arange(Tk - Tq, Tk, device=q.device)[:, None]  # (Tq, 1): the last key that each query may look at, if causal
     for start in range(0, Tk, block_size):
         j = torch.arange(start, min(start + block_size, Tk), device=q.device)  # (b,)
-        s = q @ k[..., j, :].transpose(-2, -1) / math.sqrt(D)  # (..., Tq, b)
+        s = q @ k[..., j, :].mT / math.sqrt(D)  # (..., Tq, b)
         if key_mask is not None:
-            s = s.masked_fill(~key_mask.expand(*batch, Tk)[..., None, j], -torch.inf)
+            s = s.masked_fill(~key_mask[..., None, j], -torch.inf)
         if causal:
             s = s.masked_fill(j > last, -torch.inf)
         new = torch.maximum(m, s.detach().amax(-1, keepdim=True))
@@ -462,14 +461,14 @@ def sample_next(
         raise ValueError(f"can't sample with temperature {temperature}, top_k {top_k} and top_p {top_p}")
     if temperature == 0:
         return logits.argmax(-1)
-    scores, tokens = (logits / temperature).sort(dim=-1, descending=True, stable=True)  # stable: equals keep their order
+    scores, tokens = (logits / temperature).sort(descending=True, stable=True)  # stable: equals keep their order
     if top_k is not None:
         scores[..., top_k:] = -torch.inf
     p = scores.softmax(-1)
-    if top_p is not None and top_p < 1:
+    if top_p is not None:
         before = p.cumsum(-1) - p
         p = p.masked_fill(before >= top_p, 0.0)
-    rank = torch.multinomial(p.flatten(0, -2) if p.ndim > 2 else p, 1, generator=generator)
+    rank = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator)  # takes no more than two dimensions
     return tokens.gather(-1, rank.view(*tokens.shape[:-1], 1)).squeeze(-1)
 
 
@@ -541,7 +540,7 @@ class TinyGPT(nn.Module):
             text: (N,), int64, 0 … V − 1, with N > T: N = T + 1 gives a single window.
         """
         T, updates = self.positions.num_embeddings, 150
-        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2, fused=True)
+        optimizer = torch.optim.AdamW(self.parameters(), fused=True)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=updates)
         windows = text.unfold(0, T + 1, 1)  # (N - T, T + 1)
         for _ in range(updates):
