@@ -164,8 +164,8 @@ def apply_rope(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tenso
     are right to the precision of x's dtype for positions up to 100,000: compute angles in float64.
 
     Args:
-        x: (..., T, D), D even, contiguous or not; float16, bfloat16, float32 or float64. The two 16-bit ones are rotated in float32
-            and rounded at the end.
+        x: (..., T, D), D even, contiguous or not; float16, bfloat16, float32 or float64. The two 16-bit ones are rotated in float32 or
+            float64, and rounded at the end.
         positions: int64, from 0 to 100,000, in any order; broadcasts to (..., T): (T,) holds for all heads and sequences alike,
             (B, 1, T) gives the sequences of an x of (B, H, T, D) positions of their own.
         base: sets the slowest rotation.

@@ -619,7 +619,7 @@ class TestApplyRope:
 
     @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=["float16", "bfloat16"])
     def test_half_precision(self, agree, draw, dtype, rtol):
-        """16-bit vectors are turned in float32, so that only the result is rounded, also at large positions."""
+        """16-bit vectors are turned in float32 or float64, so that only the result is rounded, also at large positions."""
         x, positions = draw.uniform(37, 6, low=-1, high=1).to(dtype), draw.integers(1000, 100_001, 37)
         agree(lambda m: m.apply_rope(x, positions), rtol=rtol, atol=1e-6)  # rtol: the last digit may be rounded either way
 
