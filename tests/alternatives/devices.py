@@ -113,7 +113,8 @@ class AsATransposedProduct(nn.Module):
             n = len(rows)
             self.mean.zero_().add_(rows.sum(0) / n)
             variance = ((rows - self.mean) ** 2).sum(0) / n
-            self.std.zero_().add_(torch.where(variance == 0, 1.0, variance.sqrt()).to(self.std.dtype))
+            constant = (rows == rows[0]).all(dim=0)
+            self.std.zero_().add_(torch.where(constant, 1.0, variance.sqrt()).to(self.std.dtype))
         return self
 
     def forward(self, x):
@@ -136,8 +137,8 @@ class InDouble(nn.Module):
             raise ValueError("x")
         wide = x.detach().to(self.mean.dtype).double()
         self.mean.data.copy_(wide.mean(dim=(0, 2, 3)))
-        std = wide.var(dim=(0, 2, 3), unbiased=False).sqrt()
-        self.std.data.copy_(std + (std == 0))
+        std, span = wide.var(dim=(0, 2, 3), unbiased=False).sqrt(), wide.amax((0, 2, 3)) - wide.amin((0, 2, 3))
+        self.std.data.copy_(torch.where(span == 0, torch.ones_like(std), std))
         return self
 
     def forward(self, x):
@@ -210,15 +211,17 @@ def with_try_and_finally(model, x):
     device = x.device.type
     if device not in ("cpu", "cuda"):
         raise ValueError(device)
-    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    before, cached = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)), torch.is_autocast_cache_enabled()
     torch.autocast_increment_nesting()
     try:
+        torch.set_autocast_cache_enabled(False)
         torch.set_autocast_enabled(device, True)
         torch.set_autocast_dtype(device, torch.bfloat16 if device == "cpu" else torch.float16)
         out = model(x)
     finally:
         if torch.autocast_decrement_nesting() == 0:
             torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(cached)
         torch.set_autocast_enabled(device, before[0])
         torch.set_autocast_dtype(device, before[1])
     return out.float()
@@ -238,7 +241,7 @@ def clips_by_hand(model, x, y, loss_fn, optimizer, scaler, max_norm):
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     norm = math.sqrt(sum(p.grad.double().square().sum().item() for p in model.parameters()))
-    finite = all(p.grad.isfinite().all().item() for p in model.parameters())
+    finite = not scaler.is_enabled() or all(p.grad.isfinite().all().item() for p in model.parameters())
     if norm > max_norm:
         for p in model.parameters():
             p.grad *= max_norm / norm
