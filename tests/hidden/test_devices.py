@@ -659,6 +659,11 @@ class TestStandardize:
         agree(probe, rtol=1e-4, atol=1e-4)
 
 
+def counted(m, *args):
+    """What module_memory says, as plain dicts: a Counter or a defaultdict is as good."""
+    return {kind: dict(counts) for kind, counts in m.module_memory(*args).items()}
+
+
 @task("module_memory")
 class TestModuleMemory:
     def test_parameters_by_dtype(self, agree, draw):
@@ -668,32 +673,46 @@ class TestModuleMemory:
         def probe(m):
             model = nn.Sequential(nn.Linear(i, o).half(), nn.LayerNorm(o), nn.Linear(o, 3))
             model[2].requires_grad_(False)
-            return m.module_memory(model)
+            return counted(m, model)
 
         agree(probe, rtol=0, atol=0)
 
     def test_buffers(self, agree, draw):
-        """Buffers of every dtype, the ones that are not saved too."""
+        """Buffers of every dtype, at any depth, the ones that are not saved too."""
         c, n = draw.integer(2, 50), draw.integer(2, 50)
+        model = nn.Sequential(nn.BatchNorm1d(c), nn.Sequential(nn.ReLU(), nn.Sequential(nn.BatchNorm1d(c, affine=False).double().eval())))
+        model[1][0].register_buffer("mask", torch.ones(n, n, dtype=torch.bool), persistent=False)
+        for i, dtype in enumerate([torch.uint8, torch.int16, torch.bfloat16, torch.complex64]):
+            model.register_buffer(f"other{i}", torch.zeros(n + i, dtype=dtype))
+        agree(lambda m: counted(m, model), rtol=0, atol=0)
+
+    def test_views_count_by_their_entries(self, agree, draw):
+        """A part of a larger memory, an expanded tensor and two views of one memory each count numel · element_size."""
+        n = draw.integer(2, 50)
 
         def probe(m):
-            model = nn.Sequential(nn.BatchNorm1d(c), nn.ReLU(), nn.BatchNorm1d(c, affine=False).double())
-            model[1].register_buffer("mask", torch.ones(n, n, dtype=torch.bool), persistent=False)
-            return m.module_memory(model)
+            memory = torch.zeros(3, n + 1)
+            part, whole, expanded = nn.ReLU(), nn.ReLU(), nn.ReLU()
+            part.register_buffer("part", memory[:, :n])
+            whole.register_buffer("first", memory[:2])
+            whole.register_buffer("all", memory.T)
+            expanded.register_buffer("row", torch.zeros(1, n, dtype=F64).expand(n, n))
+            return [counted(m, module) for module in (part, whole, expanded)]
 
         agree(probe, rtol=0, atol=0)
 
     def test_gradients_where_there_are_some(self, agree, draw):
-        """Only parameters with a gradient count under "gradients"."""
+        """Only parameters with a gradient count under "gradients", frozen ones too; the gradients stay."""
         i, o = draw.integer(2, 50), draw.integer(2, 50)
 
         def probe(m):
             model = nn.Sequential(nn.Linear(i, o), nn.Linear(o, 3).double())
             model[0](torch.ones(2, i)).sum().backward()
             model[0].bias.grad = None
-            first = m.module_memory(model)
+            first = counted(m, model)
             model[1](torch.ones(2, o, dtype=F64)).sum().backward()
-            return first, m.module_memory(model)
+            model[1].weight.requires_grad_(False)
+            return first, counted(m, model), [p.grad is None for p in model.parameters()]
 
         agree(probe, rtol=0, atol=0)
 
@@ -708,9 +727,9 @@ class TestModuleMemory:
             options = {"momentum": 0.9} if name == "SGD" else {"amsgrad": name == "AdamW"}
             optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.1, **options)
             model[0](torch.ones(2, i, device=device)).sum().backward()
-            before = m.module_memory(model, optimizer)
+            before = counted(m, model, optimizer)
             optimizer.step()
-            return before, m.module_memory(model, optimizer)
+            return before, counted(m, model, optimizer)
 
         agree(probe, rtol=0, atol=0)
 
@@ -725,7 +744,7 @@ class TestModuleMemory:
             optimizer = torch.optim.Adam(model.parameters())
             model(torch.arange(v)).square().sum().backward()
             optimizer.step()
-            return m.module_memory(model, optimizer)
+            return counted(m, model, optimizer)
 
         agree(probe, rtol=0, atol=0)
 
@@ -738,19 +757,20 @@ class TestModuleMemory:
             optimizer = torch.optim.Adam(model.parameters())
             model(torch.ones(2, i)).sum().backward()
             optimizer.step()
-            return [m.module_memory(module, optimizer) for module in (model[0], model[1], model)]
+            return [counted(m, module, optimizer) for module in (model[0], model[1], model)]
 
         agree(probe, rtol=0, atol=0)
 
     def test_values_that_are_no_tensors_count_nothing(self, agree, draw):
-        """Numbers and None among an optimizer's states take no tensor's bytes."""
+        """Numbers, None and lists among an optimizer's states take no tensor's bytes."""
         i = draw.integer(2, 50)
 
         def probe(m):
             layer = nn.Linear(i, 3)
             optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-            optimizer.state[layer.weight] = {"step": 7, "rate": 0.5, "none": None, "sums": torch.zeros(i, dtype=torch.float16)}
-            return m.module_memory(layer, optimizer)
+            others = {"step": 7, "rate": 0.5, "none": None, "list": [torch.zeros(3)]}
+            optimizer.state[layer.weight] = {**others, "sums": torch.zeros(i, dtype=torch.float16)}
+            return counted(m, layer, optimizer)
 
         agree(probe, rtol=0, atol=0)
 
@@ -763,7 +783,7 @@ class TestModuleMemory:
             optimizer = torch.optim.Adam([*layer.parameters(), *other.parameters()])
             layer(torch.ones(2, i)).sum().backward()
             optimizer.step()
-            return m.module_memory(nn.Sequential(layer, other), optimizer), len(optimizer.state)
+            return counted(m, nn.Sequential(layer, other), optimizer), len(optimizer.state)
 
         agree(probe, rtol=0, atol=0)
 
@@ -774,20 +794,16 @@ class TestModuleMemory:
         def probe(m):
             model = nn.Sequential(nn.Linear(n, n, device="meta"), nn.BatchNorm1d(n, device="meta").half())
             model[0].weight.grad = torch.empty(n, n, device="meta")
-            return m.module_memory(model)
+            return counted(m, model)
 
         agree(probe, rtol=0, atol=0)
 
     def test_kinds_without_tensors_are_empty(self, agree, draw):
-        """A module without parameters has four empty kinds; one with a single parameter of no entries counts 0 bytes."""
-        n = draw.integer(2, 50)
-
-        def probe(m):
-            only_buffer = nn.ReLU()
-            only_buffer.register_buffer("steps", torch.zeros(n, dtype=torch.int64))
-            return m.module_memory(nn.ReLU()), m.module_memory(only_buffer)
-
-        agree(probe, rtol=0, atol=0)
+        """A module without tensors has four empty kinds; a tensor without entries is one all the same, of 0 bytes."""
+        only_buffer, empty = nn.ReLU(), nn.ReLU()
+        only_buffer.register_buffer("steps", torch.zeros(draw.integer(2, 50), dtype=torch.int64))
+        empty.weight = nn.Parameter(torch.zeros(0, draw.integer(2, 50)))
+        agree(lambda m: [counted(m, module) for module in (nn.ReLU(), only_buffer, empty)], rtol=0, atol=0)
 
 
 class Witness(nn.Module):
@@ -809,6 +825,13 @@ class Posing(Tensor):
 
     device = property(lambda self: torch.device("cuda", 0))
     is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
+
+
+class PosingElsewhere(Tensor):
+    """A tensor on the CPU that says that it is on another device, one that autocast knows."""
+
+    device = property(lambda self: torch.device("mps", 0))
     is_cpu = property(lambda self: False)
 
 
@@ -846,25 +869,25 @@ class TestAutocastForward:
         agree(probe, rtol=0, atol=0.2)
 
     def test_the_output_is_float32(self, agree, draw):
-        """A last layer's 16 bits come back as float32, with the values that bfloat16 can hold."""
-        x, weight, bias = draw.normal(5, 7), draw.normal(3, 7), draw.normal(3)
+        """A last layer's 16 bits come back as float32, with the values that bfloat16 can hold, for x of any shape."""
+        inputs = [draw.normal(5, 7, layout="transposed"), draw.normal(7), draw.normal(2, 1, 3, 7, layout="expanded")]
+        layer = linear(draw.normal(3, 7), draw.normal(3))
 
         def probe(m):
-            out = m.autocast_forward(linear(weight, bias), x)
-            return out, out.equal(out.bfloat16().float())
+            outputs = [m.autocast_forward(layer, x) for x in inputs]
+            return outputs, [out.equal(out.bfloat16().float()) for out in outputs]
 
         agree(probe, rtol=0.02, atol=0.05)
 
     @measured("memory, object identity")
     def test_the_parameters_are_not_touched(self, agree, draw):
         """The same parameters, dtypes and values as before."""
-        x, weight, bias = draw.normal(5, 7), draw.normal(3, 7), draw.normal(3)
+        x, layer = draw.normal(5, 7), linear(draw.normal(3, 7), draw.normal(3))
 
         def probe(m):
-            layer = linear(weight, bias)
             before = identities([layer])
             out = m.autocast_forward(layer, x)
-            return untouched(before, [layer]), layer.state_dict(), out, x
+            return untouched(before, [layer]), layer.state_dict(), out
 
         agree(probe, rtol=0.02, atol=0.05)
 
@@ -880,6 +903,28 @@ class TestAutocastForward:
 
         agree(probe, rtol=0.03, atol=0.1)
 
+    def test_modes_are_those_of_the_layers(self, agree, draw):
+        """The model is called once, with each layer in the mode (train or eval) that it has."""
+        x, model = draw.normal(11, 7), nn.Sequential(linear(draw.normal(3, 7), draw.normal(3)), nn.Dropout(0.5), nn.BatchNorm1d(3))
+        model[2].eval()
+        agree(lambda m: m.autocast_forward(model, x), rtol=0.02, atol=0.1)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_casts_of_the_caller(self, agree, draw, dtype):
+        """Weights that the caller's autocast has cast, in another dtype or without a graph, are cast anew, and the caller goes on."""
+        x, layer = draw.normal(5, 7), linear(draw.normal(3, 7), draw.normal(3))
+
+        def probe(m):
+            with torch.autocast("cpu", dtype=dtype):
+                with torch.no_grad():
+                    layer(x)  # autocast keeps the casts of the weights
+                out = m.autocast_forward(layer, x)
+                after = layer(x)
+            out.sum().backward()
+            return out, after, layer.weight.grad, layer.bias.grad
+
+        agree(probe, rtol=0.02, atol=0.1)
+
     @measured("calls, flags")
     @pytest.mark.parametrize("outside", ["off", "float16", "bfloat16", "disabled"])
     def test_autocast_is_as_before(self, agree, draw, outside):
@@ -891,27 +936,30 @@ class TestAutocastForward:
             model = Witness(weight, offset, seen.append)
             if outside == "off":
                 out = m.autocast_forward(model, x)
-                return seen, autocast_state(), out
+                return seen, autocast_state(), torch.is_autocast_cache_enabled(), out
             dtype = torch.float16 if outside == "float16" else torch.bfloat16
             with torch.autocast("cpu", dtype=dtype, enabled=outside != "disabled"):
                 out = m.autocast_forward(model, x)
                 inside = autocast_state()
-            return seen, inside, autocast_state(), out
+            return seen, inside, autocast_state(), torch.is_autocast_cache_enabled(), out
 
         agree(probe, rtol=0.02, atol=0.1)
 
     @measured("flags")
     def test_an_error_of_the_model_is_passed_on(self, agree, draw):
-        """The error comes out, and autocast is off again."""
+        """The error comes out, and autocast is as it was: off, or on with the caller's dtype."""
         x, weight, offset = draw.normal(3, 7), draw.normal(7, 5), draw.normal(5)
 
         def probe(m):
             def fail(seen):
                 raise KeyError("of the model")
 
-            ending = raised(KeyError, lambda: m.autocast_forward(Witness(weight, offset, fail), x))
-            state = autocast_state()
-            return ending, state, m.autocast_forward(Witness(weight, offset, lambda seen: None), x)
+            endings = [raised(KeyError, lambda: m.autocast_forward(Witness(weight, offset, fail), x))]
+            states = [autocast_state()]
+            with torch.autocast("cpu", dtype=torch.float16):
+                endings.append(raised(KeyError, lambda: m.autocast_forward(Witness(weight, offset, fail), x)))
+                states.append(autocast_state())
+            return endings, states, m.autocast_forward(Witness(weight, offset, lambda seen: None), x)
 
         agree(probe, rtol=0.02, atol=0.1)
 
@@ -930,15 +978,16 @@ class TestAutocastForward:
 
     @measured("calls")
     def test_another_device_raises(self, agree, draw):
-        """The device of x decides: on `meta` there is a ValueError, and the model isn't called."""
+        """The device of x decides: anywhere but on "cpu" and "cuda" there is a ValueError, and the model isn't called."""
         x, weight, offset = draw.normal(3, 7), draw.normal(7, 5), draw.normal(5)
 
         def probe(m):
             seen = []
             model = Witness(weight, offset, seen.append)
             there = Witness(weight, offset, seen.append).to("meta")
-            out = m.autocast_forward(model, x)
-            return raised(ValueError, lambda: m.autocast_forward(there, x.to("meta"))), len(seen), out
+            cases = [(there, x.to("meta")), (model, x.as_subclass(PosingElsewhere))]
+            endings = [raised(ValueError, lambda case=case: m.autocast_forward(*case)) for case in cases]
+            return endings, len(seen), m.autocast_forward(model, x)
 
         agree(probe, rtol=0.02, atol=0.1)
 
@@ -1077,6 +1126,32 @@ class TestTrainStepAmp:
 
         agree(probe, rtol=0.02, atol=0.02)
 
+    def test_a_scaler_that_is_off_skips_nothing(self, agree, draw):
+        """A gradient of NaN then gets into the parameters, and the report doesn't say skipped."""
+        x, y, parameters = problem(draw)
+
+        def probe(m):
+            model = two_layers(parameters)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler("cpu", enabled=False)
+            reports = [m.train_step_amp(model, batch, y, squared_error, optimizer, scaler, 0.1) for batch in (x, x * torch.nan)]
+            return [(report["loss"], report["skipped"]) for report in reports], changes(model, parameters)
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    def test_modes_are_those_of_the_layers(self, agree, draw):
+        """A layer in eval mode stays so: it is the caller who calls model.train()."""
+        x, y, (w1, b1, w2, b2) = problem(draw)
+        model = nn.Sequential(linear(w1, b1), nn.Dropout(0.5).eval(), nn.Tanh(), linear(w2, b2))
+
+        def probe(m):
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+            report = m.train_step_amp(model, x, y, squared_error, optimizer, scaler, 1.0)
+            return report, changes(model, [w1, b1, w2, b2])
+
+        agree(probe, rtol=0.02, atol=0.02)
+
     @measured("calls, flags, hooks")
     @pytest.mark.parametrize("device", REAL)
     def test_where_autocast_is_on(self, agree, draw, device):
@@ -1147,7 +1222,7 @@ class Telling(Centred):
 @task("data_parallel_forward")
 class TestDataParallelForward:
     @measured("calls, flags")
-    @pytest.mark.parametrize(("N", "count"), [(7, 3), (5, 4), (8, 2), (2, 3), (5, 1)])
+    @pytest.mark.parametrize(("N", "count"), [(7, 3), (5, 4), (8, 2), (2, 3), (131, 6), (1, 2)])
     def test_each_piece_goes_through_the_model(self, agree, draw, N, count):
         """Pieces that differ by at most one sample, larger ones first, outputs in order. (The model centres each piece.)"""
         x, weight, bias = draw.normal(N, 5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
@@ -1176,32 +1251,52 @@ class TestDataParallelForward:
     @measured("memory, object identity")
     def test_the_model_stays_where_it_is(self, agree, draw):
         """Afterwards its parameters and buffers are the same tensors on the same device; it still runs there."""
-        x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
+        x, model, devices = draw.normal(7, 5), Centred(draw.normal(3, 5), draw.normal(3)), ["meta"] * 9
 
         def probe(m):
-            model = Centred(weight, bias)
             before = identities([model])
-            out = m.data_parallel_forward(model, x, ["meta", "meta"])
+            out = m.data_parallel_forward(model, x, devices)
             return untouched(before, [model]), places(model), out, m.data_parallel_forward(model, x, ["cpu", "cpu"])
+
+        agree(guarded(probe), rtol=1e-4, atol=1e-4)
+
+    @measured("memory, object identity")
+    @pytest.mark.parametrize("size", [3, 2])
+    def test_an_error_leaves_the_model(self, agree, draw, size):
+        """An error of the model is passed on, in whichever piece it comes up; the model still has its own tensors."""
+        x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
+
+        def fail(seen):
+            if seen[0] == size:
+                raise KeyError("of the model")
+
+        model = Telling(weight, bias, fail)
+
+        def probe(m):
+            before = identities([model])
+            ending = raised(KeyError, lambda: m.data_parallel_forward(model, x, ["meta", "meta", "cpu"]))
+            return ending, untouched(before, [model]), places(model), m.data_parallel_forward(model, x, ["cpu"])
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_gradients_reach_the_model_and_x(self, agree, draw, count):
-        """The model's own parameters get the sum of the gradients of all pieces, and x gets its own."""
-        x, w = draw.normal(7, 5, dtype=F64), draw.normal(7, 3, dtype=F64)
-        weight, bias = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
+        """The model's own parameters get the sum of the gradients of all pieces, but for frozen ones, and x gets its own."""
+        x, w = draw.normal(7, 5, dtype=F64).requires_grad_(), draw.normal(7, 3, dtype=F64)
+        model = Centred(draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64))
+        frozen = Centred(draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64))
+        frozen.inner.bias.requires_grad_(False)
 
         def probe(m):
-            model, image = Centred(weight, bias), leaf(x)
-            (m.data_parallel_forward(model, image, ["cpu"] * count) * w).sum().backward()
-            return [p.grad for p in model.parameters()], image.grad
+            for chosen in (model, frozen):
+                (m.data_parallel_forward(chosen, x, ["cpu"] * count) * w).sum().backward()
+            return [p.grad for p in (*model.parameters(), *frozen.parameters())], x.grad
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
 
-    @measured("object identity")
+    @measured("hooks, object identity")
     def test_gradients_of_a_tied_weight(self, agree, draw):
-        """A weight that two layers share gets the gradients of both, from every piece."""
+        """A weight that two layers share is on the device in both places, and gets the gradients of both, from every piece."""
         x, w = draw.normal(7, 5, dtype=F64), draw.normal(7, 5, dtype=F64)
         weight, bias = draw.normal(5, 5, dtype=F64), draw.normal(5, dtype=F64)
 
@@ -1210,7 +1305,10 @@ class TestDataParallelForward:
             model[2].weight = model[0].weight
             out = m.data_parallel_forward(model, x, ["cpu", "cpu"])
             (out * w).sum().backward()
-            return out.detach(), model[0].weight.grad, model[2].weight is model[0].weight
+            grad, seen = model[0].weight.grad, []
+            model[2].register_forward_pre_hook(lambda module, args: seen.append(places(module)))
+            there = m.data_parallel_forward(model, x, ["meta"])
+            return out.detach(), there, seen, grad, model[2].weight is model[0].weight
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
 
@@ -1242,9 +1340,12 @@ class TestDataParallelForward:
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
     def test_inputs_of_any_shape(self, agree, draw):
-        """Only the first dimension is cut."""
-        x, weight, bias = draw.normal(5, 2, 3, 7, dtype=F64), draw.normal(3, 7, dtype=F64), draw.normal(3, dtype=F64)
-        agree(lambda m: m.data_parallel_forward(linear(weight, bias), x, ["cpu", "cpu"]), rtol=1e-9, atol=1e-9)
+        """Only the first dimension is cut, whatever the strides, and an output may be one number a row."""
+        x, y = draw.normal(5, 2, 3, 7, dtype=F64, layout="transposed"), draw.normal(5, 7, dtype=F64, layout="expanded")
+        layer = linear(draw.normal(3, 7, dtype=F64), draw.normal(3, dtype=F64))
+        numbers = nn.Sequential(linear(draw.normal(1, 7, dtype=F64), draw.normal(1, dtype=F64)), nn.Flatten(0))
+        cases = [(layer, x), (numbers, y)]
+        agree(lambda m: [m.data_parallel_forward(*case, ["cpu", "cpu"]) for case in cases], rtol=1e-9, atol=1e-9)
 
     def test_no_devices_raise(self, agree, draw):
         """An empty list is a ValueError."""
@@ -1311,10 +1412,10 @@ class TestOffloadForward:
     @pytest.mark.parametrize("device", REAL)
     def test_layer_after_layer(self, agree, draw, device):
         """The output of all layers, buffers included, on the device."""
-        values, x = stack(draw, F64), draw.normal(2, 5, dtype=F64)
+        layers, x = layers_of(stack(draw, F64)), draw.normal(2, 5, dtype=F64, layout="transposed")
 
         def probe(m):
-            out = m.offload_forward(layers_of(values), x, device)
+            out = m.offload_forward(layers, x, device)
             return out, out.device.type
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
@@ -1344,7 +1445,7 @@ class TestOffloadForward:
 
     @measured("calls, hooks, memory, modes")
     def test_other_layers_take_no_memory_there(self, agree, draw):
-        """When a layer is called, no copy of another layer's weight is held on the device, neither of an old nor of a coming one."""
+        """When a layer is called, no copy of an old or a coming layer's weight is held on the device, and in the end none at all."""
         values, x = stack(draw), draw.normal(2, 5)
         names = {values[name].numel() * 4: name for name in ("w1", "w2", "w3")}
 
@@ -1356,7 +1457,8 @@ class TestOffloadForward:
                         lambda module, args, i=i: seen.append((i, sorted(names[size] for size in made.alive("meta") if size in names)))
                     )
                 out = m.offload_forward(layers, x, "meta")
-            return out, list(seen), m.offload_forward(layers, x, "cpu")
+                left = sorted(names[size] for size in made.alive("meta") if size in names)
+            return out, list(seen), left, m.offload_forward(layers, x, "cpu")
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
@@ -1427,14 +1529,26 @@ class TestOffloadForward:
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
+    @measured("calls, hooks")
+    def test_tied_weights(self, agree, draw):
+        """A weight that is in two places of a layer, or in two layers, is on the device in both."""
+        x, one, two, three = draw.normal(2, 5), *(linear(draw.normal(5, 5), draw.normal(5)) for _ in range(3))
+        two.weight = three.weight = one.weight
+        layers = [nn.Sequential(one, nn.Tanh(), two), three]
+
+        def probe(m):
+            seen = []
+            for layer in (one, two, three):
+                layer.register_forward_pre_hook(lambda module, args: seen.append(places(module)))
+            return m.offload_forward(layers, x, "meta"), m.offload_forward(layers, x, "cpu"), seen
+
+        agree(guarded(probe), rtol=1e-4, atol=1e-4)
+
     def test_no_layers(self, agree, draw):
         """Without layers, x itself goes to the device."""
-        values, x = stack(draw), draw.normal(2, 5)
-        agree(
-            lambda m: (m.offload_forward([], x, "meta"), m.offload_forward(layers_of(values)[:1], x, "cpu")),
-            rtol=1e-4,
-            atol=1e-4,
-        )
+        layers, x = layers_of(stack(draw))[:1], draw.normal(2, 5)
+        cases = [([], "meta"), ([], "cpu"), (layers, "cpu")]
+        agree(lambda m: [m.offload_forward(chosen, x, device) for chosen, device in cases], rtol=1e-4, atol=1e-4)
 
     @measured("memory")
     @pytest.mark.gpu
@@ -1491,9 +1605,10 @@ class TestCopyAsync:
 
         def probe(m):
             other = object()
-            batch = {"b": [x, (y, "text", None)], "a": {"deep": ([x * 2],)}, 3: 7}
+            batch = {"b": [x, (y, "text", None)], "a": {"deep": ([x * 2],)}, 3: 7, "numbers": [3, 0], "info": {"name": ""}}
             copies, event = m.copy_async({**batch, "other": other}, device)
-            return copies.pop("other") is other, copies, list(copies), event, batch, copies["b"] is batch["b"]
+            new = [copies[key] is batch[key] for key in ("b", "a", "numbers", "info")]
+            return copies.pop("other") is other, copies, list(copies), event, batch, new
 
         agree(probe, rtol=0, atol=0)
 
