@@ -98,7 +98,7 @@ class _Replay:
             return Status.GRADER_ERROR
         digits = self._course.data
         try:
-            case = Case(self._reference, student, task=test.task, id=test.id, seed=seed, digits=lambda: Digits.read(digits), explain=False)
+            case = Case(self._reference, student, task=test.task, id=test.id, seed=seed, digits=lambda: Digits.read(digits))
             with at_most(TRUSTED_SECONDS):
                 return judge(case, test.bind(case), test.checked).status
         except pytest.skip.Exception:

@@ -29,6 +29,7 @@ from grader.course.manifest import ManifestError
 if TYPE_CHECKING:
     from grader.check.evidence import ModuleEvidence
     from grader.check.mutants import MutantReport
+    from grader.check.naming import NamingReport
     from grader.check.report import Report
     from grader.protocol.confinement import Layers
 
@@ -49,6 +50,9 @@ def check(
     mutants: Annotated[
         bool, typer.Option("--mutants", help="Only make small changes to the references, and show those that no test notices.")
     ] = False,
+    diagnosis: Annotated[
+        bool, typer.Option("--diagnosis", help="Only grade the banks' answers, and show which known mistake each of them is taken for.")
+    ] = False,
     sample: Annotated[int | None, typer.Option(min=1, help="With --mutants: judge so many of them, chosen by the course's files.")] = None,
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
@@ -59,13 +63,14 @@ def check(
     from grader.check.gate import check as run_check
     from grader.check.gate import weigh
     from grader.check.mutants import judge_mutants
+    from grader.check.naming import judge_naming
     from grader.runner.jobs import Refused
     from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed
 
     loaded = load(course)
     seed = draw_seed() if seed is None else seed
-    if evidence and mutants:
-        raise stop("--evidence and --mutants are two different checks: give one of them.", EXIT_BAD_INPUT)
+    if evidence + mutants + diagnosis > 1:
+        raise stop("--evidence, --mutants and --diagnosis are different checks: give one of them.", EXIT_BAD_INPUT)
     if sample is not None and not mutants:
         raise stop("--sample chooses among mutants: add --mutants.", EXIT_BAD_INPUT)
     try:
@@ -83,6 +88,8 @@ def check(
             common: _Common = {"seed": seed, "jobs": jobs, "layers": layers, "on_progress": on_progress}
             if mutants:
                 judged = judge_mutants(loaded, modules, sample=sample, **common)
+            elif diagnosis:
+                naming = judge_naming(loaded, modules, **common)
             else:
                 report = run_check(loaded, modules, seeds=seeds, **common)
     except ManifestError as error:
@@ -93,6 +100,8 @@ def check(
         raise stop("Interrupted: nothing was checked to its end.", EXIT_INTERRUPTED) from None
     if mutants:
         _show_mutants(judged, seed, json=json)
+    elif diagnosis:
+        _show_naming(naming, seed, json=json)
     else:
         _show(report, seed, seeds, json=json)
 
@@ -148,6 +157,38 @@ def _show_mutants(report: "MutantReport", seed: int, *, json: bool) -> None:
             soft_wrap=True,
         )
     if report.problems or report.share < LEAST_KILLED:
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+def _show_naming(report: "NamingReport", seed: int, *, json: bool) -> None:
+    """Print what known mistakes were taken for. Raises: typer.Exit if one was named wrongly, or if too few were named."""
+    from grader.check.naming import LEAST_NAMED
+
+    if json:
+        print_json(msgspec.to_builtins(report))
+    else:
+        out = Console()
+        for kind, names, style in (
+            ("named wrongly", report.wrong, "red"),
+            ("a right answer is named", report.alternatives_named, "red"),
+            ("not named, behaves like another", report.alike, ""),
+            ("not named, differs from itself", report.unknown, ""),
+            ("without its own entry, named as another", report.as_another, ""),
+        ):
+            for name in names:
+                out.print(Text(f"{kind}: {name}", style), soft_wrap=True)
+        columns = ("mistakes", "named", "like another", "unknown", "wrongly", "without its entry")
+        table = Table("module", *(Column(name, justify="right") for name in columns))
+        for row in report.modules:
+            table.add_row(row.module, *map(str, (row.mistakes, row.named, row.alike, row.unknown, row.wrong, row.as_another)))
+        out.print(table)
+        out.print(
+            f"{report.named} of {report.mistakes} mistakes named ({report.share:.1%}; at least {LEAST_NAMED:.0%} are due), "
+            f"{len(report.wrong)} wrongly; {len(report.as_another)} would be named as another without their own entry; "
+            f"{len(report.alternatives_named)} of {report.alternatives} right answers named; seed {seed}",
+            soft_wrap=True,
+        )
+    if report.wrong or report.alternatives_named or report.share < LEAST_NAMED:
         raise typer.Exit(EXIT_PROBLEMS)
 
 

@@ -1,8 +1,7 @@
 """One hidden test while it runs: its fixtures, and what its end means for the student."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pytest
@@ -11,6 +10,7 @@ from grader.base.outcome import Outcome, Status
 from grader.base.text import clean, one_line
 from grader.course.digits import Digits
 from grader.grading.compare import difference, outside, unlike
+from grader.grading.diagnosis import Comparison, kept
 from grader.grading.draw import Draw
 from grader.grading.seeds import derive_seed
 from grader.grading.sides import ReferenceSide
@@ -19,7 +19,7 @@ from grader.protocol.traces import Answer, unexpected
 from grader.sandbox.supervisor.worker_handle import Ended
 from grader.sandbox.supervisor.zygote_handle import ZygoteError
 
-__all__ = ["FIXTURES", "Agree", "Answers", "Case", "Comparison", "Probe", "Run", "Student", "judge"]
+__all__ = ["FIXTURES", "Agree", "Answers", "Case", "Probe", "Run", "Student", "judge"]
 
 Probe = Callable[[Any], Any]
 Run = Callable[[Probe], Any]
@@ -60,16 +60,6 @@ class Agree(Protocol):
         """Fail with a sentence for the student where the two sides return different values."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One call of `agree`: the pickled probe, the seed of its process state, and the tolerances."""
-
-    probe: bytes
-    seed: int
-    rtol: float
-    atol: float
-
-
 class Case:
     """One test on one submission: its draws and its two sides."""
 
@@ -82,14 +72,15 @@ class Case:
         id: str,
         seed: int,
         digits: Callable[[], Digits],
-        explain: bool = True,
     ) -> None:
-        """`seed` is the run's; `explain` adds the known mistake, if there is one, to a failed comparison."""
+        """`seed` is the run's."""
         self._reference, self._student, self._digits = reference, student, digits
-        self._task, self._id, self._seed, self._explain = task, id, seed, explain
+        self._task, self._id, self._seed = task, id, seed
         self._calls = 0
         self._reference_poses_as_student = False
-        self.asked_student = False
+        self._last: tuple[bytes, int] | None = None
+        self.failed: tuple[Comparison, Answer | None] | None = None
+        """The comparison that failed, and what the student's code answered there, unless it is large."""
         self.comparisons: list[Comparison] | None = []
         """All comparisons so far. None once the test has seen a value of the student's, because its next steps may depend on that."""
         self.draw = Draw(derive_seed(seed, id, "draw"))
@@ -136,30 +127,29 @@ class Case:
         left = _left_behind(got, expected)
         if message or left:
             message = f"{message}. It also {left}" if message and left else message or left or ""
-            why = ""
-            if self._explain:
-                why = self._reference.explain(
-                    self._task,
-                    probe,
-                    seed,
-                    lambda wrong: (
-                        difference(got.value, wrong.value, rtol=comparison.rtol, atol=comparison.atol) is None
-                        and (_left_behind(got, expected) is None) == (_left_behind(wrong, expected) is None)
-                    ),
-                )
-            raise Ended(Outcome(Status.FAILED, f"{clean(message)}." + (f"\nIt looks like this: {why}" if why else "")))
+            self.failed = comparison, kept(got)
+            raise Ended(Outcome(Status.FAILED, f"{clean(message)}."))
 
     def compare_all(self, comparisons: Iterable[Comparison]) -> None:
         """Repeat a test that consists of comparisons only. Raises: Ended."""
         for comparison in comparisons:
             self.compare(comparison)
 
+    @property
+    def asked_student(self) -> bool:
+        """Whether the test has asked the student's code anything."""
+        return self._last is not None
+
+    def calls(self) -> list[str]:
+        """How the student's code was called last, in words."""
+        return self._reference.calls(*self._last) if self._last else []
+
     def digits(self) -> Digits:
         """The course's digits."""
         return self._digits()
 
     def _ask_student(self, probe: bytes, seed: int) -> Answer:
-        self.asked_student = True
+        self._last = probe, seed
         if self._reference_poses_as_student:
             return copy.deepcopy(self._reference.call(probe, seed))
         return self._student.call(self._task, probe, seed)
@@ -220,12 +210,15 @@ def judge(case: Case, run: Callable[[], object], checked: str) -> Outcome:
 
     Raises: whatever the test raised, where it is the grader's or the author's fault.
     """
+    called = ""
     try:
         run()
     except (pytest.skip.Exception, pytest.fail.Exception, ZygoteError):
         raise
     except Ended as end:
-        outcome = end.outcome
+        outcome, called = end.outcome, end.call
+        if outcome.status is not Status.FAILED and not end.in_probe:
+            return outcome  # the module itself, or its task, can't be tried
     except Exception as error:
         if not case.asked_student:
             raise
@@ -238,6 +231,16 @@ def judge(case: Case, run: Callable[[], object], checked: str) -> Outcome:
             outcome = Outcome(Status.FAILED, f"what came back can't be checked ({what}).")
     else:
         return Outcome(Status.PASSED)
-    if outcome.status is Status.FAILED:
-        outcome = Outcome(Status.FAILED, f"{outcome.message}\nChecked: {checked}")
+    if outcome.status in _TRIED:
+        call = called or _shown(case.calls())
+        outcome = Outcome(outcome.status, outcome.message + (f"\nCalled: {call}" if call else "") + f"\nChecked: {checked}")
     return outcome
+
+
+_TRIED = {Status.FAILED, Status.ERROR, Status.TIMED_OUT, Status.OUT_OF_MEMORY}
+
+
+def _shown(calls: Sequence[str]) -> str:
+    """The first calls, cut to what a student reads."""
+    few = [one_line(call, 200) for call in calls[:3]]
+    return "; ".join(few) + (f"; and {len(calls) - 3} more" if len(calls) > 3 else "")

@@ -13,6 +13,9 @@ from grader.protocol.values import Ending, Opaque
 
 __all__ = ["describe", "difference", "outside", "unlike"]
 
+_MOST_DIGITS = 60
+"""Of a whole number that is shown."""
+
 
 def difference(got: Any, expected: Any, *, rtol: float, atol: float, at: str = "") -> str | None:
     """Say in one sentence how `got` differs from `expected`; None where it does not.
@@ -89,11 +92,11 @@ def _value_difference(got: Any, expected: Any, rtol: float, atol: float) -> str 
             return _tensor_difference(got, expected, rtol, atol)
         case float():
             close = got == expected or _tensor_difference(_double(got), _double(expected), rtol, atol) is None
-            return None if close else f"value: expected {expected:.6g}, got {got:.6g}"
+            return None if close else f"value: {_both(expected, got)}" + _hint(_double(got), _double(expected))
         case Ending():
             return None if got == expected else f"value: expected a call that {expected}, got one that {str(got)[:60]}"
         case _:
-            return None if got == expected else f"value: expected {describe(expected)}, got {describe(got)}"
+            return None if got == expected else f"value: {_both_described(expected, got)}"
 
 
 def _form_difference(got: Any, expected: Any) -> str | None:
@@ -122,13 +125,43 @@ def describe(value: Any) -> str:
         case float():
             return f"the float {value:.6g}"
         case int() if not isinstance(value, bool):
-            return f"the int {value}" if abs(value) < 10**20 else "a huge int"
+            return f"the int {value}" if abs(value) < 10**_MOST_DIGITS else "a huge int"
         case Opaque(description):
             return description
         case Ending():
             return f"a call that {value}"[:80]
         case _:
             return str(value)
+
+
+def _both(expected: float | complex, got: float | complex) -> str:
+    """Both numbers, with as many digits as it takes to see that they differ."""
+    for digits in range(5, 18):
+        due, ours = f"{expected:.{digits}g}", f"{got:.{digits}g}"
+        if due != ours:
+            break
+    return f"expected {due}, got {ours}"
+
+
+def _both_described(expected: Any, got: Any) -> str:
+    due, ours = describe(expected), describe(got)
+    if due == ours and isinstance(got, int):
+        ours += ", which is larger" if got > expected else ", which is smaller"
+    return f"expected {due}, got {ours}"
+
+
+def _hint(got: torch.Tensor, expected: torch.Tensor) -> str:
+    """A sentence for float64 results that are off by what float32 loses; empty for others.
+
+    The error is taken relative to the largest entry: a sum of large numbers that comes to a small one loses as much.
+    """
+    finite = torch.isfinite(got) & torch.isfinite(expected)
+    if not finite.any():
+        return ""
+    largest = expected[finite].abs().max().item()
+    error = (got - expected)[finite].abs().max().item()
+    like_float32 = largest and 1e-9 < error / largest < 1e-5
+    return ". Errors of this size come of computing in float32: something inside is not float64" if like_float32 else ""
 
 
 def _kind(value: Any) -> str:
@@ -165,7 +198,8 @@ def _tensor_difference(got: torch.Tensor, expected: torch.Tensor, rtol: float, a
     error_at = (a - b).abs()
     wrong = ~same & ~((error_at <= atol + rtol * b.abs()) & torch.isfinite(error_at))  # inf is within rtol of -inf otherwise
     largest = error_at[wrong & torch.isfinite(error_at)]
-    return _count(wrong, got, expected, f" (largest error {largest.max().item():.3g})" if largest.numel() else "")
+    message = _count(wrong, got, expected, f" (largest error {largest.max().item():.3g})" if largest.numel() else "")
+    return message + _hint(a, b) if message and expected.dtype in (torch.float64, torch.complex128) else message
 
 
 def _count(wrong: torch.Tensor, got: torch.Tensor, expected: torch.Tensor, error: str, values: bool = True) -> str | None:
@@ -174,9 +208,9 @@ def _count(wrong: torch.Tensor, got: torch.Tensor, expected: torch.Tensor, error
     first = tuple(torch.nonzero(wrong)[0].tolist())
     share = f"{int(wrong.sum())} of {wrong.numel()} are wrong{error}" if wrong.dim() else f"wrong{error}"
     place = f"; the first at {list(first)}" if first else ""
-    return f"{'values: ' if values else ''}{share}{place}: expected {_show(expected[first])}, got {_show(got[first])}"
+    return f"{'values: ' if values else ''}{share}{place}: {_both_entries(expected[first], got[first])}"
 
 
-def _show(value: torch.Tensor) -> str:
-    item = value.item()
-    return f"{item:.5g}" if isinstance(item, float | complex) else str(item)
+def _both_entries(expected: torch.Tensor, got: torch.Tensor) -> str:
+    due, ours = expected.item(), got.item()
+    return _both(due, ours) if isinstance(due, float | complex) else f"expected {due}, got {ours}"

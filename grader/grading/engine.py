@@ -7,26 +7,29 @@ every submission. For tests that only compare, so are their draws and pickled pr
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
 from grader.base.outcome import Outcome, Status
 from grader.base.text import one_line
+from grader.course.banks import Bank, answer_with, read_bank
 from grader.course.digits import Digits
 from grader.course.manifest import Course, Module
-from grader.grading.case import Case, Comparison, judge
+from grader.grading.case import Answers, Case, judge
+from grader.grading.diagnosis import Behaviour, Comparison, Mistake, alike, can_be_named, with_name
 from grader.grading.draw import Draw
 from grader.grading.seeds import derive_seed
-from grader.grading.sides import ReferenceSide, StudentSide
+from grader.grading.sides import ReferenceSide, StudentSide, TrustedModule
 from grader.grading.suite import HiddenTest, Suite, collect, gpu_refusal
 from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteGone, ZygoteHandle
 from grader.submissions.sources import Source
 
 __all__ = ["TRUSTED_SECONDS", "Engine", "Graded", "Record", "TrustedSideHangs", "at_most"]
 
+_WRONG = (Status.FAILED, Status.ERROR)
 TRUSTED_SECONDS = 300.0
 """A backstop for a hidden test that hangs on the trusted side. The worker's limits are kept elsewhere."""
 
@@ -36,8 +39,13 @@ class Record:
     """What became of one hidden test."""
 
     test: HiddenTest
-    outcome: Outcome
+    behaviour: Behaviour
     seconds: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """What its end means for the student."""
+        return self.behaviour.outcome
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ class Graded:
 
     records: tuple[Record, ...]
     usage: Usage
+    alike: Mapping[str, tuple[str, ...]]
+    """The known mistakes that behave like the answer, by task: their names. Tasks without such mistakes are left out."""
 
 
 class TrustedSideHangs(BaseException):
@@ -67,6 +77,7 @@ class Engine:
         self._course, self._zygote = course, zygote
         self._suites: dict[str, Suite] = {}
         self._references: dict[str, ReferenceSide] = {}
+        self._mistakes: dict[str, dict[str, list[Mistake]]] = {}
         self._kept = _Kept(-1)
 
     def reference(self, module: str) -> ReferenceSide:
@@ -100,7 +111,7 @@ class Engine:
             seed: the run's.
             shuffled: run the tests in an order that is drawn from the seed.
             until_failure: end with the first test that does not pass.
-            explain: look for the known mistake behind a failed comparison.
+            explain: look for the known mistake behind failed tests.
             sample: run only the first test of each task.
 
         Raises: SuiteError, ZygoteGone.
@@ -118,20 +129,53 @@ class Engine:
         try:
             for test in tests:
                 start = time.monotonic()
-                outcome = self._outcome(module.name, test, student, seed, explain=explain)
-                records.append(Record(test, outcome, time.monotonic() - start))
-                if until_failure and outcome.status not in (Status.PASSED, Status.SKIPPED):
+                records.append(Record(test, self._behaviour(module.name, test, student, seed), time.monotonic() - start))
+                if until_failure and records[-1].outcome.status not in (Status.PASSED, Status.SKIPPED):
                     break
         finally:
             student.close()
-        return Graded(tuple(records), student.usage)
+        found: dict[str, tuple[str, ...]] = {}
+        for task in sorted(tasks) if explain else ():
+            same = self._alike(module.name, [record for record in records if record.test.task == task], seed)
+            if same:
+                found[task] = tuple(mistake.entry.name for mistake in same)
+            if len(same) == 1:
+                first = next(i for i, record in enumerate(records) if record.test.task == task and record.outcome.status in _WRONG)
+                named = with_name(records[first].outcome, same[0].entry.why)
+                records[first] = replace(records[first], behaviour=replace(records[first].behaviour, outcome=named))
+        return Graded(tuple(records), student.usage, found)
 
-    def _outcome(self, module: str, test: HiddenTest, student: StudentSide, seed: int, *, explain: bool) -> Outcome:
+    def _alike(self, module: str, records: Sequence[Record], seed: int) -> list[Mistake]:
+        """The known mistakes of a task that behave like an answer on every test that was tried."""
+        tried = [record for record in records if record.outcome.status is not Status.SKIPPED]
+        if not can_be_named([record.behaviour for record in tried]):
+            return []
+        tried.sort(key=lambda record: record.outcome.status is Status.PASSED)  # failures tell most mistakes apart
+        mistakes = self._known(module).get(tried[0].test.task, [])
+        return [mistake for mistake in mistakes if all(alike(r.behaviour, self._of(mistake, module, r.test, seed)) for r in tried)]
+
+    def _of(self, mistake: Mistake, module: str, test: HiddenTest, seed: int) -> Behaviour:
+        if test.id not in mistake.behaviours:
+            mistake.behaviours[test.id] = self._behaviour(module, test, mistake, seed)
+        return mistake.behaviours[test.id]
+
+    def _known(self, module: str) -> dict[str, list[Mistake]]:
+        """The mistakes of a module's bank, by task."""
+        if module not in self._mistakes:
+            self._mistakes[module] = {}
+            path, solution = self._course.misconceptions(module), self._course.solution(module).read_text()
+            bank = read_bank(path.read_text(), "misconception") if path.exists() else Bank((), ())
+            for entry in bank.entries:
+                trusted = TrustedModule(f"misconceptions.{entry.name}", answer_with(solution, bank, [entry]))
+                self._mistakes[module].setdefault(entry.task, []).append(Mistake(entry, trusted))
+        return self._mistakes[module]
+
+    def _behaviour(self, module: str, test: HiddenTest, student: Answers, seed: int) -> Behaviour:
         """Run one test. A fault of the grader's or of the test's author is an outcome too."""
         if test.gpu and (refusal := gpu_refusal(available=torch.cuda.is_available(), confined=self._zygote.layers is not None)):
-            return Outcome(Status.SKIPPED, refusal)
+            return Behaviour(Outcome(Status.SKIPPED, refusal))
         if test.problem:
-            return Outcome(Status.GRADER_ERROR, f"{test.id} {test.problem}")
+            return Behaviour(Outcome(Status.GRADER_ERROR, f"{test.id} {test.problem}"))
         try:
             case = Case(
                 self.reference(module),
@@ -140,27 +184,30 @@ class Engine:
                 id=test.id,
                 seed=seed,
                 digits=lambda: Digits.read(self._course.data),
-                explain=explain,
             )
             script = self._kept.scripts.get((module, test.id))
             with at_most(TRUSTED_SECONDS):
                 if script is not None:
-                    return judge(case, lambda: case.compare_all(script), test.checked)
+                    outcome = judge(case, lambda: case.compare_all(script), test.checked)
+                    return Behaviour(outcome, *(case.failed or ()))
                 outcome = judge(case, test.bind(case), test.checked)
         except ZygoteGone:
             raise
         except pytest.skip.Exception as reason:
-            return Outcome(Status.SKIPPED, one_line(str(reason)))
+            return Behaviour(Outcome(Status.SKIPPED, one_line(str(reason))))
         except (Exception, pytest.fail.Exception, TrustedSideHangs) as error:
-            return Outcome(Status.GRADER_ERROR, f"{type(error).__name__}: {one_line(str(error), 400)}")
+            return Behaviour(Outcome(Status.GRADER_ERROR, f"{type(error).__name__}: {one_line(str(error), 400)}"))
         if outcome.status is Status.PASSED and case.comparisons is not None:
             self._kept.scripts[module, test.id] = tuple(case.comparisons)
-        return outcome
+        return Behaviour(outcome, *(case.failed or ()))
 
     def _forget(self, seed: int) -> None:
         self._kept = _Kept(seed)
         for reference in self._references.values():
             reference.forget()
+        for mistakes in self._mistakes.values():
+            for mistake in (mistake for several in mistakes.values() for mistake in several):
+                mistake.forget()
 
 
 def _first_of_each_task(tests: Sequence[HiddenTest]) -> list[HiddenTest]:

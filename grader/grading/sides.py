@@ -3,11 +3,8 @@
 Both get the same pickled probe, so neither side sees what the other does to its inputs.
 """
 
-import contextlib
-import functools
 import sys
 import time
-from collections.abc import Callable
 from types import ModuleType
 
 import msgspec
@@ -15,9 +12,9 @@ import torch
 
 from grader.base.outcome import Outcome, Status
 from grader.base.torchvision_compat import import_torchvision
-from grader.course.banks import Bank, answer_with, read_bank
 from grader.course.manifest import Course, Limits, Module
 from grader.grading.source_reading import NotReadable, ReadingLimits, read_uses
+from grader.protocol.calls import traced
 from grader.protocol.probes import thaw
 from grader.protocol.state import reset_state
 from grader.protocol.traces import Answer, Traces
@@ -36,6 +33,7 @@ class TrustedModule:
         self._name, self._text = name, text
         self._module: ModuleType | None = None
         self._kept: dict[tuple[bytes, int], Answer] = {}
+        self._calls: dict[tuple[bytes, int], list[str]] = {}
 
     @property
     def module(self) -> ModuleType:
@@ -64,48 +62,33 @@ class TrustedModule:
                 reset_state(seed)  # the tests' own code must not see what a probe leaves behind, such as a default dtype
         return self._kept[key]
 
+    def calls(self, probe: bytes, seed: int) -> list[str]:
+        """The calls that the probe makes of this module, in words."""
+        key = (probe, seed)
+        if key not in self._calls:
+            module = self.module
+            reset_state(seed)
+            try:
+                self._calls[key] = traced(lambda: thaw(probe)(module), f"{self._name}.py")
+            finally:
+                reset_state(seed)
+        return self._calls[key]
+
     def forget(self) -> None:
         """Drop the answers that are kept."""
+        self._calls.clear()
         self._kept.clear()
 
 
 class ReferenceSide(TrustedModule):
-    """The reference of a module, and the wrong answers that are known to its tasks."""
+    """The reference of a module."""
 
     def __init__(self, course: Course, module: str) -> None:
         super().__init__(f"solutions.{module}", course.solution(module).read_text())
-        self._bank_path = course.misconceptions(module)
-        self._mistakes: dict[str, list[tuple[str, TrustedModule]]] = {}
 
     def kind(self, task: str) -> str:
         """What the task is: a "class" or a "function"."""
         return "class" if isinstance(getattr(self.module, task), type) else "function"
-
-    def explain(self, task: str, probe: bytes, seed: int, matches: Callable[[Answer], bool]) -> str:
-        """Why the student's answer is wrong, if exactly one known mistake gives a matching one; otherwise an empty string."""
-        if task not in self._mistakes:
-            self._mistakes[task] = [
-                (entry.why, TrustedModule(f"misconceptions.{entry.name}", answer_with(self._text, self._bank, [entry])))
-                for entry in self._bank.entries
-                if entry.task == task
-            ]
-        found = []
-        for why, mistake in self._mistakes[task]:
-            with contextlib.suppress(Exception):  # some mistakes raise where the student's did not
-                if matches(mistake.call(probe, seed)):
-                    found.append(why)
-        return found[0] if len(found) == 1 else ""
-
-    def forget(self) -> None:
-        """Drop the answers that are kept, including those of the known mistakes."""
-        super().forget()
-        for mistakes in self._mistakes.values():
-            for _, mistake in mistakes:
-                mistake.forget()
-
-    @functools.cached_property
-    def _bank(self) -> Bank:
-        return read_bank(self._bank_path.read_text(), "misconception") if self._bank_path.exists() else Bank((), ())
 
 
 _READING = ReadingLimits()
@@ -135,12 +118,15 @@ class StudentSide:
         place = self._place(limits)
         place.try_import()
         start, left = time.monotonic(), limits.task_seconds - self._task_seconds[task]
+        asked = False
         try:
             worker = place.worker(left)  # after a crash, the import counts for the task that needs it
             self._check_kind(task, place.kinds[task])
             left -= time.monotonic() - start
+            asked = True
             return worker.call(probe, seed, chosen.bans, msgspec.structs.replace(limits, test_seconds=min(limits.test_seconds, left)))
         except Ended as end:
+            end.in_probe = asked
             if end.died:
                 place.close()
             if end.outcome.status is Status.TIMED_OUT:

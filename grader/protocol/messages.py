@@ -67,7 +67,7 @@ class Returned(Struct, frozen=True, forbid_unknown_fields=True, tag="returned"):
 
 
 class Raised(Struct, frozen=True, forbid_unknown_fields=True, tag="raised"):
-    """The module or the probe raised. `place` is where in the student's file.
+    """The module or the probe raised. `place` is where in the student's file, and `call` how that file was entered.
 
     `in_torch` marks a NotImplementedError of torch's own, for copies of meta tensors and the like, which is no stub's.
     """
@@ -77,6 +77,7 @@ class Raised(Struct, frozen=True, forbid_unknown_fields=True, tag="raised"):
     in_torch: bool
     message: str
     place: str
+    call: str
     banned: list[str]
 
 

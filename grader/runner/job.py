@@ -144,4 +144,4 @@ def grade(unit: Unit, engine: Engine) -> Entry:
     seconds = {record.test.id: round(record.seconds, 6) for record in graded.records}
     usage = graded.usage
     timing = ModuleTiming(round(time.monotonic() - start, 6), round(usage.cpu_seconds, 6), usage.peak_kib, seconds)
-    return Entry(score_module(module, tests), timing)
+    return Entry(score_module(module, tests), timing, {task: list(names) for task, names in graded.alike.items()})

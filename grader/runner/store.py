@@ -20,6 +20,8 @@ class Entry(Struct, frozen=True):
 
     result: ModuleResult
     timing: ModuleTiming
+    alike: dict[str, list[str]] = {}
+    """Known mistakes that behave like the answer, by task. A result names one where it is the only one."""
 
 
 class Store:

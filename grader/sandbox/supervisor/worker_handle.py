@@ -44,10 +44,14 @@ _MAX_DEPTH = 16
 class Ended(Exception):
     """A module or probe ended without returning. Carries the outcome for the student."""
 
-    def __init__(self, outcome: Outcome, *, died: bool = False) -> None:
+    def __init__(self, outcome: Outcome, *, died: bool = False, call: str = "") -> None:
+        """`call` says how the student's code had been called."""
         super().__init__(outcome.message)
         self.outcome = outcome
         self.died = died
+        self.call = call
+        self.in_probe = False
+        """Whether the student's code had been asked something."""
 
 
 class WorkerHandle:
@@ -115,7 +119,7 @@ class WorkerHandle:
         if reply.banned:
             raise Ended(Outcome(Status.BANNED, f"{one_line(reply.banned[0], 100)} is not allowed in this task."))
         if isinstance(reply, Raised):
-            raise Ended(self._raised(reply))
+            raise Ended(self._raised(reply), call=one_line(reply.call, 300))
         try:
             return Answer(decode(reply.value, block), tuple(reply.left))
         except Malformed:

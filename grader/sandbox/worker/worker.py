@@ -18,6 +18,7 @@ import traceback
 import types
 from typing import Any
 
+from grader.protocol.calls import described
 from grader.protocol.cells import cells_of, parse_cell, place_of
 from grader.protocol.messages import HEADER, Call, Load, Loaded, Raised, Reply, Returned, pack, parse_request
 from grader.protocol.probes import thaw
@@ -162,10 +163,11 @@ def _raised(nonce: str, error: BaseException, filename: str, banned: list[str], 
     except BaseException:
         message = ""
     line, function = _place(error, filename)
+    call = _entered(error, filename) if nonce != "load" else ""
     name = type(error).__name__
     in_torch = name == "NotImplementedError" and name not in linecache.getline(filename, line)
     place = place_of(line, cells) + (f", in {function}" if function else "") if line else ""
-    return Raised(nonce, _encodable(name), in_torch, _encodable(message), _encodable(place), banned)
+    return Raised(nonce, _encodable(name), in_torch, _encodable(message), _encodable(place), _encodable(call), banned)
 
 
 def _encodable(text: str) -> str:
@@ -179,6 +181,15 @@ def _place(error: BaseException, filename: str) -> tuple[int, str]:
         return error.lineno or 0, ""
     lines = [(line, frame.f_code.co_name) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == filename]
     return lines[-1] if lines else (0, "")
+
+
+def _entered(error: BaseException, filename: str) -> str:
+    """The call that led into the student's file and to the error; empty where there is none."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    try:
+        return next((described(frame) for frame in frames if frame.f_code.co_filename == filename), "")[:1000]
+    except BaseException:  # an argument of the student's own that can't be described
+        return ""
 
 
 def _receive() -> tuple[Any, bytes]:
