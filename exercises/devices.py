@@ -8,7 +8,7 @@ Arguments, modes, generators and other global state are left as you found them, 
 non-contiguous.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -280,7 +280,7 @@ def offload_forward(layers: Sequence[nn.Module], x: Tensor, device: str | torch.
 
     Returns: the last layer's output, on the device; x on the device if there are no layers.
     """
-    # TODO: about 8 lines.
+    # TODO: about 6 lines.
     raise NotImplementedError("offload_forward")
 
 

@@ -8,7 +8,7 @@ Arguments, modes, generators and other global state are left as you found them, 
 non-contiguous.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -146,10 +146,10 @@ class Standardize(nn.Module):
         Returns: the module itself.
         Raises: ValueError if x does not have four dimensions and C channels; mean and std are then as before.
         """
-        x = self._checked(x.detach()).transpose(0, 1).flatten(1)  # (C, B·H·W)
-        same = x.amax(1) == x.amin(1)
-        self.mean.copy_(x.mean(1))
-        self.std.copy_(x.std(1, correction=0).masked_fill(same, 1.0))
+        x, over = self._checked(x.detach()), (0, 2, 3)
+        same = x.amax(over) == x.amin(over)
+        self.mean.copy_(x.mean(over))
+        self.std.copy_(x.std(over, correction=0).masked_fill(same, 1.0))
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,13 +196,13 @@ def module_memory(module: nn.Module, optimizer: Optimizer | None = None) -> dict
     states = [optimizer.state[p] for p in parameters if p in optimizer.state] if optimizer is not None else []
     return {
         "parameters": _bytes_by_dtype(parameters),
-        "buffers": _bytes_by_dtype(list(module.buffers())),
+        "buffers": _bytes_by_dtype(module.buffers()),
         "gradients": _bytes_by_dtype([p.grad for p in parameters if p.grad is not None]),
         "optimizer": _bytes_by_dtype([value for state in states for value in state.values() if isinstance(value, Tensor)]),
     }
 
 
-def _bytes_by_dtype(tensors: list[Tensor]) -> dict[str, int]:
+def _bytes_by_dtype(tensors: Iterable[Tensor]) -> dict[str, int]:
     total: dict[str, int] = {}
     for tensor in tensors:
         total[str(tensor.dtype)] = total.get(str(tensor.dtype), 0) + tensor.numel() * tensor.element_size()
@@ -347,9 +347,7 @@ def offload_forward(layers: Sequence[nn.Module], x: Tensor, device: str | torch.
         x = x.to(device)
         for layer in layers:
             own = chain(layer.named_parameters(), layer.named_buffers())
-            copies = {name: tensor.to(device) for name, tensor in own}
-            x = functional_call(layer, copies, (x,))
-            copies.clear()  # before the next layer's weights arrive
+            x = functional_call(layer, {name: tensor.to(device) for name, tensor in own}, (x,))  # nothing holds the copies afterwards
     return x
 
 
