@@ -217,7 +217,8 @@ def autocast_forward(model: nn.Module, x: Tensor) -> Tensor:
 
     model(x) runs under torch.autocast for the device type of x, with bfloat16 on "cpu" and float16 on "cuda": matrix products
     are then computed in 16 bits, while the rest, such as adding up parameters, stays as autocast has it. The parameters are
-    float32 before, during and after the call. Gradients flow through, and arrive in float32.
+    float32 before, during and after the call. Gradients flow through, unless the caller has switched them off, and arrive in
+    float32.
 
     The caller may have autocast on already, with another dtype; the model must not see a difference. So don't use the casts of
     the weights that autocast keeps meanwhile (cache_enabled=False): they are of the caller's dtype, or without a graph. When the

@@ -304,6 +304,16 @@ def sorts_the_keys(tree, device):
     return _each_level(tree, device, sorts_the_keys)
 
 
+@misconception("move_to", "Makes a new leaf of a parameter that is moved: its gradient no longer reaches the parameter.")
+def parameters_become_new_leaves(tree, device):
+    def move(tensor):
+        if tensor.is_leaf and tensor.device.type != torch.device(device).type:
+            return tensor.detach().to(device).requires_grad_(tensor.requires_grad)
+        return tensor.to(device)
+
+    return _each_tensor(tree, move)
+
+
 # mask_like_scores
 
 
@@ -675,6 +685,24 @@ class OneBrokenChannelBreaksAll(ReferenceStandardize):
         return self
 
 
+@misconception("Standardize", "Records no graph in eval mode, where x may need a gradient too.")
+class NoGraphInEvalMode(ReferenceStandardize):
+    def forward(self, x):
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+
+
+@misconception("Standardize", "Takes the statistics in the dtype of x: float16 rounds a mean of 1000 to halves.")
+class FitsInTheDtypeOfX(ReferenceStandardize):
+    def fit(self, x):
+        self._checked(x)
+        entries = _channels(x.detach() if x.is_floating_point() else x.float())
+        same = entries.amax(1) == entries.amin(1)
+        self.mean.copy_(entries.mean(1))
+        self.std.copy_(entries.std(1, correction=0).masked_fill(same, 1.0))
+        return self
+
+
 # module_memory
 
 
@@ -965,6 +993,12 @@ def calls_the_model_twice(model, x):
 @misconception("autocast_forward", "Adds a row where x is a single vector.")
 def always_a_batch(model, x):
     return reference_autocast_forward(model, x if x.dim() > 1 else x[None])
+
+
+@misconception("autocast_forward", "Switches gradients on, even where the caller has them off.")
+@torch.enable_grad()
+def gradients_always_on(model, x):
+    return reference_autocast_forward(model, x)
 
 
 # train_step_amp
@@ -1356,6 +1390,19 @@ def larger_pieces_last(model, x, devices):
     return torch.cat([output.to(devices[0]) for output in outputs])
 
 
+@misconception("data_parallel_forward", "Calls the model itself for a single sample, wherever it is to run.")
+def one_sample_stays_at_home(model, x, devices):
+    if not devices:
+        raise ValueError("devices")
+    return model(x) if len(x) == 1 else torch.cat(_run(model, x, devices))
+
+
+@misconception("data_parallel_forward", "Switches gradients on, even where the caller has them off.")
+def graph_whatever_the_caller_wants(model, x, devices):
+    with torch.enable_grad():
+        return torch.cat(_run(model, x, devices))
+
+
 # offload_forward
 
 
@@ -1736,5 +1783,20 @@ def leaves_labels_behind(batch, device, stream=None):
         if id(tensor) not in sent:
             sent[id(tensor)] = tensor.detach().to(device, copy=True) if tensor.is_floating_point() else tensor.clone()
         return sent[id(tensor)]
+
+    return _each_tensor(batch, send), None
+
+
+@misconception("copy_async", "Recognises a tensor by its memory and shape: two windows of one tensor become one.")
+def same_memory_and_shape(batch, device, stream=None):
+    if torch.device(device).type == "cuda":
+        return reference_copy_async(batch, device, stream)
+    sent = {}
+
+    def send(tensor):
+        key = tensor.untyped_storage().data_ptr(), tensor.shape
+        if key not in sent:
+            sent[key] = tensor.detach().to(device, copy=True)
+        return sent[key]
 
     return _each_tensor(batch, send), None
