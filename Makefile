@@ -9,7 +9,7 @@ grade: $(READY)  ## grade examples/ and print the scoreboard
 	@$(TOX) run -qq -e grade
 
 test: $(READY)  ## run all tests
-	@$(TOX) run -q -e lint,types,test,check
+	@$(TOX) run -q -e lint,types,test,check,sample
 
 check lint types bench: $(READY)
 	@$(TOX) run -q -e $@

@@ -83,6 +83,45 @@ def test_messages_are_short() -> None:
 
 
 @pytest.mark.parametrize(
+    ("got", "expected", "text"),
+    [
+        (0.603262, 0.60326, "expected 0.60326, got 0.603262"),
+        (torch.tensor(0.603261, dtype=torch.float64), torch.tensor(0.60326, dtype=torch.float64), "expected 0.60326, got 0.603261"),
+        (1 + 2e-16, 1.0, "expected 1, got 1.0000000000000002"),
+        (10**70, 10**70 + 1, "expected a huge int, got a huge int, which is smaller"),
+        (2**60 + 1, 2**60, f"expected the int {2**60}, got the int {2**60 + 1}"),
+        (torch.tensor([2**60 + 1]), torch.tensor([2**60]), f"expected {2**60}, got {2**60 + 1}"),
+    ],
+)
+def test_numbers_have_the_digits_that_differ(got, expected, text):
+    """Two numbers that differ never look the same."""
+    message = difference(got, expected, rtol=0, atol=0)
+    assert message is not None
+    assert text in message
+
+
+X = torch.linspace(-3, 5, 11, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "hinted"),
+    [
+        ((X.float() / 3).double(), X / 3, True),
+        (float((X.float() / 3).double().sum()), float((X / 3).sum()), True),
+        (X / 3 * 1.01, X / 3, False),
+        (X / 3 + 1e-13, X / 3, False),
+        ((X.float() / 3) * (1 + 1e-6), X.float() / 3, False),
+        (X / torch.zeros(()), X, False),
+    ],
+)
+def test_float32_inside_float64_gets_a_hint(got, expected, hinted):
+    """Where the error has the size of float32's rounding, and only there."""
+    message = difference(got, expected, rtol=0, atol=1e-15)
+    assert message is not None
+    assert ("something inside is not float64" in message) is hinted
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [
         (None, "None"),

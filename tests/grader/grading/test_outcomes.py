@@ -27,6 +27,22 @@ DOUBLES = {
     "a wrong shape": ("def double(x):\n    return (x + x)[None]", Status.FAILED, "shape: expected (5,), got (1, 5)"),
     "NaN": ("def double(x):\n    return x * float('nan')", Status.FAILED, "NaN: 5 of 5 are wrong"),
     "inf": ("def double(x):\n    return x * float('inf')", Status.FAILED, "inf: 5 of 5 are wrong"),
+    "changes its argument": (
+        "def double(x):\n    return x.mul_(2)",
+        Status.FAILED,
+        "changes x: arguments, modes and generators are left as they were found.",
+    ),
+    "wrong, and changes its argument": (
+        "def double(x):\n    return x.mul_(3)",
+        Status.FAILED,
+        ". It also changes x: arguments, modes and generators are left as they were found.",
+    ),
+    "draws": ("def double(x):\n    torch.rand(1)\n    return x + x", Status.FAILED, "changes the state of torch's generator (drawing"),
+    "switches gradients off": (
+        "def double(x):\n    torch.set_grad_enabled(False)\n    return x + x",
+        Status.FAILED,
+        "changes the gradient mode",
+    ),
     "a float": ("def double(x):\n    return float(x.sum())", Status.FAILED, "type: expected a tensor"),
     "a list": ("def double(x):\n    return (x + x).tolist()", Status.FAILED, "got a list of 5 items"),
     "its own class": ("class Mine:\n    pass\n\n\ndef double(x):\n    return Mine()", Status.FAILED, "an object of class Mine"),
