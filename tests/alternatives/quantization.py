@@ -19,7 +19,7 @@ def with_decimals(low, high, *, qmin=-128, qmax=127):
     if a == b:
         return 1.0, qmin
     step = (b - a) / (qmax - qmin)
-    return float(step), qmin + int((-a / step).quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
+    return float(step), int((qmin - a / step).quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
 
 
 @alternative("affine_qparams")
