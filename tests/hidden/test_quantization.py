@@ -298,7 +298,7 @@ class TestQuantizePerChannel:
     def test_any_layout(self, agree, draw):
         """Strides do not matter, whichever dimension the channels are."""
         xs, cubes = laid_out(rows_near_codes(draw, 5, 7)), [x.unflatten(1, (2, 3)) for x in laid_out(rows_near_codes(draw, 5, 6))]
-        pairs = [*((x, dim) for x in xs for dim in (0, 1)), *((x, 1) for x in cubes)]
+        pairs = [*((x, dim) for x in xs for dim in (0, 1)), *((x, dim) for x in cubes for dim in (0, 1, 2))]
         agree(lambda m: [m.quantize_per_channel(x, dim) for x, dim in pairs], rtol=1e-5, atol=0)
 
     def test_tiny_and_huge_channels(self, agree, draw):
@@ -342,7 +342,7 @@ class TestQuantizePerChannel:
     def test_float64_keeps_its_digits(self, agree, draw):
         """The scales have the dtype of x, to its precision, and steps that lie 1e-7 below or above a half are told apart."""
         x, near = rows_near_codes(draw, 5, 11).double(), halves(draw, 3, 127).double()
-        near[:, 1:] *= 1 + 1e-8 * (1 - 2 * draw.integers(0, 2, 3, 254))
+        near[:, 1:] *= 1 + 1e-8 * (1 - 2 * draw.integers(0, 2, 3, 254)).double()
         agree(lambda m: [m.quantize_per_channel(x, 0), m.quantize_per_channel(near, 0)], rtol=1e-9, atol=0)
 
 
@@ -379,7 +379,11 @@ class TestMinMaxObserver:
 
     def test_any_shape_and_layout(self, agree, draw):
         """A number, a vector, and tensors whose entries don't lie one after another are seen as others."""
-        batches = [draw.normal(), draw.normal(5), *(draw.normal(5, 3, 7, layout=layout) * size for size, layout in enumerate(LAYOUTS, 4))]
+        batches = [
+            draw.normal(),
+            draw.normal(5),
+            *(draw.normal(5, 3, 7, 2, layout=layout) * size for size, layout in enumerate(LAYOUTS, 4)),
+        ]
 
         def probe(m):
             one, each, seen = m.MinMaxObserver(), m.MinMaxObserver(3), []
@@ -721,10 +725,11 @@ class TestQuantizedLinear:
 
         agree(probe, rtol=1e-5, atol=0)
 
-    def test_forward(self, agree, draw):
+    @pytest.mark.parametrize("batches", [((5,), (3, 2), (129,)), ((), (1,), (0,))], ids=["usual", "unusual"])
+    def test_forward(self, agree, draw, batches):
         """The product of x and the weights that the codes stand for, plus bias, for any batch dimensions."""
         source = linear(tame_rows(draw, 7, 11), draw.normal(7))
-        xs = [draw.normal(*batch, 11) for batch in ((5,), (), (1,), (3, 2), (0,), (129,))]
+        xs = [draw.normal(*batch, 11) for batch in batches]
 
         def probe(m):
             layer = m.QuantizedLinear.from_float(source)
@@ -1313,7 +1318,7 @@ class TestQATLinear:
 
         def probe(m):
             layer = qat_layer(m, w, b)
-            seen = [layer(x).detach(), layer.quantized()]
+            seen = [layer(x).detach(), layer.eval()(x).detach(), layer.quantized()]
             with torch.no_grad():
                 layer.weight.copy_(other)
             seen += [layer(x).detach(), layer.quantized()]
@@ -1506,9 +1511,9 @@ class TestQuantizeGroupwise:
 
     def test_small_and_large_weights(self, agree, draw):
         """Groups with largest weights from 0.01 to 10,000 use all codes from −7 to 7."""
-        exponents = draw.permutation(19)[None] - 9  # scales from 2^−9 to 2^10
-        steps = near_codes(draw, 1.0, 3, 19, 4, low=-6, high=6)
-        steps[..., 0] = 7 * (1 - 2 * draw.integers(0, 2, 3, 19))
+        exponents = draw.permutation(20)[None] - 9  # scales from 2^−9 to 1.3 · 2^10
+        steps = near_codes(draw, 1.0, 3, 20, 4, low=-6, high=6)
+        steps[..., 0] = 7 * (1 - 2 * draw.integers(0, 2, 3, 20))
         w = (steps * draw.uniform(3, 1, 1, low=1, high=1.3).half().float() * (2.0**exponents)[..., None]).flatten(1)
         agree(lambda m: m.quantize_groupwise(w, 4), rtol=0, atol=0)
 
