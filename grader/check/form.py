@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 
 from grader.check.evidence import unmarked_measurements
+from grader.check.mutants import equivalents_problems
 from grader.course.banks import Bank, read_bank
 from grader.course.manifest import Course, Module
 from grader.course.stubs import docstrings, make_stub, solution_lines
@@ -71,6 +72,7 @@ def module_problems(course: Course, module: Module) -> list[str]:
         *_suite_problems(whole, course.hidden_suite(module.name).read_text()),
         *_bank_problems(whole, module, "misconception", read_bank(course.misconceptions(module.name).read_text(), "misconception")),
         *_bank_problems(whole, module, "alternative", read_bank(course.alternatives(module.name).read_text(), "alternative")),
+        *equivalents_problems(course, module),
     ]
 
 

@@ -1,7 +1,8 @@
 """The command `grader check`."""
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import msgspec
 import typer
@@ -27,7 +28,9 @@ from grader.course.manifest import ManifestError
 
 if TYPE_CHECKING:
     from grader.check.evidence import ModuleEvidence
+    from grader.check.mutants import MutantReport
     from grader.check.report import Report
+    from grader.protocol.confinement import Layers
 
 __all__ = ["check"]
 
@@ -43,6 +46,10 @@ def check(
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Grade nothing; show what points rest on that need no work, or only the student's honesty.")
     ] = False,
+    mutants: Annotated[
+        bool, typer.Option("--mutants", help="Only make small changes to the references, and show those that no test notices.")
+    ] = False,
+    sample: Annotated[int | None, typer.Option(min=1, help="With --mutants: judge so many of them, chosen by the course's files.")] = None,
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
     trusted: TrustedOption = False,
@@ -51,11 +58,16 @@ def check(
     """Check that the suites reject every known wrong answer and accept every right one, and that files and manifest agree."""
     from grader.check.gate import check as run_check
     from grader.check.gate import weigh
+    from grader.check.mutants import judge_mutants
     from grader.runner.jobs import Refused
     from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed
 
     loaded = load(course)
     seed = draw_seed() if seed is None else seed
+    if evidence and mutants:
+        raise stop("--evidence and --mutants are two different checks: give one of them.", EXIT_BAD_INPUT)
+    if sample is not None and not mutants:
+        raise stop("--sample chooses among mutants: add --mutants.", EXIT_BAD_INPUT)
     try:
         modules = loaded.select(module or [], task or [])
         if evidence:
@@ -64,28 +76,44 @@ def check(
         layers = choose_layers(allow_unconfined=allow_unconfined, trusted=trusted)
         with progress_bar() as progress:
             bar = progress.add_task("checking", total=None)
-            report = run_check(
-                loaded,
-                modules,
-                seed=seed,
-                seeds=seeds,
-                jobs=jobs,
-                layers=layers,
-                on_progress=lambda done, total, what: progress.update(bar, completed=done, total=total, description=what[:60]),
-            )
+
+            def on_progress(done: int, total: int, what: str) -> None:
+                progress.update(bar, completed=done, total=total, description=what[:60])
+
+            common: _Common = {"seed": seed, "jobs": jobs, "layers": layers, "on_progress": on_progress}
+            if mutants:
+                judged = judge_mutants(loaded, modules, sample=sample, **common)
+            else:
+                report = run_check(loaded, modules, seeds=seeds, **common)
     except ManifestError as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     except (NotConfined, Refused) as error:
         raise stop(str(error), EXIT_GRADER_FAILED) from None
     except KeyboardInterrupt:
         raise stop("Interrupted: nothing was checked to its end.", EXIT_INTERRUPTED) from None
+    if mutants:
+        _show_mutants(judged, seed, json=json)
+    else:
+        _show(report, seed, seeds, json=json)
+
+
+class _Common(TypedDict):
+    """What all checks that grade are told."""
+
+    seed: int
+    jobs: int
+    layers: "Layers | None"
+    on_progress: Callable[[int, int, str], None]
+
+
+def _show(report: "Report", seed: int, seeds: int, *, json: bool) -> None:
+    """Print what the gate found. Raises: typer.Exit if something has to be mended."""
     if json:
         print_json(msgspec.to_builtins(report))
     else:
         for name in report.survived:
             console.print(Text(f"survived: {name}", "red"), soft_wrap=True)
-        for problem in report.problems:
-            console.print(Text(f"problem: {problem}", "red"), soft_wrap=True)
+        _print_problems(report.problems)
         rejected = f"{len(report.rejected)} of {report.misconceptions} misconceptions rejected"
         _print_table(report)
         Console().print(
@@ -95,6 +123,37 @@ def check(
         )
     if report.survived or report.problems:
         raise typer.Exit(EXIT_PROBLEMS)
+
+
+def _show_mutants(report: "MutantReport", seed: int, *, json: bool) -> None:
+    """Print which mutants survived, and the table. Raises: typer.Exit if too many did, or if the list of equivalent ones is wrong."""
+    from grader.check.mutants import LEAST_KILLED
+
+    if json:
+        print_json(msgspec.to_builtins(report))
+    else:
+        for mutant in report.survived:
+            place = f"solutions/{mutant.module}.py:{mutant.line}"
+            console.print(Text(f"survived: {place}: {mutant.task}: {mutant.what}", "red"), soft_wrap=True)
+        _print_problems(report.problems)
+        table = Table("module", *(Column(name, justify="right") for name in ("mutants", "killed", "equivalent", "survived", "share")))
+        for row in report.modules:
+            numbers = row.mutants, row.killed, row.equivalent, row.mutants - row.killed - row.equivalent
+            table.add_row(row.module, *map(str, numbers), f"{row.share:.1%}")
+        out = Console()
+        out.print(table)
+        out.print(
+            f"{report.mutants} mutants, {report.killed} killed, {report.equivalent} equivalent, {len(report.survived)} survived "
+            f"({report.share:.1%} killed of those that are not equivalent; at least {LEAST_KILLED:.0%} are due); seed {seed}",
+            soft_wrap=True,
+        )
+    if report.problems or report.share < LEAST_KILLED:
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+def _print_problems(problems: list[str]) -> None:
+    for problem in problems:
+        console.print(Text(f"problem: {problem}", "red"), soft_wrap=True)
 
 
 def _show_evidence(report: "Report", seed: int, *, json: bool) -> None:
@@ -107,8 +166,7 @@ def _show_evidence(report: "Report", seed: int, *, json: bool) -> None:
             for test in module.tests:
                 if test.measured:
                     out.print(Text(f"{module.name}: {test.id} ({test.points:.2f} points) rests on {test.measured}"), soft_wrap=True)
-        for problem in report.problems:
-            console.print(Text(f"problem: {problem}", "red"), soft_wrap=True)
+        _print_problems(report.problems)
         _print_table(report)
         out.print(f"{report.modules} modules, {report.tasks} tasks, {report.tests} hidden tests, seed {seed}", soft_wrap=True)
     if report.problems:

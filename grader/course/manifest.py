@@ -175,6 +175,10 @@ class Course(Struct, frozen=True):
         """The other right answers."""
         return self.root / "tests" / "alternatives" / f"{module}.py"
 
+    def equivalents(self, module: str) -> Path:
+        """The mutants of the reference that no test can tell from it. A module without such mutants needs no file."""
+        return self.root / "tests" / "equivalents" / f"{module}.toml"
+
     @classmethod
     def read(cls, root: Path) -> Self:
         """Read course.toml in `root`. Raises: ManifestError."""

@@ -1,0 +1,208 @@
+"""Judges mutants of the references: each is graded as a student's answer would be, and a suite is worth what it rejects."""
+
+import hashlib
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from grader.base.outcome import Status
+from grader.check.mutate import Mutant, mutants_of
+from grader.course.manifest import Course, Module
+from grader.protocol.confinement import Layers
+from grader.runner.jobs import grade_units
+from grader.runner.results import ModuleResult
+from grader.runner.store import Entry
+from grader.runner.units import Unit
+from grader.submissions.sources import Source
+
+__all__ = ["LEAST_KILLED", "MutantReport", "Survivor", "equivalents_problems", "judge_mutants"]
+
+LEAST_KILLED = 0.97
+"""What share of the mutants that are not equivalent a suite has to kill."""
+_CPU_SECONDS = 3.0
+"""A mutant that loops for ever is killed by this limit; the references' tests take less."""
+
+
+class Equivalent(Struct, frozen=True, forbid_unknown_fields=True):
+    """A mutant that no test can kill, because it answers everything as the reference does."""
+
+    task: str
+    line: str
+    """The changed line of the reference, on one line."""
+    becomes: str
+    """The same after the change."""
+    why: str
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    equivalent: tuple[Equivalent, ...] = ()
+
+
+class Survivor(Struct, frozen=True):
+    """A mutant that passes all tests of its task."""
+
+    module: str
+    task: str
+    line: int
+    what: str
+    before: str
+    after: str
+
+
+class ModuleMutants(Struct, frozen=True):
+    """What became of a module's mutants."""
+
+    module: str
+    mutants: int
+    killed: int
+    equivalent: int
+
+    @property
+    def share(self) -> float:
+        """The killed ones' share of those that are not equivalent."""
+        return _share(self.mutants, self.killed, self.equivalent)
+
+
+class MutantReport(Struct):
+    """What became of the mutants, in all and by module. `equivalent` counts those listed as such that were judged."""
+
+    mutants: int = 0
+    killed: int = 0
+    equivalent: int = 0
+    survived: list[Survivor] = []
+    problems: list[str] = []
+    modules: list[ModuleMutants] = []
+
+    @property
+    def share(self) -> float:
+        """The killed ones' share of those that are not equivalent."""
+        return _share(self.mutants, self.killed, self.equivalent)
+
+
+def judge_mutants(
+    course: Course,
+    modules: Sequence[Module],
+    *,
+    seed: int,
+    sample: int | None,
+    jobs: int,
+    layers: Layers | None,
+    on_progress: Callable[[int, int, str], None],
+) -> MutantReport:
+    """Make mutants of the modules' tasks and grade each until a test fails.
+
+    Args:
+        course: the course.
+        modules: the modules, with the tasks that are meant.
+        seed: the seed of the grading.
+        sample: judge so many of all mutants; which ones depends on the course's files alone. None judges all.
+        jobs: how many grading processes run at once.
+        layers: how their workers are confined.
+        on_progress: is told how many mutants are done, how many there are, and what the last one was.
+
+    Raises: Refused.
+    """
+    report = MutantReport()
+    chosen: dict[str, tuple[Module, Mutant, bool]] = {}
+    for module in modules:
+        mutants = _mutants(course, module)
+        listed, problems = _listed(course, module, mutants)
+        report.problems += problems
+        for mutant in mutants:
+            chosen[f"{module.name}.{mutant.tasks[0]}, mutant {len(chosen)}"] = module, mutant, mutant in listed
+    if sample is not None:
+        salt = _digest(path.read_bytes() for module in modules for path in (course.solution(module.name), course.hidden_suite(module.name)))
+        ranked = sorted(chosen, key=lambda name: _digest([salt, chosen[name][1].text.encode()]))
+        chosen = {name: chosen[name] for name in chosen if name in set(ranked[:sample])}
+    judged: dict[str, bool] = {}
+
+    def on_done(unit: Unit, entry: Entry) -> None:
+        module, mutant, _ = chosen[unit.submission]
+        if fault := _fault(entry.result):
+            report.problems.append(f"{module.name}: {mutant.tasks[0]}, line {mutant.line}, {mutant.what}: {fault}")
+        judged[unit.submission] = any(t.status not in (Status.PASSED, Status.SKIPPED) for task in entry.result.tasks for t in task.tests)
+        on_progress(len(judged), len(chosen), unit.submission)
+
+    units = [
+        Unit(name, _limited(module, mutant), Source(mutant.text), seed, until_failure=True, explain=False)
+        for name, (module, mutant, _) in chosen.items()
+    ]
+    grade_units(units, course, jobs=jobs, layers=layers, on_done=on_done)
+    for name, (module, mutant, is_listed) in chosen.items():
+        if judged[name] and is_listed:
+            report.problems.append(f"{_place(course, module)}: a test kills {mutant.after!r} ({mutant.tasks[0]}): take it out of the list")
+        elif not judged[name] and not is_listed:
+            report.survived.append(Survivor(module.name, mutant.tasks[0], mutant.line, mutant.what, mutant.before, mutant.after))
+    for module in modules:
+        own = [(judged[name], is_listed) for name, (its, _, is_listed) in chosen.items() if its.name == module.name]
+        killed, equivalent = sum(dead for dead, _ in own), sum(is_listed and not dead for dead, is_listed in own)
+        report.modules.append(ModuleMutants(module.name, len(own), killed, equivalent))
+    report.mutants, report.killed, report.equivalent = (
+        sum(getattr(row, name) for row in report.modules) for name in ("mutants", "killed", "equivalent")
+    )
+    return report
+
+
+def equivalents_problems(course: Course, module: Module) -> list[str]:
+    """Mutants that are listed as equivalent and no longer exist."""
+    return _listed(course, module, _mutants(course, module))[1]
+
+
+def _share(mutants: int, killed: int, equivalent: int) -> float:
+    return killed / (mutants - equivalent) if mutants > equivalent else 1.0
+
+
+def _mutants(course: Course, module: Module) -> list[Mutant]:
+    return mutants_of(course.solution(module.name).read_text(), [task.name for task in module.tasks])
+
+
+def _listed(course: Course, module: Module, mutants: Sequence[Mutant]) -> tuple[set[Mutant], list[str]]:
+    """The mutants that are listed as equivalent, and what is wrong with the list."""
+    path = course.equivalents(module.name)
+    if not path.is_file():
+        return set(), []
+    place = _place(course, module)
+    try:
+        entries = msgspec.convert(tomllib.loads(path.read_text()), _File).equivalent
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        return set(), [f"{place} can't be read: {error}"]
+    found: set[Mutant] = set()
+    problems = []
+    tasks = {task.name for task in module.tasks}
+    for entry in entries:
+        matching = [
+            mutant for mutant in mutants if entry.task in mutant.tasks and (mutant.before, mutant.after) == (entry.line, entry.becomes)
+        ]
+        if not entry.why.strip():
+            problems.append(f"{place}: {entry.becomes!r} ({entry.task}) has no reason: say why no test can tell it from the reference")
+        if not matching and (entry.task in tasks or entry.task not in {task.name for task in course.module(module.name).tasks}):
+            problems.append(
+                f"{place}: there is no mutant {entry.becomes!r} of {entry.line!r} in {entry.task} any more: take it out of the list"
+            )
+        found.update(matching)
+    return found, problems
+
+
+def _limited(module: Module, mutant: Mutant) -> Module:
+    tasks = tuple(
+        msgspec.structs.replace(task, limits=msgspec.structs.replace(task.limits, test_cpu_seconds=_CPU_SECONDS))
+        for task in module.tasks
+        if task.name in mutant.tasks
+    )
+    return msgspec.structs.replace(module, tasks=tasks)
+
+
+def _fault(result: ModuleResult) -> str | None:
+    """Why the mutant could not be judged."""
+    return next((test.message for task in result.tasks for test in task.tests if test.status is Status.GRADER_ERROR), None)
+
+
+def _place(course: Course, module: Module) -> Path:
+    return course.equivalents(module.name).relative_to(course.root)
+
+
+def _digest(parts: Iterable[bytes]) -> bytes:
+    return hashlib.sha256(b"\0".join(parts)).digest()
