@@ -170,7 +170,7 @@ class PercentileObserver:
         raise NotImplementedError("PercentileObserver.__init__")
 
     def observe(self, x: Tensor) -> None:
-        """Take note of all values of x, as they are now: what is done to x afterwards doesn't matter.
+        """Take note of all values of x, as they are now: what is done to x afterwards doesn't matter. Its graph isn't kept.
 
         Args:
             x: any shape, possibly empty; float16, bfloat16 or float32, finite; it may require a gradient. A whole calibration has at

@@ -189,13 +189,13 @@ class PercentileObserver:
         self._values: list[Tensor] = []
 
     def observe(self, x: Tensor) -> None:
-        """Take note of all values of x, as they are now: what is done to x afterwards doesn't matter.
+        """Take note of all values of x, as they are now: what is done to x afterwards doesn't matter. Its graph isn't kept.
 
         Args:
             x: any shape, possibly empty; float16, bfloat16 or float32, finite; it may require a gradient. A whole calibration has at
                 most a million values, so that they can all be kept.
         """
-        self._values.append(x.detach().flatten().to(torch.float32, copy=True))
+        self._values.append(x.detach().flatten().double())  # always a copy: x has fewer bits
 
     def range(self) -> tuple[float, float]:
         """The quantiles tail and 1 − tail of everything observed; observing may go on afterwards.
@@ -203,10 +203,10 @@ class PercentileObserver:
         Returns: (low, high), two Python floats.
         Raises: RuntimeError if no value has been observed yet.
         """
-        values = torch.cat([torch.empty(0), *self._values])
+        values = torch.cat([torch.empty(0, dtype=torch.float64), *self._values])
         if not len(values):
             raise RuntimeError("no value has been observed yet: there is no range")
-        low, high = torch.quantile(values.double(), torch.tensor([self.tail, 1 - self.tail], dtype=torch.float64)).tolist()
+        low, high = torch.quantile(values, torch.tensor([self.tail, 1 - self.tail], dtype=torch.float64)).tolist()
         return low, high
 
 
@@ -270,10 +270,10 @@ class QuantizedLinear(nn.Module):
         layer = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
         w = linear.weight.detach()
         scale = w.abs().amax(1) / 127
-        layer.scale = scale.masked_fill(scale == 0, 1.0)
-        layer.weight = torch.round(w / layer.scale[:, None]).to(torch.int8)
+        layer.scale.copy_(scale.masked_fill(scale == 0, 1.0))
+        layer.weight.copy_(torch.round(w / layer.scale[:, None]))
         if linear.bias is not None:
-            layer.bias = linear.bias.detach().clone()
+            layer.bias.copy_(linear.bias.detach())
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -364,7 +364,7 @@ def calibrate_model(weights: dict[str, Tensor], images: Tensor) -> dict[str, Any
         scale = scale.masked_fill(scale == 0, 1.0)
         result[f"{name}.weight"] = torch.round(w / scale[:, None]).to(torch.int8)
         result[f"{name}.scale"] = scale
-        result[f"{name}.bias"] = weights[f"{name}.bias"].clone()
+        result[f"{name}.bias"] = weights[f"{name}.bias"]
     x = images.flatten(1)
     h = torch.relu(x @ weights["1.weight"].T + weights["1.bias"])
     result["input_scale"], result["input_zero_point"] = activations(x)
@@ -451,7 +451,7 @@ def pack_int4(q: Tensor) -> Tensor:
     if ((q < -8) | (q > 7)).any():
         raise ValueError("codes of 4 bits lie in -8 … 7")
     nibbles = nn.functional.pad(q, (0, q.shape[-1] % 2)).to(torch.uint8) & 0xF  # −1 is 255 in uint8: the same bits
-    return nibbles[..., 0::2] | (nibbles[..., 1::2] << 4)
+    return nibbles[..., ::2] | (nibbles[..., 1::2] << 4)
 
 
 def unpack_int4(packed: Tensor, size: int) -> Tensor:
@@ -503,9 +503,9 @@ def quantize_groupwise(weight: Tensor, group_size: int = 32) -> tuple[Tensor, Te
     groups = nn.functional.pad(weight, (0, -C % group_size)).view(R, -1, group_size)  # (R, G, group_size); zeros change no maximum
     scale = (groups.abs().amax(-1) / 7).to(torch.float16)
     scale = scale.masked_fill(scale == 0, 1.0)
-    q = torch.round(groups / scale.to(torch.float32)[..., None]).view(R, -1)[:, :C]
-    nibbles = nn.functional.pad(q, (0, C % 2)).to(torch.int8).to(torch.uint8) & 0xF
-    return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4), scale
+    q = torch.round(groups / scale[..., None]).view(R, -1)[:, :C]  # in float32, the wider of the two dtypes
+    nibbles = nn.functional.pad(q, (0, C % 2)).to(torch.int8).view(torch.uint8) & 0xF
+    return nibbles[:, ::2] | (nibbles[:, 1::2] << 4), scale
 
 
 def dynamic_quantized_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -4,7 +4,9 @@ Rounding is where two right answers can differ by one step. Exact tests of it us
 everywhere else the numbers lie clearly nearer to one code than to the next (`near_codes`).
 """
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -54,8 +56,9 @@ def halves(draw, rows, n):
 
 
 def laid_out(x):
-    """The matrix x three times: transposed in memory, as a slice, and its first row repeated without a copy."""
-    return [x.T.contiguous().T, torch.stack([x, x], dim=-1)[..., 0], x[:1].expand(x.shape)]
+    """The tensor x three times: its axes in reverse order in memory, as a slice, and its first row repeated without a copy."""
+    axes = tuple(reversed(range(x.ndim)))
+    return [x.permute(axes).contiguous().permute(axes), torch.stack([x, x], dim=-1)[..., 0], x[:1].expand(x.shape)]
 
 
 def range_off_halves(draw, *shape):
@@ -297,7 +300,7 @@ class TestQuantizePerChannel:
 
     def test_any_layout(self, agree, draw):
         """Strides do not matter, whichever dimension the channels are."""
-        xs, cubes = laid_out(rows_near_codes(draw, 5, 7)), [x.unflatten(1, (2, 3)) for x in laid_out(rows_near_codes(draw, 5, 6))]
+        xs, cubes = laid_out(rows_near_codes(draw, 5, 7)), laid_out(rows_near_codes(draw, 5, 6).view(5, 2, 3))
         pairs = [*((x, dim) for x in xs for dim in (0, 1)), *((x, dim) for x in cubes for dim in (0, 1, 2))]
         agree(lambda m: [m.quantize_per_channel(x, dim) for x, dim in pairs], rtol=1e-5, atol=0)
 
@@ -622,6 +625,21 @@ class TestPercentileObserver:
             return seen
 
         agree(probe, rtol=1e-4, atol=1e-5)
+
+    @measured("object lifetimes")
+    def test_graphs_are_let_go(self, agree, draw):
+        """The values are kept without the graph that they came from: what was computed before can be freed."""
+        x = draw.normal(53)
+
+        def probe(m):
+            observer, v = m.PercentileObserver(0.1), leaf(x)
+            observer.observe(v * 2)
+            alive = weakref.ref(v)
+            del v
+            gc.collect()
+            return alive() is None, observer.range()
+
+        agree(probe, rtol=1e-3, atol=1e-3)
 
     def test_many_values(self, agree, draw):
         """All of 120,007 values count, in 3 batches, and no two of them are taken for one."""
@@ -1411,7 +1429,7 @@ class TestPackInt4:
 
     def test_any_layout(self, agree, draw):
         """Strides do not matter."""
-        given = [q for n in (11, 6) for q in laid_out(draw.integers(-8, 8, 5, n).to(torch.int8))]
+        given = [q for shape in ((5, 11), (5, 6), (3, 5, 4)) for q in laid_out(draw.integers(-8, 8, *shape).to(torch.int8))]
         agree(lambda m: [m.pack_int4(q) for q in given], rtol=0, atol=0)
 
     def test_nothing_to_pack(self, agree, draw):
@@ -1461,7 +1479,7 @@ class TestUnpackInt4:
 
     def test_any_layout(self, agree, draw):
         """Strides do not matter."""
-        given = laid_out(codes(draw, torch.uint8, 5, 11))
+        given = [packed for shape in ((5, 11), (3, 5, 11)) for packed in laid_out(codes(draw, torch.uint8, *shape))]
         agree(lambda m: [m.unpack_int4(packed, n) for packed in given for n in (22, 21)], rtol=0, atol=0)
 
     def test_nothing_to_unpack(self, agree, draw):
