@@ -203,7 +203,7 @@ class PercentileObserver:
         Returns: (low, high), two Python floats.
         Raises: RuntimeError if no value has been observed yet.
         """
-        values = torch.cat([torch.empty(0, dtype=torch.float64), *self._values])
+        values = torch.cat([torch.empty(0), *self._values])  # float64, the widest of the dtypes
         if not len(values):
             raise RuntimeError("no value has been observed yet: there is no range")
         low, high = torch.quantile(values, torch.tensor([self.tail, 1 - self.tail], dtype=torch.float64)).tolist()
