@@ -23,11 +23,12 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
         y[i] = Σ_j w[i, j] · v[j]
 
     A query that the mask keeps from every key gets y[i] = 0, never NaN, and neither it nor its scores add to any gradient. All
-    gradients are finite then, too. Scores of any size are fine: at 1e4 and −1e4 nothing overflows or vanishes.
+    gradients are finite then, too. At scores from −1e4 to 1e4, of hidden keys too, nothing overflows or vanishes.
 
     Args:
-        q: (..., Tq, D), float16, bfloat16, float32 or float64; any number of leading dimensions, none included. The two 16-bit
-            ones are computed in float32 and rounded at the end, so that a score beyond 65504, float16's largest number, is fine.
+        q: (..., Tq, D), Tq ≥ 1, finite, as k and v are; any number of leading dimensions, none included. float32 and float64 are
+            computed in their own precision. float16 and bfloat16 are computed in float32, the weights too, and rounded at the end,
+            so that a score beyond 65504, float16's largest number, is fine.
         k: (..., Tk, D), Tk ≥ 1; dtype and leading dimensions of q.
         v: (..., Tk, E), dtype and leading dimensions of q.
         mask: bool, True where a query may look at a key; broadcasts to (..., Tq, Tk), so (Tk,) hides keys from all queries. None
@@ -52,7 +53,7 @@ def causal_mask(
 
     Args:
         num_queries, num_keys: Tq and Tk, 0 or more, in any relation.
-        offset: the position of the first query, 0 or more; may be beyond the last key.
+        offset: the position of the first query, 0 or more.
         window: W, at least 1; None looks back without limit.
         device: where the mask is made.
 
@@ -72,7 +73,7 @@ def padding_mask(lengths: Tensor, max_length: int | None = None, *, left: bool =
 
     Args:
         lengths: (B,), int64 or int32, 0 or more; B may be 0.
-        max_length: T; None takes the longest length (0 if B is 0).
+        max_length: T, 0 or more; None takes the longest length (0 if B is 0).
         left: on which side the padding is.
 
     Returns: (B, 1, 1, T), bool, True on tokens, False on padding.
@@ -91,8 +92,8 @@ class MultiHeadAttention(nn.Module):
         head h attends with the features h · D … (h + 1) · D − 1 of q, k and v: softmax(q kᵀ / √D) v
         the result is the heads' outputs, joined in order, · Woᵀ + bo
 
-    The parameters have the names, shapes and start values of nn.MultiheadAttention(d, H), so that its state_dict can be loaded; there
-    are no others, and no buffers:
+    The parameters have the names, shapes and start values of nn.MultiheadAttention(d, H), so that its state_dict can be loaded. There
+    are no others, and the state_dict holds nothing else:
 
         in_proj_weight   (3d, d)   Wq, Wk, Wv below each other; Xavier uniform as one matrix: uniform in ±√(6 / (3d + d))
         in_proj_bias     (3d,)     bq, bk, bv; 0
@@ -101,7 +102,7 @@ class MultiHeadAttention(nn.Module):
 
     Args of the constructor:
         d_model: d, the size of a token's vector.
-        num_heads: H.
+        num_heads: H, at least 1.
 
     Raises: ValueError if num_heads does not divide d_model.
     Not allowed: nn.MultiheadAttention, F.multi_head_attention_forward. (F.scaled_dot_product_attention is fine.)
@@ -120,7 +121,8 @@ class MultiHeadAttention(nn.Module):
         Args:
             query: (B, Tq, d), dtype of the parameters.
             key, value: (B, Tk, d).
-            mask: bool, True where a query may look at a key; broadcasts to (B, H, Tq, Tk). None hides nothing.
+            mask: bool, True where a query may look at a key; broadcasts to (B, H, Tq, Tk), so (H, Tq, Tk) has one for each head. None
+                hides nothing.
 
         Returns: (B, Tq, d).
         """
@@ -139,7 +141,7 @@ def sinusoidal_positions(positions: Tensor, d_model: int, *, base: float = 10_00
 
     Args:
         positions: (...), int64, from 0 to 1,000,000; any number of dimensions, none included, and possibly empty.
-        d_model: d, an even number.
+        d_model: d, an even number, at least 2.
         base: sets the longest wavelength.
 
     Returns: (..., d), float32.
@@ -158,12 +160,12 @@ def apply_rope(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tenso
         y[2i]     = x[2i] · cos θ − x[2i + 1] · sin θ
         y[2i + 1] = x[2i] · sin θ + x[2i + 1] · cos θ
 
-    So every vector keeps its length, and the product of a query at position a with a key at position b depends only on a − b. x itself
-    is left as it is. Results are right to the precision of x's dtype for positions up to 100,000: compute angles in float64.
+    So every vector keeps its length, and the product of a query at position a with a key at position b depends only on a − b. Results
+    are right to the precision of x's dtype for positions up to 100,000: compute angles in float64.
 
     Args:
-        x: (..., T, D), D even; float16, bfloat16, float32 or float64. The two 16-bit ones are rotated in float32 and rounded at the
-            end.
+        x: (..., T, D), D even, contiguous or not; float16, bfloat16, float32 or float64. The two 16-bit ones are rotated in float32 or
+            float64, and rounded at the end.
         positions: int64, from 0 to 100,000, in any order; broadcasts to (..., T): (T,) holds for all heads and sequences alike,
             (B, 1, T) gives the sequences of an x of (B, H, T, D) positions of their own.
         base: sets the slowest rotation.
@@ -171,14 +173,15 @@ def apply_rope(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tenso
     Returns: shape and dtype of x.
     Raises: ValueError if D is odd.
     """
-    # TODO: about 8 lines.
+    # TODO: about 7 lines.
     raise NotImplementedError("apply_rope")
 
 
 class GroupedQueryAttention(nn.Module):
     """Self-attention in which groups of query heads share keys and values (Ainslie et al. 2023, section 2.2).
 
-    With d = d_model, H = num_heads, G = num_kv_heads and D = d / H, the parameters are four nn.Linear without bias, and nothing else:
+    With d = d_model, H = num_heads, G = num_kv_heads and D = d / H, the parameters are those of four nn.Linear without bias, and the
+    state_dict holds nothing else:
 
         q_proj    d → H · D    features h · D … (h + 1) · D − 1 of its result are query head h
         k_proj    d → G · D    features g · D … (g + 1) · D − 1 are key head g
@@ -189,7 +192,7 @@ class GroupedQueryAttention(nn.Module):
     ordinary multi-head attention, G = 1 is multi-query attention.
 
     Args of the constructor:
-        d_model, num_heads, num_kv_heads: d, H and G.
+        d_model, num_heads, num_kv_heads: d, H and G, at least 1 each.
 
     Raises: ValueError if num_heads does not divide d_model, or num_kv_heads does not divide num_heads.
     Not allowed: F.scaled_dot_product_attention and what it calls (it can group by itself), F.multi_head_attention_forward,
@@ -208,7 +211,8 @@ class GroupedQueryAttention(nn.Module):
 
         Args:
             x: (B, T, d), dtype of the parameters.
-            mask: bool, True where a query may look at a key; broadcasts to (B, H, T, T). None hides nothing.
+            mask: bool, True where a query may look at a key; broadcasts to (B, H, T, T), so (H, T, T) has one for each query head. None
+                hides nothing.
 
         Returns: (B, T, d).
         """
@@ -269,18 +273,19 @@ def blockwise_attention(
     keys block by block, keep for each query the largest score m so far, the sum z of exp(score − m), and the sum a of
     exp(score − m) · value. A block with a larger score makes a new m: z and a shrink by exp(old m − new m). In the end, y = a / z.
 
-    A query that may look at no key gets 0, never NaN. Scores of any size are fine: at 1e4 and −1e4 nothing overflows or vanishes.
+    A query that may look at no key gets 0, never NaN. At scores from −1e4 to 1e4, of hidden keys too, nothing overflows or vanishes.
     Gradients are those of ordinary attention, and finite.
 
     Memory is the point: no tensor that is made on the way, a mask included, may hold more than 4 · N · max(Tq, Tk) · max(b, D, E)
     entries, where N is the product of the leading dimensions and b the smaller of block_size and Tk. A test watches, without gradients.
 
     Args:
-        q: (..., Tq, D), float32 or float64; any number of leading dimensions, none included.
+        q: (..., Tq, D), Tq ≥ 1, float32 or float64, finite, as k and v are; any number of leading dimensions, none included.
         k: (..., Tk, D), Tk ≥ 1; dtype and leading dimensions of q.
         v: (..., Tk, E), dtype and leading dimensions of q.
         block_size: keys in a block, at least 1; need not divide Tk, and may be larger.
-        key_mask: bool, True for keys that may be looked at; broadcasts to (..., Tk). Whole blocks may be hidden, the first one too.
+        key_mask: bool, (..., Tk), True for keys that may be looked at; its leading dimensions broadcast to those of q, so (Tk,) holds
+            for all. Whole blocks may be hidden, the first one too.
         causal: if true, the queries are the last Tq of Tk positions (Tq ≤ Tk then): query i may look at key j if j ≤ i + Tk − Tq.
 
     Returns: (..., Tq, E), dtype of q.
@@ -302,14 +307,14 @@ class TransformerBlock(nn.Module):
     features h · D … (h + 1) · D − 1 of each, and computes softmax(q kᵀ / √D) v, where position t looks at the positions 0 … t only. The
     heads' outputs are joined in order. gelu is the exact one (F.gelu's default).
 
-    The parameters are those of these submodules, and nothing else (a mask is no buffer):
+    The parameters are those of these submodules, and the state_dict holds nothing else (no mask):
 
         norm1, norm2: nn.LayerNorm(d)
         qkv: nn.Linear(d, 3d), out: nn.Linear(d, d)
         up: nn.Linear(d, 4d), down: nn.Linear(4d, d)
 
     Args of the constructor:
-        d_model, num_heads: d and H.
+        d_model, num_heads: d and H, at least 1 each.
 
     Raises: ValueError if num_heads does not divide d_model.
     Not allowed: nn.TransformerEncoderLayer, nn.TransformerDecoderLayer. (F.scaled_dot_product_attention is fine.)
@@ -321,12 +326,10 @@ class TransformerBlock(nn.Module):
         raise NotImplementedError("TransformerBlock.__init__")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pass a batch of sequences through the layer; x itself is left as it is.
-
-        What comes later in a sequence changes nothing that comes before.
+        """Pass a batch of sequences through the layer. What comes later in a sequence changes nothing that comes before.
 
         Args:
-            x: (B, T, d), dtype of the parameters, T ≥ 1.
+            x: (B, T, d), float32, T ≥ 1.
 
         Returns: (B, T, d).
         """
@@ -355,12 +358,12 @@ def sample_next(
     5. Draw one of the kept tokens, each in proportion to its probability. Rows are drawn independently.
 
     Among equal logits, the token with the lower index goes first, in 2 and in 4. A temperature of 0 means the largest logit, the lowest
-    index among equals, whatever top_k and top_p are. A logit of -inf is never drawn. The logits themselves are left as they are.
+    index among equals, whatever top_k and top_p are. A logit of -inf is never drawn.
 
     Args:
-        logits: (..., V), float32 or float64, finite or -inf, with something finite in each row; any number of leading dimensions, none
-            included.
-        temperature: 0 or more.
+        logits: (..., V), float32 or float64, from −1e4 to 1e4 or -inf, with something finite in each row; any number of leading
+            dimensions, none included.
+        temperature: 0, or 0.001 and more.
         top_k: at least 1; None keeps all.
         top_p: above 0 and at most 1; None keeps all.
         generator: all random numbers come from it, or from torch's global generator if it is None. So the same state of the generator
@@ -368,7 +371,7 @@ def sample_next(
             numbers are used is up to you.
 
     Returns: (...), int64: the index of the token in each row.
-    Raises: ValueError if temperature is negative, top_k below 1, or top_p not in (0, 1].
+    Raises: ValueError if temperature is negative, top_k below 1, or top_p not in (0, 1], at temperature 0 too.
     """
     # TODO: about 13 lines.
     raise NotImplementedError("sample_next")
@@ -378,7 +381,7 @@ class TinyGPT(nn.Module):
     """A language model: it predicts each next token from the tokens before it (Radford et al. 2019, in small).
 
     With V = vocab_size, T = context, d = d_model, the submodules are exactly these, so that weights can be loaded into it and
-    into our copy of it, and there are no other parameters or buffers:
+    into our copy of it, and the state_dict holds nothing else:
 
         tokens      nn.Embedding(V, d), drawn from N(0, 0.02²)
         positions   nn.Embedding(T, d), drawn from N(0, 0.02²)
@@ -412,7 +415,7 @@ class TinyGPT(nn.Module):
         raise NotImplementedError("TinyGPT.forward")
 
     def fit(self, text: Tensor) -> None:
-        """Train the model, in place, to predict each next token of a text.
+        """Train the model, in place, to predict each next token of a text. All its parameters are trained, and its modes stay as they are.
 
         The test's text has 4,000 tokens: five words, in random order, each of five random letters (1 … 6) and a 0 for the space, so V is 7.
         The model has T = 24, d = 32, 4 heads and one layer. Your weights are loaded into our copy of the network, which reads a new text of
@@ -421,10 +424,10 @@ class TinyGPT(nn.Module):
 
         Some 150 updates of AdamW at a learning rate of 1e-2 (rising at first, falling to 0 at the end), on batches of 12 windows
         that start at random places, reach 0.3 in about half a second on one core, which is all there is: 20 seconds of it. The
-        start values and the places come from torch's global generator, which the test seeds.
+        start values and the places come from torch's global generator. The test seeds it; don't seed it again.
 
         Args:
-            text: (N,), int64, 0 … V − 1, with N > T.
+            text: (N,), int64, 0 … V − 1, with N > T: N = T + 1 gives a single window.
         """
         # TODO: about 10 lines.
         raise NotImplementedError("TinyGPT.fit")

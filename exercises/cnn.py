@@ -24,9 +24,7 @@ def conv_output_size(size: int, kernel_size: int, *, stride: int = 1, padding: i
     apart. Its first position is at the left end, and each next one `stride` further on, as long as the whole kernel lies on the
     (padded) input; what is left over at the right end stays unused. The result counts these positions.
 
-    It is exact for ints of any size, far beyond 2⁵³ too.
-
-    Returns: the count, an int, at least 1.
+    Returns: the count, an int, at least 1, exact for ints of any size (floats have gaps beyond 2⁵³).
     Raises: ValueError if size, kernel_size, stride or dilation is below 1, if padding is below 0, or if the kernel fits nowhere.
     """
     # TODO: about 6 lines.
@@ -50,18 +48,18 @@ def conv2d(
         y[n, o, i, j] = bias[o] + Σ_c Σ_u Σ_v weight[o, c, u, v] · x̃[n, c₀ + c, i · s_H + u · d_H, j · s_W + v · d_W]
 
     for all i, j at which the whole kernel lies on x̃, with s = stride and d = dilation. The channels of x and of y are cut into
-    `groups` equal parts, in order, and each part of y sees only the same part of x: c runs over C / groups channels, from
-    c₀ = (C / groups) · g in group g. Gradients reach x, weight and bias.
+    `groups` equal parts, in order, and each part of y sees only the same part of x (a NaN elsewhere does not reach it): c runs over
+    C / groups channels, from c₀ = (C / groups) · g in group g. Gradients reach x, weight and bias.
 
     Unfolding x into columns (torch.nn.functional.unfold) turns the sums into one matrix product (Chellapilla et al. 2006).
 
     Args:
-        x: (N, C, H, W), float32 or float64, contiguous or not; N may be 0.
-        weight: (O, C / groups, K_H, K_W), dtype of x.
+        x: (N, C, H, W), float32 or float64. N may be 0.
+        weight: (O, C / groups, K_H, K_W), dtype of x. Like x and bias, it may be non-contiguous: reshape copes with that, view doesn't.
         bias: (O,), dtype of x; None for none.
         stride, padding, dilation: pairs, (along H, along W).
 
-    Returns: (N, O, H', W'), dtype of x.
+    Returns: (N, O, H', W'), dtype of x, and computed in it.
     Raises: ValueError if C isn't groups times weight.shape[1], if groups doesn't divide O, or if the kernel fits nowhere on x̃.
     Not allowed: torch's convolutions of whatever dimension and under whatever name (functions, modules, operators), transposed ones and
         their gradients too.
@@ -79,17 +77,17 @@ def max_pool2d(
     Padding is never the largest: a window at the border has the largest of its real entries, also where these are negative, down to
     -inf. A window with a NaN gives NaN.
 
-    The gradient of an entry of y goes to the largest entry of its window, and adds up where windows overlap. (How it is shared
-    where several are equally large is up to you.)
+    The gradient of an entry of y goes to the largest entry of its window, and adds up where windows overlap. Several that are equally
+    large share it: one may get all, or each a part, but no more than all together.
 
     Args:
-        x: (N, C, H, W), float32 or float64, contiguous or not.
+        x: (N, C, H, W), float32 or float64. N may be 0.
         kernel_size: (K_H, K_W).
         stride: pair (along H, along W); None for kernel_size, windows side by side.
         padding: pair, how many rows to add above and below, and how many columns left and right.
 
     Returns: (N, C, (H + 2 p_H - K_H) // s_H + 1, (W + 2 p_W - K_W) // s_W + 1), dtype of x.
-    Raises: ValueError if a padding is more than half of its kernel size (p > K // 2), or if the kernel is larger than the padded image.
+    Raises: ValueError if a padding is more than half of its kernel size (2 p > K), or if the kernel is larger than the padded image.
     Not allowed: torch's max pooling of whatever dimension and under whatever name, adaptive, fractional or not.
     """
     # TODO: about 7 lines.
@@ -104,8 +102,8 @@ class BatchNorm2d(nn.Module):
 
         y = weight[c] · (x - mean[c]) / sqrt(var[c] + eps) + bias[c]
 
-    Gradients also flow through mean and var. The variance is the mean of squared distances from the mean: a channel around 4000 with a
-    deviation of 1 is normalised as precisely as the dtype allows.
+    Gradients also flow through mean and var. The variance is the mean of squared distances from the mean, so that channels far from zero
+    keep their digits: the mean of squares less the square of the mean would lose them.
 
     Every such call first adds 1 to num_batches_tracked and then moves the running statistics, outside of the graph:
 
@@ -125,7 +123,7 @@ class BatchNorm2d(nn.Module):
     Args of the constructor:
         num_features: the number C of channels.
         eps: added to the variance.
-        momentum: a, or None.
+        momentum: a, from 0 (nothing moves) to 1, or None.
 
     Not allowed: torch's batch, instance, layer and group normalisation, functions and modules.
     """
@@ -141,9 +139,9 @@ class BatchNorm2d(nn.Module):
         Args:
             x: (N, C, H, W), float32 or float64, which parameters and buffers have as well (`.double()` converts them).
 
-        Returns: shape and dtype of x.
-        Raises: ValueError if x hasn't four dimensions or not num_features channels, or if in training mode there is only one value a
-            channel (N · H · W < 2): no buffer is changed then.
+        Returns: shape and dtype of x, and computed in it.
+        Raises: ValueError if x hasn't four dimensions or not num_features channels, or if in training mode there are fewer than two
+            values a channel (N · H · W < 2): no buffer is changed then.
         """
         # TODO: about 16 lines.
         raise NotImplementedError("BatchNorm2d.forward")
@@ -164,8 +162,7 @@ class ResidualBlock(nn.Module):
                    nn.Sequential of an nn.Conv2d, in_channels to out_channels, 1×1, the block's stride, no padding, no bias, and an
                    nn.BatchNorm2d, with the keys "shortcut.0.weight", "shortcut.1.weight" and so on
 
-    All of them as torch makes them: initial weights, eps and momentum are torch's defaults. x itself is left as it is, in eval mode
-    and without gradients too.
+    All of them as torch makes them: initial weights, eps and momentum are torch's defaults.
 
     Args of the constructor:
         in_channels, out_channels: of x and y.
@@ -235,12 +232,13 @@ class LeNet(nn.Module):
         mini-batches of 64, with a learning rate of 1e-2 that falls towards 0, reach 95 % in about a second on one core, which is all
         there is: 20 seconds of it. Learn from the labels that you are given: the test renames the digits at random.
 
-        Make mini-batches of at most 64 images, in a random order that the seed alone decides: the same seed and the same weights
-        before give the same weights afterwards, whatever the state of torch's global generator; for more than 64 images, another
-        seed gives others. (Changing the global state is fine here.) Every parameter is trained, and stays the same tensor.
+        Make mini-batches of at most 64 images; a smaller last one counts too. The seed alone decides their order: the same seed and the
+        same weights before give the same weights afterwards, whatever the state of torch's global generator (make a generator of your
+        own), and whatever was trained before or is left in .grad. For more than 64 images, another seed gives others. Every parameter is
+        trained, and stays the same tensor. What you leave in .grad doesn't matter.
 
         Args:
-            images: (N, in_channels, H, W), float32.
+            images: (N, in_channels, H, W), float32; N is 1 or more.
             labels: (N,), int64, 0 … num_classes - 1.
         """
         # TODO: about 11 lines.
@@ -258,19 +256,19 @@ def fold_batchnorm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     whatever mode bn is in when this is called, and for every setting of the two: any stride, padding, padding_mode, dilation and groups;
     conv with bias or without; bn with weight and bias or without (affine=False); any eps.
 
-    conv and bn stay as they are, and share no memory with the result.
+    conv and bn stay as they are, and share no memory with the result. (Building a layer draws from torch's generator; here it may.)
 
     Args:
-        conv: float32 or float64.
+        conv: float32 or float64, frozen or not.
         bn: same dtype, with running statistics.
 
-    Returns: an nn.Conv2d with the settings and the dtype of conv, and always with a bias. Weight and bias are parameters that require
-        gradients and have no history (leaves).
+    Returns: an nn.Conv2d with the settings and the dtype of conv, and always with a bias. Weight and bias are computed in this dtype;
+        they are parameters that require gradients and have no history (leaves).
     Raises: ValueError if bn hasn't as many features as conv has output channels, or has no running statistics
         (track_running_stats=False).
     Not allowed: torch.nn.utils.fusion.
     """
-    # TODO: about 11 lines.
+    # TODO: about 10 lines.
     raise NotImplementedError("fold_batchnorm")
 
 
@@ -279,15 +277,13 @@ def depthwise_separable(
 ) -> nn.Sequential:
     """Make a depthwise separable convolution: one in space for each channel, then one across channels (Howard et al. 2017, section 3.1).
 
-    An nn.Sequential of exactly two nn.Conv2d, with nothing in between, as torch makes them:
+    It is an nn.Sequential of two nn.Conv2d, with torch's initial weights and nothing in between:
 
-        0, depthwise:  a K×K convolution that gives `multiplier` channels for each input channel and from it alone (input channel c
-                       makes channels c · multiplier, c · multiplier + 1, …); with stride and padding; never a bias, since the
-                       next layer can have one
-        1, pointwise:  a 1×1 convolution from all these channels to out_channels; with a bias if `bias`
+        0, depthwise:  K×K, with stride and padding, without bias. Input channel c makes `multiplier` channels, which see no other:
+                       c · multiplier, c · multiplier + 1, …
+        1, pointwise:  1×1, from all these channels to out_channels, with a bias if `bias`.
 
-    It has C · M · K² + C · M · O (+ O) parameters, C and O being the channels in and out, M the multiplier, where a full convolution has
-    C · O · K² (+ O).
+    From C to O channels, with a multiplier of M, it has C · M · K² + C · M · O (+ O) parameters. A full convolution has C · O · K² (+ O).
 
     Args:
         kernel_size: K.
@@ -314,21 +310,24 @@ def conv_transpose2d(
 
         canvas[n, o, i · s_H + u, j · s_W + v] += Σ_c x[n, c, i, j] · weight[c, o, u, v]    for all i, j, u, v
 
-    The canvas has (H - 1) · s_H + K_H + o_H rows, where o_H = output_padding[0] rows at its lower end lie below all stamps. Then p_H =
-    padding[0] rows are cut off above and below: with padding, output_padding keeps rows with stamps from being cut off. Columns likewise.
-    Last, bias[o] is added to every entry.
+    The canvas is just large enough for all stamps, and has o_H = output_padding[0] more rows at its lower end and o_W more columns at its
+    right one. Then padding[0] rows are cut off above and below, and padding[1] columns left and right. Last, bias[o] is added to
+    every entry.
+
+    Along one dimension, two entries, a kernel of three and a stride of 2 give stamps on 5 places. With padding 1, places 1 to 3 are left.
+    With output_padding 1 as well, the canvas has 6 places, and places 1 to 4 are left: a stamp's last entry is kept, no zero is appended.
 
     Without the bias that is the gradient, with respect to its input, of the convolution with the same weight, stride and padding that
     turns O channels of H' × W' into C channels of H × W. For strides above 1 several H' give the same H: output_padding picks one.
     Gradients reach x, weight and bias.
 
     Args:
-        x: (N, C, H, W), float32 or float64, contiguous or not; N may be 0.
+        x: (N, C, H, W), float32 or float64. N may be 0.
         weight: (C, O, K_H, K_W), dtype of x: the input's channels come first.
         bias: (O,), dtype of x; None for none.
         stride, padding, output_padding: pairs, (along H, along W).
 
-    Returns: (N, O, H', W') with H' = (H - 1) · s_H - 2 p_H + K_H + o_H, and W' likewise; dtype of x.
+    Returns: (N, O, H', W') with H' = (H - 1) · s_H - 2 p_H + K_H + o_H, and W' likewise; dtype of x, and computed in it.
     Raises: ValueError if weight.shape[0] isn't C, if an output_padding isn't below its stride, or if H' or W' would be below 1.
     Not allowed: torch's convolutions of whatever dimension and under whatever name (functions, modules, operators), transposed or
         not, and their gradients.
@@ -356,23 +355,22 @@ def receptive_field(layers: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
 
 
 def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
-    """Prepare a trained network for a new task: a new head, and nothing else that training could change.
+    """Prepare a trained network for a new task, in place: training may change a new head, and nothing else.
 
-    The model is changed in place:
+    1. The head `fc`, an nn.Linear, gives way to a new nn.Linear with as many inputs, num_classes outputs and a bias. It has the old
+       one's device, dtype and mode, and torch's initial weights.
+    2. Of all parameters, only the new head's two require gradients.
+    3. Every nn.BatchNorm2d, at whatever depth, is in eval mode and stays in it: in training mode, its running statistics would drift
+       although its parameters are frozen. So model.train() switches everything else to training mode (the model itself, its head, a
+       dropout, …) but no batch norm; model.eval() and model.train(False) switch everything to eval mode; each as often as one likes.
 
-    - Its attribute `fc`, an nn.Linear, is replaced by a new nn.Linear with as many inputs, num_classes outputs and a bias, on the device
-      and with the dtype of the old one, and with torch's initial weights.
-    - Of all parameters, only the new head's two require gradients.
-    - Every nn.BatchNorm2d, at whatever depth, is in eval mode from now on, so that training changes no running statistics (they would
-      drift in spite of frozen parameters): model.train() switches everything else to training mode (the model itself, its head, a
-      dropout, …) but no batch norm, and model.eval() or model.train(False) switches everything to eval mode, each as often as
-      one likes. The call itself leaves the mode of everything else as it is; the new head gets that of the old one.
-
-    Parameters and buffers of the backbone keep their values and names: except for the head's two, state_dict() is what it was before.
+    The call itself changes no other module's mode. The backbone's parameters and buffers stay the same tensors, with the same names and
+    values: except for the head's two, state_dict() is what it was.
 
     Args:
-        model: any network with a head `fc`, such as torchvision.models.resnet18(), in either mode; the head may have any number
-            of inputs.
+        model: any network with a head `fc`, such as torchvision.models.resnet18(). The head may have any number of inputs; modules may be
+            in different modes; batch norms are all nn.BatchNorm2d.
+        num_classes: 1 or more.
 
     Returns: the model that was given.
     Raises: ValueError if num_classes is below 1: nothing is changed then.
@@ -392,15 +390,13 @@ def augment(images: Tensor, labels: Tensor, *, padding: int, seed: int) -> tuple
 
     All channels of an image are treated alike. The seed alone decides: the same seed gives the same result whatever was drawn before,
     and other seeds give others. Which variation a seed picks is up to you. torchvision.transforms.v2 has the parts, but mind two
-    things: a transform treats all images of one call alike, and draws from torch's global generator (torch.random.fork_rng helps).
-    The call leaves the random states of torch and of Python's `random` as they were.
-
-    images and labels are left as they are.
+    things: a transform treats all images of one call alike, and draws from torch's global generator, whose state must be left as it
+    was (torch.random.fork_rng helps).
 
     Args:
         images: (N, C, H, W), float32 or uint8; N may be 0.
         labels: (N,), int64.
-        padding: 0 or more.
+        padding: 0 or more, also more than H or W.
 
     Returns: (images, labels): a new tensor of the shape and dtype of images, and the labels, in the order of the batch.
     """

@@ -9,6 +9,7 @@ non-contiguous.
 import math
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,11 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, ignore_index: int = -100, 
     """Mean cross-entropy of class scores, with label smoothing (Szegedy et al. 2016, section 7) and ignored targets.
 
     With p = softmax(logits[n]), the loss of row n is −Σ_c q_c · log p_c, where q_c = (1 − ε) · [c = targets[n]] + ε / C and
-    ε = label_smoothing. The result is the mean over the rows whose target is not ignore_index; the other rows add nothing,
-    neither to the loss nor to the gradient. ignore_index may be any integer, a class number too. If every row is ignored,
-    or N is 0, the loss is 0 and so is its gradient (torch's own gives NaN).
+    ε = label_smoothing. The result is the mean over the rows whose target is not ignore_index. The other rows add nothing,
+    neither to the loss nor to the gradient, even if they hold inf or NaN. ignore_index may be any integer, a class number too.
+    If every row is ignored, or N is 0, the loss is 0 and so is its gradient (torch's own gives NaN).
 
-    Large scores give the exact loss and gradient too, never inf or NaN: think of logits of ±10,000.
+    Scores of ±10,000 must give the right loss and gradient too, never inf or NaN.
 
     Args:
         logits: (N, C), float32 or float64.
@@ -78,8 +79,8 @@ class SGD:
     def step(self) -> None:
         """Update every parameter in place, so that all that share its memory see it.
 
-        A parameter whose grad is None stays as it is, weight decay included, and so does its v. The gradients themselves
-        (the tensors p.grad) are never changed, and v never shares memory with them: they may be overwritten after the call.
+        A parameter whose grad is None at this moment stays as it is, weight decay included, and so does its v. The gradients
+        themselves (the tensors p.grad) are never changed, and v never shares memory with them: they may be overwritten later.
         """
         # TODO: about 10 lines.
         raise NotImplementedError("SGD.step")
@@ -108,7 +109,7 @@ class AdamW:
         eps: added after the square root.
         weight_decay: as above.
 
-    The learning rate is the public attribute `lr`: a schedule may set it between steps.
+    The learning rate is the public attribute `lr`: a schedule may set it between steps. Each optimizer has its own t, m and v.
 
     Raises: ValueError if lr is negative or a beta is outside [0, 1).
     Not allowed: torch.optim.AdamW, torch.optim.Adam and their functional forms.
@@ -128,7 +129,7 @@ class AdamW:
         raise NotImplementedError("AdamW.__init__")
 
     def step(self) -> None:
-        """Update every parameter in place; one whose grad is None stays as it is, and so do its t, m and v."""
+        """Update every parameter in place; one whose grad is None at this moment stays as it is, and so do its t, m and v."""
         # TODO: about 12 lines.
         raise NotImplementedError("AdamW.step")
 
@@ -148,13 +149,13 @@ def cosine_with_warmup(step: int, *, warmup_steps: int, total_steps: int, min_fa
                                              x = (step − warmup_steps) / (total_steps − warmup_steps)
         step ≥ total_steps:                  min_factor
 
-    So the factor is exactly 1 at step warmup_steps if that is below total_steps. warmup_steps may be 0 (no warm-up) or equal
-    to total_steps (no cosine). The function can be used as `torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: …)`.
+    So the factor is 0 at the first step of a warm-up, and 1 at step warmup_steps if that is below total_steps. warmup_steps may
+    be 0 (no warm-up) or equal to total_steps (no cosine). Use: `torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: …)`.
 
     Args:
         step: number of updates made so far.
         warmup_steps, total_steps: 0 ≤ warmup_steps ≤ total_steps.
-        min_factor: the factor at the end.
+        min_factor: the factor at the end, a float or an int.
 
     Returns: a Python float.
     Raises: ValueError if step is negative, or unless 0 ≤ warmup_steps ≤ total_steps.
@@ -167,16 +168,17 @@ def clip_grad_norm_(params: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients together, in place, so that their joint norm is at most max_norm (Pascanu et al. 2013, section 3.2).
 
     The norm is that of one long vector: the square root of the sum of squares over all entries of all gradients. If it is
-    larger than max_norm, every gradient is multiplied by max_norm / norm; otherwise every gradient keeps its values, bit for
-    bit. Parameters whose grad is None are skipped. The tensors p.grad stay the same objects: only their entries change.
+    larger than max_norm, every gradient is multiplied by max_norm / norm (torch's own adds 1e-6 to the norm: not here);
+    otherwise every gradient keeps its values, bit for bit. The tensors p.grad stay the same objects: only their entries change.
 
     Args:
-        params: any iterable of parameters, also a generator; gradients of any shapes and of one floating dtype.
+        params: any iterable of parameters, also a generator. Those whose grad is None are skipped. The gradients have any shapes
+            and one floating dtype. In float16, 300² is inf already: take the squares in float32 there.
         max_norm: 0 or more; 0 sets the gradients to 0.
 
     Returns: the norm before clipping: a 0-d tensor, dtype of the gradients; a float32 zero if there are no gradients.
-    Raises: ValueError if max_norm is negative; RuntimeError if the norm is inf or NaN, as it is when
-        a gradient holds one. No gradient is changed then.
+    Raises: ValueError if max_norm is negative; RuntimeError if the norm is inf or NaN, as it is when a gradient holds one.
+        No gradient is changed then.
     Not allowed: torch.nn.utils' clip_grad_norm_, clip_grads_with_norm_ and get_total_norm.
     """
     # TODO: about 12 lines.
@@ -199,7 +201,7 @@ def train_epoch(
         batches: any iterable of (x, y) such as a DataLoader, also a generator; x and y have n samples along their first axis.
             n may differ from batch to batch.
         loss_fn: gives the mean loss over a batch, a 0-d tensor.
-        optimizer: holds the model's parameters.
+        optimizer: holds the parameters to train: some or all of the model's, perhaps some of loss_fn's too.
 
     Returns: Σ n · loss / Σ n over the batches, a Python float; a batch's loss is the one its update was made from.
     Raises: ValueError if there are no batches.
@@ -215,10 +217,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss and accuracy of a classifier, leaving the model as it was.
 
-    The model and all its submodules are in eval mode meanwhile, and no graph is recorded: torch.is_grad_enabled() is False
-    in the model and in loss_fn. Afterwards every submodule is in the mode that it was in before, even if some were training
-    and others not (a frozen batch norm, say), and gradients can be recorded again; the same holds if the model or loss_fn
-    raises an error, which is passed on. Parameters, buffers and gradients aren't touched.
+    Meanwhile the model and all its submodules are in eval mode, and no graph is recorded: torch.is_grad_enabled() is False in
+    the model and in loss_fn. Afterwards each submodule is in its own mode again (some may train and others not), and recording
+    is on or off as it was before. This also holds after an error: one of the model, of loss_fn or of batches is passed on.
 
     Args:
         batches: any iterable of (x, y), also a generator; n samples each, and n may differ. model(x) is (n, C), y is (n,) int64.
@@ -291,9 +292,9 @@ class EarlyStopping:
         raise NotImplementedError("EarlyStopping.update")
 
     def restore(self, model: nn.Module) -> None:
-        """Write the best parameters and buffers into the model, in place: its parameters stay the same tensors.
+        """Write the best parameters and buffers into this model, in place: its parameters stay the same tensors.
 
-        The copy stays good: one may train on and restore again.
+        It may be another model of the same form than the one of the updates. The copy stays good: one may train on and restore again.
 
         Raises: RuntimeError if no update has improved yet.
         """
@@ -304,23 +305,21 @@ class EarlyStopping:
 def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, epoch: int) -> None:
     """Write all that is needed to go on training later as if there had been no break.
 
-    The file is a dict saved by torch.save, with exactly these keys:
+    The file is a dict that torch.load(path, weights_only=True) can read, with exactly these keys:
 
         "model", "optimizer", "scheduler":  the state_dict() of each
         "epoch":                            epoch, an int
         "rng_state":                        torch.get_rng_state()
 
-    torch.load(path, weights_only=True) can read it. Saving draws no random numbers and changes nothing in memory.
-
-    A file that is at path already is replaced as a whole. If saving fails on the way (a full disk, something that can't be
-    pickled), the old one is still there, unharmed, and the error is passed on: so write to another name in the same folder first,
-    then os.replace. When all goes well, no other file is left behind.
+    Save under another name in the same folder, then call os.replace: a file that is at path already is replaced as a whole or not
+    at all. If saving fails (a full disk, something that can't be pickled), the old file is unharmed and the error is passed on.
+    In either case no other file is left behind.
 
     Args:
-        path: where to write, in a folder that exists.
+        path: where to write, in a folder that exists; absolute or relative.
         epoch: number of epochs done.
     """
-    # TODO: about 10 lines.
+    # TODO: about 13 lines.
     raise NotImplementedError("save_checkpoint")
 
 
@@ -329,10 +328,9 @@ def load_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
 
     The file is a dict saved by torch.save with the keys "model", "optimizer", "scheduler" (their state_dict()), "epoch" (int) and
     "rng_state" (from torch.get_rng_state()); other keys are of no interest. After loading, training goes on exactly
-    as it would have without a break: same random numbers, same learning rates, same weights.
+    as it would have without a break: same random numbers (those that follow the saved state), same learning rates, same weights.
 
-    The objects are changed in place: the model's parameters stay the same tensors. Random numbers drawn right after the
-    call are those that follow the saved state.
+    The objects are changed in place: the model's parameters and buffers stay the same tensors.
 
     Files may come from strangers, and a pickle can run code: read with weights_only=True. The file may come from a machine
     with a GPU: read its tensors to the CPU (load_state_dict moves them where they belong).
@@ -374,7 +372,7 @@ def split_indices(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor
     (`torch.Generator().manual_seed(seed)` helps). Which samples a seed picks is up to you.
 
     Args:
-        labels: (N,), int64: the class of each sample; any integers, in any order.
+        labels: (N,), int64: the class of each sample; any integers, in any order. N may be 0.
         fraction: in [0, 1].
         seed: 0 or more.
 
@@ -405,7 +403,7 @@ def fit_digits(images: Tensor, labels: Tensor, *, seed: int) -> dict[str, Tensor
         images: (N, 1, H, W), float32 in [0, 1].
         labels: (N,), int64, 0 … 9.
         seed: decides the initial weights and the shuffling: the same seed gives the same weights, whatever the state of
-            torch's global generator before the call; another seed gives other weights. (Changing the global state is fine here.)
+            the global generators before the call; another seed gives other weights. (Here you may seed the global generators.)
 
     Returns: the trained network's state_dict(): float32 tensors under its keys, "0.weight" to "6.bias".
     """

@@ -23,11 +23,12 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
         y[i] = Σ_j w[i, j] · v[j]
 
     A query that the mask keeps from every key gets y[i] = 0, never NaN, and neither it nor its scores add to any gradient. All
-    gradients are finite then, too. Scores of any size are fine: at 1e4 and −1e4 nothing overflows or vanishes.
+    gradients are finite then, too. At scores from −1e4 to 1e4, of hidden keys too, nothing overflows or vanishes.
 
     Args:
-        q: (..., Tq, D), float16, bfloat16, float32 or float64; any number of leading dimensions, none included. The two 16-bit
-            ones are computed in float32 and rounded at the end, so that a score beyond 65504, float16's largest number, is fine.
+        q: (..., Tq, D), Tq ≥ 1, finite, as k and v are; any number of leading dimensions, none included. float32 and float64 are
+            computed in their own precision. float16 and bfloat16 are computed in float32, the weights too, and rounded at the end,
+            so that a score beyond 65504, float16's largest number, is fine.
         k: (..., Tk, D), Tk ≥ 1; dtype and leading dimensions of q.
         v: (..., Tk, E), dtype and leading dimensions of q.
         mask: bool, True where a query may look at a key; broadcasts to (..., Tq, Tk), so (Tk,) hides keys from all queries. None
@@ -38,7 +39,7 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
         flex_attention. (softmax is fine.)
     """
     h = torch.promote_types(q.dtype, torch.float32)
-    scores = q.to(h) @ k.to(h).transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., Tq, Tk)
+    scores = q.to(h) @ k.to(h).mT / math.sqrt(q.shape[-1])  # (..., Tq, Tk)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(h).min)  # a row of nothing but -inf would become NaN
     weights = scores.softmax(-1)
@@ -58,7 +59,7 @@ def causal_mask(
 
     Args:
         num_queries, num_keys: Tq and Tk, 0 or more, in any relation.
-        offset: the position of the first query, 0 or more; may be beyond the last key.
+        offset: the position of the first query, 0 or more.
         window: W, at least 1; None looks back without limit.
         device: where the mask is made.
 
@@ -82,7 +83,7 @@ def padding_mask(lengths: Tensor, max_length: int | None = None, *, left: bool =
 
     Args:
         lengths: (B,), int64 or int32, 0 or more; B may be 0.
-        max_length: T; None takes the longest length (0 if B is 0).
+        max_length: T, 0 or more; None takes the longest length (0 if B is 0).
         left: on which side the padding is.
 
     Returns: (B, 1, 1, T), bool, True on tokens, False on padding.
@@ -106,8 +107,8 @@ class MultiHeadAttention(nn.Module):
         head h attends with the features h · D … (h + 1) · D − 1 of q, k and v: softmax(q kᵀ / √D) v
         the result is the heads' outputs, joined in order, · Woᵀ + bo
 
-    The parameters have the names, shapes and start values of nn.MultiheadAttention(d, H), so that its state_dict can be loaded; there
-    are no others, and no buffers:
+    The parameters have the names, shapes and start values of nn.MultiheadAttention(d, H), so that its state_dict can be loaded. There
+    are no others, and the state_dict holds nothing else:
 
         in_proj_weight   (3d, d)   Wq, Wk, Wv below each other; Xavier uniform as one matrix: uniform in ±√(6 / (3d + d))
         in_proj_bias     (3d,)     bq, bk, bv; 0
@@ -116,7 +117,7 @@ class MultiHeadAttention(nn.Module):
 
     Args of the constructor:
         d_model: d, the size of a token's vector.
-        num_heads: H.
+        num_heads: H, at least 1.
 
     Raises: ValueError if num_heads does not divide d_model.
     Not allowed: nn.MultiheadAttention, F.multi_head_attention_forward. (F.scaled_dot_product_attention is fine.)
@@ -141,7 +142,8 @@ class MultiHeadAttention(nn.Module):
         Args:
             query: (B, Tq, d), dtype of the parameters.
             key, value: (B, Tk, d).
-            mask: bool, True where a query may look at a key; broadcasts to (B, H, Tq, Tk). None hides nothing.
+            mask: bool, True where a query may look at a key; broadcasts to (B, H, Tq, Tk), so (H, Tq, Tk) has one for each head. None
+                hides nothing.
 
         Returns: (B, Tq, d).
         """
@@ -165,7 +167,7 @@ def sinusoidal_positions(positions: Tensor, d_model: int, *, base: float = 10_00
 
     Args:
         positions: (...), int64, from 0 to 1,000,000; any number of dimensions, none included, and possibly empty.
-        d_model: d, an even number.
+        d_model: d, an even number, at least 2.
         base: sets the longest wavelength.
 
     Returns: (..., d), float32.
@@ -187,12 +189,12 @@ def apply_rope(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tenso
         y[2i]     = x[2i] · cos θ − x[2i + 1] · sin θ
         y[2i + 1] = x[2i] · sin θ + x[2i + 1] · cos θ
 
-    So every vector keeps its length, and the product of a query at position a with a key at position b depends only on a − b. x itself
-    is left as it is. Results are right to the precision of x's dtype for positions up to 100,000: compute angles in float64.
+    So every vector keeps its length, and the product of a query at position a with a key at position b depends only on a − b. Results
+    are right to the precision of x's dtype for positions up to 100,000: compute angles in float64.
 
     Args:
-        x: (..., T, D), D even; float16, bfloat16, float32 or float64. The two 16-bit ones are rotated in float32 and rounded at the
-            end.
+        x: (..., T, D), D even, contiguous or not; float16, bfloat16, float32 or float64. The two 16-bit ones are rotated in float32 or
+            float64, and rounded at the end.
         positions: int64, from 0 to 100,000, in any order; broadcasts to (..., T): (T,) holds for all heads and sequences alike,
             (B, 1, T) gives the sequences of an x of (B, H, T, D) positions of their own.
         base: sets the slowest rotation.
@@ -203,17 +205,17 @@ def apply_rope(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tenso
     D = x.shape[-1]
     if D % 2:
         raise ValueError(f"the last dimension of x must be even, got {D}")
-    h = torch.promote_types(x.dtype, torch.float32)
     angle = positions[..., None] * base ** (-torch.arange(0, D, 2, dtype=torch.float64, device=x.device) / D)  # (..., T, D/2)
-    cos, sin = angle.cos().to(h), angle.sin().to(h)
-    a, b = x[..., 0::2].to(h), x[..., 1::2].to(h)
+    cos, sin = angle.cos(), angle.sin()  # float64, and so are their products with x
+    a, b = x[..., ::2], x[..., 1::2]
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
 class GroupedQueryAttention(nn.Module):
     """Self-attention in which groups of query heads share keys and values (Ainslie et al. 2023, section 2.2).
 
-    With d = d_model, H = num_heads, G = num_kv_heads and D = d / H, the parameters are four nn.Linear without bias, and nothing else:
+    With d = d_model, H = num_heads, G = num_kv_heads and D = d / H, the parameters are those of four nn.Linear without bias, and the
+    state_dict holds nothing else:
 
         q_proj    d → H · D    features h · D … (h + 1) · D − 1 of its result are query head h
         k_proj    d → G · D    features g · D … (g + 1) · D − 1 are key head g
@@ -224,7 +226,7 @@ class GroupedQueryAttention(nn.Module):
     ordinary multi-head attention, G = 1 is multi-query attention.
 
     Args of the constructor:
-        d_model, num_heads, num_kv_heads: d, H and G.
+        d_model, num_heads, num_kv_heads: d, H and G, at least 1 each.
 
     Raises: ValueError if num_heads does not divide d_model, or num_kv_heads does not divide num_heads.
     Not allowed: F.scaled_dot_product_attention and what it calls (it can group by itself), F.multi_head_attention_forward,
@@ -238,7 +240,7 @@ class GroupedQueryAttention(nn.Module):
             raise ValueError(f"{d_model} features, {num_heads} heads and {num_kv_heads} key heads do not fit")
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         D = d_model // num_heads
-        self.q_proj = nn.Linear(d_model, num_heads * D, bias=False)
+        self.q_proj = nn.Linear(d_model, d_model, bias=False)
         self.k_proj = nn.Linear(d_model, num_kv_heads * D, bias=False)
         self.v_proj = nn.Linear(d_model, num_kv_heads * D, bias=False)
         self.out_proj = nn.Linear(d_model, d_model, bias=False)
@@ -250,7 +252,8 @@ class GroupedQueryAttention(nn.Module):
 
         Args:
             x: (B, T, d), dtype of the parameters.
-            mask: bool, True where a query may look at a key; broadcasts to (B, H, T, T). None hides nothing.
+            mask: bool, True where a query may look at a key; broadcasts to (B, H, T, T), so (H, T, T) has one for each query head. None
+                hides nothing.
 
         Returns: (B, T, d).
         """
@@ -258,7 +261,7 @@ class GroupedQueryAttention(nn.Module):
         q = self.q_proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, D)
         k, v = (proj(x).unflatten(-1, (G, -1)).transpose(1, 2) for proj in (self.k_proj, self.v_proj))  # (B, G, T, D)
         k, v = (heads.repeat_interleave(self.num_heads // G, dim=1) for heads in (k, v))  # (B, H, T, D), neighbours alike
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(x.dtype).min)  # a row of nothing but -inf would become NaN
         weights = scores.softmax(-1)
@@ -286,8 +289,8 @@ class KVCache:
 
     def __init__(self, batch_size: int, num_heads: int, max_length: int, head_dim: int, *, dtype: torch.dtype = torch.float32) -> None:
         """Take the memory for an empty cache; see the class."""
-        self._keys = torch.zeros(batch_size, num_heads, max_length, head_dim, dtype=dtype)
-        self._values = torch.zeros_like(self._keys)
+        self._keys = torch.empty(batch_size, num_heads, max_length, head_dim, dtype=dtype)
+        self._values = torch.empty_like(self._keys)
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -331,18 +334,19 @@ def blockwise_attention(
     keys block by block, keep for each query the largest score m so far, the sum z of exp(score − m), and the sum a of
     exp(score − m) · value. A block with a larger score makes a new m: z and a shrink by exp(old m − new m). In the end, y = a / z.
 
-    A query that may look at no key gets 0, never NaN. Scores of any size are fine: at 1e4 and −1e4 nothing overflows or vanishes.
+    A query that may look at no key gets 0, never NaN. At scores from −1e4 to 1e4, of hidden keys too, nothing overflows or vanishes.
     Gradients are those of ordinary attention, and finite.
 
     Memory is the point: no tensor that is made on the way, a mask included, may hold more than 4 · N · max(Tq, Tk) · max(b, D, E)
     entries, where N is the product of the leading dimensions and b the smaller of block_size and Tk. A test watches, without gradients.
 
     Args:
-        q: (..., Tq, D), float32 or float64; any number of leading dimensions, none included.
+        q: (..., Tq, D), Tq ≥ 1, float32 or float64, finite, as k and v are; any number of leading dimensions, none included.
         k: (..., Tk, D), Tk ≥ 1; dtype and leading dimensions of q.
         v: (..., Tk, E), dtype and leading dimensions of q.
         block_size: keys in a block, at least 1; need not divide Tk, and may be larger.
-        key_mask: bool, True for keys that may be looked at; broadcasts to (..., Tk). Whole blocks may be hidden, the first one too.
+        key_mask: bool, (..., Tk), True for keys that may be looked at; its leading dimensions broadcast to those of q, so (Tk,) holds
+            for all. Whole blocks may be hidden, the first one too.
         causal: if true, the queries are the last Tq of Tk positions (Tq ≤ Tk then): query i may look at key j if j ≤ i + Tk − Tq.
 
     Returns: (..., Tq, E), dtype of q.
@@ -358,9 +362,9 @@ def blockwise_attention(
     last = torch.arange(Tk - Tq, Tk, device=q.device)[:, None]  # (Tq, 1): the last key that each query may look at, if causal
     for start in range(0, Tk, block_size):
         j = torch.arange(start, min(start + block_size, Tk), device=q.device)  # (b,)
-        s = q @ k[..., j, :].transpose(-2, -1) / math.sqrt(D)  # (..., Tq, b)
+        s = q @ k[..., j, :].mT / math.sqrt(D)  # (..., Tq, b)
         if key_mask is not None:
-            s = s.masked_fill(~key_mask.expand(*batch, Tk)[..., None, j], -torch.inf)
+            s = s.masked_fill(~key_mask[..., None, j], -torch.inf)
         if causal:
             s = s.masked_fill(j > last, -torch.inf)
         new = torch.maximum(m, s.detach().amax(-1, keepdim=True))
@@ -380,14 +384,14 @@ class TransformerBlock(nn.Module):
     features h · D … (h + 1) · D − 1 of each, and computes softmax(q kᵀ / √D) v, where position t looks at the positions 0 … t only. The
     heads' outputs are joined in order. gelu is the exact one (F.gelu's default).
 
-    The parameters are those of these submodules, and nothing else (a mask is no buffer):
+    The parameters are those of these submodules, and the state_dict holds nothing else (no mask):
 
         norm1, norm2: nn.LayerNorm(d)
         qkv: nn.Linear(d, 3d), out: nn.Linear(d, d)
         up: nn.Linear(d, 4d), down: nn.Linear(4d, d)
 
     Args of the constructor:
-        d_model, num_heads: d and H.
+        d_model, num_heads: d and H, at least 1 each.
 
     Raises: ValueError if num_heads does not divide d_model.
     Not allowed: nn.TransformerEncoderLayer, nn.TransformerDecoderLayer. (F.scaled_dot_product_attention is fine.)
@@ -404,12 +408,10 @@ class TransformerBlock(nn.Module):
         self.up, self.down = nn.Linear(d_model, 4 * d_model), nn.Linear(4 * d_model, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pass a batch of sequences through the layer; x itself is left as it is.
-
-        What comes later in a sequence changes nothing that comes before.
+        """Pass a batch of sequences through the layer. What comes later in a sequence changes nothing that comes before.
 
         Args:
-            x: (B, T, d), dtype of the parameters, T ≥ 1.
+            x: (B, T, d), float32, T ≥ 1.
 
         Returns: (B, T, d).
         """
@@ -440,12 +442,12 @@ def sample_next(
     5. Draw one of the kept tokens, each in proportion to its probability. Rows are drawn independently.
 
     Among equal logits, the token with the lower index goes first, in 2 and in 4. A temperature of 0 means the largest logit, the lowest
-    index among equals, whatever top_k and top_p are. A logit of -inf is never drawn. The logits themselves are left as they are.
+    index among equals, whatever top_k and top_p are. A logit of -inf is never drawn.
 
     Args:
-        logits: (..., V), float32 or float64, finite or -inf, with something finite in each row; any number of leading dimensions, none
-            included.
-        temperature: 0 or more.
+        logits: (..., V), float32 or float64, from −1e4 to 1e4 or -inf, with something finite in each row; any number of leading
+            dimensions, none included.
+        temperature: 0, or 0.001 and more.
         top_k: at least 1; None keeps all.
         top_p: above 0 and at most 1; None keeps all.
         generator: all random numbers come from it, or from torch's global generator if it is None. So the same state of the generator
@@ -453,20 +455,20 @@ def sample_next(
             numbers are used is up to you.
 
     Returns: (...), int64: the index of the token in each row.
-    Raises: ValueError if temperature is negative, top_k below 1, or top_p not in (0, 1].
+    Raises: ValueError if temperature is negative, top_k below 1, or top_p not in (0, 1], at temperature 0 too.
     """
     if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
         raise ValueError(f"can't sample with temperature {temperature}, top_k {top_k} and top_p {top_p}")
     if temperature == 0:
         return logits.argmax(-1)
-    scores, tokens = (logits / temperature).sort(dim=-1, descending=True, stable=True)  # stable: equals keep their order
+    scores, tokens = (logits / temperature).sort(descending=True, stable=True)  # stable: equals keep their order
     if top_k is not None:
         scores[..., top_k:] = -torch.inf
     p = scores.softmax(-1)
-    if top_p is not None and top_p < 1:
+    if top_p is not None:
         before = p.cumsum(-1) - p
         p = p.masked_fill(before >= top_p, 0.0)
-    rank = torch.multinomial(p.flatten(0, -2) if p.ndim > 2 else p, 1, generator=generator)
+    rank = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator)  # takes no more than two dimensions
     return tokens.gather(-1, rank.view(*tokens.shape[:-1], 1)).squeeze(-1)
 
 
@@ -474,7 +476,7 @@ class TinyGPT(nn.Module):
     """A language model: it predicts each next token from the tokens before it (Radford et al. 2019, in small).
 
     With V = vocab_size, T = context, d = d_model, the submodules are exactly these, so that weights can be loaded into it and
-    into our copy of it, and there are no other parameters or buffers:
+    into our copy of it, and the state_dict holds nothing else:
 
         tokens      nn.Embedding(V, d), drawn from N(0, 0.02²)
         positions   nn.Embedding(T, d), drawn from N(0, 0.02²)
@@ -523,7 +525,7 @@ class TinyGPT(nn.Module):
         return self.head(self.norm(x))
 
     def fit(self, text: Tensor) -> None:
-        """Train the model, in place, to predict each next token of a text.
+        """Train the model, in place, to predict each next token of a text. All its parameters are trained, and its modes stay as they are.
 
         The test's text has 4,000 tokens: five words, in random order, each of five random letters (1 … 6) and a 0 for the space, so V is 7.
         The model has T = 24, d = 32, 4 heads and one layer. Your weights are loaded into our copy of the network, which reads a new text of
@@ -532,13 +534,13 @@ class TinyGPT(nn.Module):
 
         Some 150 updates of AdamW at a learning rate of 1e-2 (rising at first, falling to 0 at the end), on batches of 12 windows
         that start at random places, reach 0.3 in about half a second on one core, which is all there is: 20 seconds of it. The
-        start values and the places come from torch's global generator, which the test seeds.
+        start values and the places come from torch's global generator. The test seeds it; don't seed it again.
 
         Args:
-            text: (N,), int64, 0 … V − 1, with N > T.
+            text: (N,), int64, 0 … V − 1, with N > T: N = T + 1 gives a single window.
         """
         T, updates = self.positions.num_embeddings, 150
-        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2, fused=True)
+        optimizer = torch.optim.AdamW(self.parameters(), fused=True)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=updates)
         windows = text.unfold(0, T + 1, 1)  # (N - T, T + 1)
         for _ in range(updates):

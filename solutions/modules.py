@@ -78,7 +78,7 @@ class Sequential(nn.Module):
     Args of the constructor:
         modules: any number of nn.Modules, none included.
 
-    Raises: TypeError if one of them is no nn.Module, such as the function torch.relu.
+    Raises: TypeError if one of them is no nn.Module, such as the function torch.relu, the class nn.ReLU, or None.
     Not allowed: torch.nn.Sequential, ModuleList and ModuleDict.
     """
 
@@ -116,6 +116,8 @@ class Sequential(nn.Module):
 
         Raises: TypeError if it is no nn.Module; nothing is added then.
         """
+        if not isinstance(module, nn.Module):  # add_module would take None
+            raise TypeError(f"a Sequential consists of nn.Modules, not of {module!r}")
         self.add_module(str(len(self)), module)
         return self
 
@@ -133,7 +135,7 @@ class MLP(nn.Module):
     So the keys of state_dict() are "layers.0.weight", "layers.0.bias", "layers.1.weight", and so on, and no others.
 
     Args of the constructor:
-        sizes: at least two, a list or a tuple: of the input, of every hidden layer, of the output. It is left as it is.
+        sizes: at least two, a list or a tuple: of the input, of every hidden layer, of the output.
         activation: a function of a tensor that works on each entry, such as torch.relu or torch.tanh.
 
     Raises: ValueError if there are fewer than two sizes.
@@ -164,11 +166,11 @@ class Dropout(nn.Module):
     """Set random entries to 0 while training, and keep the expectation (Srivastava et al. 2014; scaled as torch does).
 
     In training mode each entry of x, independently of all others, becomes 0 with probability p, and is multiplied by 1 / (1 − p)
-    otherwise, so that its expectation is x. Every call draws anew, from torch's global generator: after the same
-    torch.manual_seed, the same call gives the same result. With p = 1 everything is 0, and so is the gradient, never NaN. In eval
-    mode the values of x come back unchanged.
+    otherwise, so that its expectation is x. The gradient goes through the same mask and scale. With p = 1 everything is 0, and so is
+    the gradient, never NaN. In eval mode the values of x come back unchanged, and no random numbers are drawn.
 
-    The gradient goes through the same mask and scale: 0 where an entry was dropped, 1 / (1 − p) where it was kept.
+    Every call in training mode draws anew, from torch's global generator: after the same torch.manual_seed, the same call gives the
+    same result. Draw in float32 at least: random numbers in bfloat16 are multiples of 1/256, too coarse for a p of 0.002.
 
     Attributes:
         p: the probability; it may be changed between calls. There are no parameters or buffers.
@@ -188,7 +190,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop entries if in training mode. x itself is not changed.
+        """Drop entries if in training mode.
 
         Args:
             x: any shape, none and empty ones included; float16, bfloat16, float32 or float64, finite.
@@ -197,9 +199,8 @@ class Dropout(nn.Module):
         """
         if not self.training:
             return x
-        kept = torch.rand(x.shape, device=x.device) >= self.p  # rand is below 1, so that p = 1 keeps nothing
-        scale = 1 / (1 - self.p) if self.p < 1 else 0.0
-        return x * kept * scale
+        kept = torch.rand_like(x, dtype=torch.float32) >= self.p  # numbers below 1, so that p = 1 keeps nothing
+        return x * kept / (1 - self.p if self.p < 1 else 1)
 
 
 class LayerNorm(nn.Module):
@@ -209,8 +210,11 @@ class LayerNorm(nn.Module):
 
     mean and var are taken over the last dimensions, those of normalized_shape, for each place in the other dimensions; var is the
     biased variance, the mean of (x − mean)². Values with a small spread around a large mean (1 around 2,000, in float32) keep their
-    precision, which mean(x²) − mean² would lose. float32 and float64 are computed in their own precision, the 16-bit dtypes in float32
-    and rounded at the end. Vectors of equal entries give the bias, and finite gradients.
+    precision, which mean(x²) − mean² would lose. A vector of equal entries gives the bias, up to the rounding of its mean, and finite
+    gradients.
+
+    float32 and float64 are computed in their own precision; 16-bit dtypes in float32, weight and bias included, and rounded once, at
+    the end.
 
     Attributes:
         normalized_shape: a tuple of ints.
@@ -221,7 +225,7 @@ class LayerNorm(nn.Module):
 
     Args of the constructor:
         normalized_shape: sizes of the last dimensions of x, 1 or more of them, a list or a tuple; an int n stands for (n,).
-        eps: added to the variance.
+        eps: added to the variance; 0 is allowed.
         elementwise_affine: whether there are weight and bias.
 
     Not allowed: torch's own norms: torch.nn.LayerNorm, torch.nn.functional.layer_norm, and group, batch, instance and RMS norm, which
@@ -262,15 +266,16 @@ class RMSNorm(nn.Module):
 
     y = x / sqrt(mean(x²) + eps) · weight, the mean taken over the last dimension. Nothing is subtracted from x.
 
-    float32 and float64 are computed in their own precision, the 16-bit dtypes in float32 and rounded at the end: 300² exceeds
-    float16's largest number. A vector of zeros gives zeros, and finite gradients.
+    float32 and float64 are computed in their own precision. 16-bit dtypes are computed in float32, since 300² exceeds float16's
+    largest number, and rounded once, after the product with the weight (Llama rounds before it, too). A vector of zeros gives
+    zeros, and finite gradients.
 
     Attributes:
         weight: an nn.Parameter of shape (dim,), all ones at first, in torch's default dtype: the only entry of state_dict().
 
     Args of the constructor:
         dim: the size d of the vectors.
-        eps: added to the mean square.
+        eps: added to the mean square; 0 is allowed.
 
     Not allowed: torch's own norms: torch.nn.RMSNorm, torch.nn.functional.rms_norm, layer_norm and their relatives.
     """
@@ -306,9 +311,9 @@ class Embedding(nn.Module):
             state_dict(). Its entries start as independent standard normal numbers, except for the row padding_idx: zeros.
         padding_idx: the row that padding looks up, None or from 0 to num_embeddings − 1 (a negative one is converted).
 
-    Looking up the row padding_idx gives whatever stands there, like any other row, but passes no gradient to it: what a training
-    step puts into the table never comes from padding. That concerns look-ups only. Where weight is also used in another way, as in a
-    tied output layer, all rows get their gradients from there.
+    Looking up the row padding_idx gives whatever stands there, like any other row, but passes no gradient to it, not even from a loss
+    that is NaN or infinite there. That concerns look-ups only: where weight is also used in another way, as in a tied output layer,
+    all rows get their gradients from there.
 
     Args of the constructor:
         num_embeddings, embedding_dim: rows and columns of the table.
@@ -333,8 +338,8 @@ class Embedding(nn.Module):
     def forward(self, indices: Tensor) -> Tensor:
         """Look up rows of the table.
 
-        A row that is looked up several times gets the sum of the gradients. The rows are copied exactly: a NaN or an infinity
-        in a row that is not looked up shows nowhere.
+        A row that is looked up several times gets the sum of the gradients. The rows are copied exactly, infinities and NaNs included;
+        those in a row that is not looked up show nowhere.
 
         Args:
             indices: any shape, none and empty ones included; int64 or int32.
@@ -361,7 +366,7 @@ def kaiming_init_(
 ) -> Tensor:
     """Fill a layer's weight with random numbers of a size that keeps signals from growing or vanishing (He et al. 2015, section 2.2).
 
-    The numbers are independent, with mean 0 and standard deviation std = gain / √fan.
+    Each number is drawn independently, with mean 0 and standard deviation std = gain / √fan.
 
         fan: how many inputs each output sums up (mode "fan_in"), or how many outputs each input goes to (mode "fan_out"). A weight is
             (out, in, *kernel), as in nn.Linear (no kernel) and nn.Conv2d: fan_in = in · (product of kernel), fan_out = out · (product
@@ -380,8 +385,8 @@ def kaiming_init_(
             global one. The same state of the generator gives the same numbers; which ones is up to you.
 
     Returns: weight itself.
-    Raises: ValueError if weight has fewer than two dimensions, or for any other mode, nonlinearity or distribution. weight is left as it
-        is then.
+    Raises: ValueError if weight has fewer than two dimensions, or for any other mode, nonlinearity or distribution. Neither weight nor
+        generator is changed then.
     Not allowed: torch.nn.init's kaiming_… and xavier_… functions, trunc_normal_, orthogonal_, calculate_gain and what computes the fans.
     """
     gains = {"linear": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / (1 + a * a))}
@@ -426,15 +431,19 @@ class LinearRegression(nn.Module):
     def fit(self, x: Tensor, y: Tensor) -> float:
         """Find the weight and the bias with the smallest mean squared error on x and y, by gradient descent.
 
-        "Find" means: for every row of x the prediction differs from that of the exact solution by at most a thousandth of y's standard
-        deviation in float32, and a ten-thousandth in float64. This must hold whatever the parameters were before the call.
+        Columns of very different size are what makes this hard: a step that suits the small ones diverges on the large ones. So
+        standardise the columns first, to mean 0 and standard deviation 1, descend there, and convert what you found: weight and bias
+        are those for x as it is given.
 
-        The columns of x can be very different in size: their standard deviations are between 0.05 and 20, their means between −20 and
-        20. Plain gradient descent on them takes forever or diverges. On standardised columns, with mean 0 and standard deviation 1,
-        it does not: the eigenvalues of their correlation matrix are at least 0.2 here, so that some hundred steps of a suitable size
-        on full batches get there (there is time for some thousand). weight and bias are those for x as it is given.
+        How close: for every row of x the prediction differs from that of the exact solution by at most a thousandth of y's standard
+        deviation in float32, and a ten-thousandth in float64, whatever finite numbers the parameters were before the call.
 
-        The two parameters stay the same nn.Parameters: their entries change in place, without a graph. x and y are left as they are.
+        What to expect: columns with standard deviations between 0.05 and 20 and means between −20 and 20, and y of any size. Columns
+        may be correlated: the eigenvalues of their correlation matrix are at least 0.2, and the largest can be close to D, which bounds
+        the step. Some hundred steps of a suitable size on full batches are enough; there is time for some thousand.
+
+        The two parameters stay the same nn.Parameters: their entries change in place, without a graph. Their .grad and the module's
+        mode stay as they are.
 
         Args:
             x: (N, D), dtype of the parameters, 20 · D ≤ N ≤ 1,000, D ≤ 8.
@@ -490,18 +499,15 @@ class LogisticRegression(nn.Module):
         return torch.sigmoid(self(x))
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return the likelier class of each row, (N, D) to (N,), int64: 1 where the logit is above 0, else 0 (at a logit of 0 too)."""
+        """Return the likelier class of each row, (N, D) to (N,), int64: 1 where the logit is above 0, however little, else 0."""
         return (self(x) > 0).long()
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean binary cross-entropy, exact for logits of any size, to train the parameters with.
+        """Mean binary cross-entropy, to train the parameters with: −mean(y · log p + (1 − y) · log(1 − p)), p = σ(logit).
 
-        −mean(y · log p + (1 − y) · log(1 − p)), p = σ(logit)
-
-        For logits of ±10,000, p is 0 or 1 to the last digit, and the formula as it stands gives inf or NaN; the loss of such a row is
-        0 or 10,000, or in between for a y in between. Write it in terms of the logit. The derivative for a row's logit is (p − y) / N,
-        for every logit: also where it is huge, and also where it is exactly 0, as all are before training (the derivatives of |z| and
-        of max(z, 0) at 0 are a matter of convention; a formula with them can be wrong there).
+        Write it in terms of the logit z. As it stands, the formula takes the log of 0 for large logits; a row with z = ±10,000 must
+        lose 0 or 10,000, or a share of that for a y in between. The derivative for z is (p − y) / N everywhere. Mind z = 0, where all
+        rows are before training: |z| and max(z, 0) have no derivative there, and what torch takes for it may not fit your formula.
 
         Args:
             x: (N, D), dtype of the parameters, N ≥ 1.
@@ -523,17 +529,17 @@ class RunningMean(nn.Module):
     mean as it is. The mean is that of all rows since the beginning, each row with the same weight, however they were divided into
     batches; before the first row it is 0.
 
-    Attributes, both buffers that state_dict() holds:
-        mean: (num_features,), of the given dtype.
+    Attributes, both of them buffers, and all that state_dict() holds:
+        mean: (num_features,), of the given dtype and precision.
         count: the number of rows in it, a 0-d tensor, int64.
 
-    So a module that is saved and loaded goes on where it was, and .to and .double move both (.double leaves count an int64). They
-    are no parameters and never require gradients. To gradients the mean is a constant, also when x requires them: the derivative
-    of y for x is 1.
+    So a module into which a state is loaded goes on where the saved one was, and .to and .double convert the mean (count stays an
+    int64). Neither ever requires gradients. To gradients the mean is a constant, also when x requires them: the derivative of y for x
+    is 1.
 
     Args of the constructor:
         num_features: the size D of a row.
-        device, dtype: of mean (count is on the same device); None stands for torch's defaults.
+        device, dtype: of mean, float32 or float64 (count is on the same device); None stands for torch's defaults.
     """
 
     def __init__(self, num_features: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
@@ -543,10 +549,7 @@ class RunningMean(nn.Module):
         self.register_buffer("count", torch.zeros((), device=device, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Subtract the mean, after an update of it if in training mode. x itself is not changed.
-
-        The call works on the device "meta" too, where tensors have no values: shapes may be read into Python, values may not
-        (.item(), or `if` on a tensor), which on a GPU would mean to wait for it.
+        """Subtract the mean, after an update of it if in training mode.
 
         Args:
             x: (..., D), dtype and device of mean; all dimensions but the last count rows. One without rows changes nothing.
@@ -554,7 +557,7 @@ class RunningMean(nn.Module):
         Returns: shape and dtype of x.
         """
         if self.training and x.numel():
-            rows = x.detach().flatten(0, -2) if x.ndim > 1 else x.detach()[None]  # (n, D)
+            rows = x.detach().reshape(-1, len(self.mean))  # (n, D)
             self.count += len(rows)
             self.mean += (rows - self.mean).sum(0) / self.count
         return x - self.mean
@@ -569,8 +572,8 @@ def count_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:
     """Count the numbers that a model learns: the entries of all its parameters, submodules' included.
 
     A parameter that occurs in several places counts once: tied weights, or a layer that is used twice. Two parameters are the same if
-    they are one object; two different ones with equal values both count. Buffers, such as batch norm's running statistics, are not
-    learned and don't count. The model is not changed, and may be on any device, "meta" included.
+    they are one object; two different ones both count, even with equal values or shared memory. Buffers, such as batch norm's running
+    statistics, are not learned and don't count. The model may be on any device, "meta" included.
 
     Args:
         model: any nn.Module, one without parameters included.

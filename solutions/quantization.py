@@ -2,7 +2,8 @@
 
 A real number x is stored as a small integer, its code q, with x ≈ (q − z) · s: s is the scale, a positive real number, and z the
 zero point, an integer, the code of 0. Symmetric quantization has z = 0. Rounding goes to the nearest integer, and halves to the
-even one, as torch.round and Python's round do it. Every task stands alone.
+even one, as torch.round and Python's round do it. Where a statement divides, divide: 1 / s is rounded itself, and x · (1 / s) may miss
+a half. Every task stands alone.
 
 Arguments, modes, generators and other global state are left as you found them, unless the statement says otherwise. Tensors may be
 non-contiguous.
@@ -22,11 +23,12 @@ def affine_qparams(low: float, high: float, *, qmin: int = -128, qmax: int = 127
         scale = (high − low) / (qmax − qmin)
         zero_point = round(qmin − low / scale), halves to even
 
-    If low and high are both 0, scale is 1.0, and zero_point is qmin.
+    Subtract before you round: −127 + 0.5 gives −126, but −127 − round(−0.5) gives −127. If low and high are both 0, scale is 1.0, and
+    zero_point is qmin.
 
     Args:
         low, high: the range, finite floats, each 0 or of a size between 1e-30 and 1e30; low may equal high, and 0 need not be inside.
-        qmin, qmax: the smallest and the largest code, ints, of either sign.
+        qmin, qmax: the smallest and the largest code, ints of 16 bits at most, of either sign.
 
     Returns: (scale, zero_point), a Python float and a Python int.
     Raises: ValueError if low > high, if one of them is NaN or infinite, or if qmin >= qmax.
@@ -45,12 +47,12 @@ def quantize(x: Tensor, scale: float, zero_point: int, *, dtype: torch.dtype = t
     q = clamp(round(x / scale) + zero_point, qmin, qmax), halves to even, where qmin and qmax are the smallest and the largest number
     that dtype can hold.
 
-    Numbers beyond the range, however large, and also infinite ones, get the code at its end. x itself is left as it is.
+    Numbers beyond the range, however large, and also infinite ones, get the code at its end.
 
     Args:
-        x: any shape, possibly empty; float16, bfloat16, float32 or float64, without NaN. The two 16-bit ones are computed in
-            float32: x / scale may have more digits than they can hold.
-        scale: positive.
+        x: any shape, possibly empty; float16, bfloat16, float32 or float64, without NaN. float64 is computed in float64, the others
+            in float32: x / scale may have more digits than 16 bits can hold.
+        scale: from 1e-30 to 1e30.
         zero_point: from qmin to qmax.
         dtype: of the codes: torch.int8, torch.uint8 or torch.int16.
 
@@ -69,11 +71,11 @@ def dequantize(q: Tensor, scale: float, zero_point: int) -> Tensor:
     x = (q − zero_point) · scale
 
     The difference is the true one, also where the dtype of q can't hold it (100 − (−100) is 200), and the code zero_point gives
-    exactly 0. q itself is left as it is.
+    exactly 0.
 
     Args:
         q: any shape, possibly empty, int8, uint8 or int16.
-        scale: positive.
+        scale: from 1e-30 to 1e30.
         zero_point: a code, from the smallest to the largest number that the dtype of q can hold.
 
     Returns: shape of q, float32.
@@ -91,8 +93,8 @@ def quantize_per_channel(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         q_c = round(x_c / scale_c), halves to even; from −127 to 127, and the zero point is 0
 
     Args:
-        x: at least one dimension and at least one entry a channel, contiguous or not; float32 or float64, finite; the largest
-            absolute value of a channel is 0 or between 1e-30 and 1e30.
+        x: at least one dimension, none of size 0; float32 or float64, and computed in that dtype; finite. The largest absolute value
+            of a channel is 0 or between 1e-30 and 1e30.
         dim: the dimension that counts the channels, of size C; negative or not.
 
     Returns: (q, scale): the codes, shape of x, int8; and the scales, (C,), dtype of x.
@@ -114,10 +116,11 @@ class MinMaxObserver(nn.Module):
         high:  the largest value seen so far, −inf before the first
 
     Args of the constructor:
-        channels: None for one range for everything: low and high are 0-d. With an int C, each channel has a range of its own, the
+        channels: None for one range for everything: low and high are 0-d. With an int C ≥ 1, each channel has a range of its own, the
             channels are dimension 1 of what passes, (N, C, ...), and low and high are (C,).
 
-    Both buffers are float32. It has no parameters, and training and evaluation mode make no difference.
+    Both buffers are float32, and they are all that counts: after load_state_dict, the observer goes on from the loaded range. It has
+    no parameters, and training and evaluation mode make no difference.
 
     Not allowed: the observers of torch.ao.quantization.
     """
@@ -135,7 +138,8 @@ class MinMaxObserver(nn.Module):
         Gradients pass through to x as if nothing was there; the buffers never take part in a graph (requires_grad is False).
 
         Args:
-            x: any shape, or (N, C, ...) where there are channels; float32, finite. Without entries it changes nothing.
+            x: any shape, or (N, C, ...) where there are channels; float32, each value 0 or of a size between 1e-30 and 1e30. Without
+                entries it changes nothing.
 
         Returns: x, the same tensor.
         """
@@ -153,7 +157,7 @@ class MinMaxObserver(nn.Module):
         zero_point = round(−128 − l / scale), halves to even; for each channel, where there are channels.
 
         Returns: (scale, zero_point), float32 and int32, shape of low.
-        Raises: RuntimeError if nothing has been seen since the start.
+        Raises: RuntimeError if the range is that of the start: nothing has been seen, and none has been loaded.
         """
         if (self.low > self.high).any():
             raise RuntimeError("nothing has been seen yet: there is no range")
@@ -185,13 +189,13 @@ class PercentileObserver:
         self._values: list[Tensor] = []
 
     def observe(self, x: Tensor) -> None:
-        """Take note of all values of x, as they are now: what is done to x afterwards doesn't matter.
+        """Take note of all values of x, as they are now: what is done to x afterwards doesn't matter. Its graph isn't kept.
 
         Args:
             x: any shape, possibly empty; float16, bfloat16 or float32, finite; it may require a gradient. A whole calibration has at
                 most a million values, so that they can all be kept.
         """
-        self._values.append(x.detach().flatten().to(torch.float32, copy=True))
+        self._values.append(x.detach().flatten().double())  # always a copy: x has fewer bits
 
     def range(self) -> tuple[float, float]:
         """The quantiles tail and 1 − tail of everything observed; observing may go on afterwards.
@@ -199,10 +203,10 @@ class PercentileObserver:
         Returns: (low, high), two Python floats.
         Raises: RuntimeError if no value has been observed yet.
         """
-        values = torch.cat([torch.empty(0), *self._values])
+        values = torch.cat([torch.empty(0), *self._values])  # float64, the widest of the dtypes
         if not len(values):
             raise RuntimeError("no value has been observed yet: there is no range")
-        low, high = torch.quantile(values.double(), torch.tensor([self.tail, 1 - self.tail], dtype=torch.float64)).tolist()
+        low, high = torch.quantile(values, torch.tensor([self.tail, 1 - self.tail], dtype=torch.float64)).tolist()
         return low, high
 
 
@@ -216,7 +220,7 @@ def int8_matmul(a: Tensor, b: Tensor, a_zero_point: int, b_zero_point: int) -> T
 
     Args:
         a: (M, K), int8; M may be 0, and so may K, which makes c all 0.
-        b: (K, N), int8. Both may be non-contiguous, and stay as they are.
+        b: (K, N), int8.
         a_zero_point, b_zero_point: ints from −128 to 127.
 
     Returns: (M, N), int32. (Every sum is below 2³¹ in size: K is at most 30,000.)
@@ -230,14 +234,14 @@ class QuantizedLinear(nn.Module):
 
     y = x Ŵᵀ + bias, with Ŵ[o, i] = weight[o, i] · scale[o]
 
-    It has no parameters, but three buffers, which are all that it stores:
+    It has no parameters, but three buffers, none of which requires a gradient. They are all that it stores:
 
         weight:  (out_features, in_features), int8, zeros at first
         scale:   (out_features,), float32, ones at first
         bias:    (out_features,), float32, zeros at first; None if bias=False, and then state_dict has no entry for it
 
-    So it takes out · in + 4 · out + 4 · out bytes, and state_dict and load_state_dict move all of it: `forward` follows what was
-    loaded. It keeps no other tensor.
+    So it takes out · in + 4 · out + 4 · out bytes, and state_dict and load_state_dict move all of it. `forward` follows the buffers as
+    they are then, loaded or changed in place. The layer keeps no other tensor.
 
     Args of the constructor:
         in_features, out_features: sizes.
@@ -261,15 +265,15 @@ class QuantizedLinear(nn.Module):
         even. With that, no output is further from that of the float layer than Σ_i |x_i| · scale / 2, up to float32's rounding.
 
         Args:
-            linear: float32, with or without a bias.
+            linear: float32, with or without a bias; the largest absolute value of a row is 0 or between 1e-30 and 1e30.
         """
         layer = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
         w = linear.weight.detach()
         scale = w.abs().amax(1) / 127
-        layer.scale = scale.masked_fill(scale == 0, 1.0)
-        layer.weight = torch.round(w / layer.scale[:, None]).to(torch.int8)
+        layer.scale.copy_(scale.masked_fill(scale == 0, 1.0))
+        layer.weight.copy_(torch.round(w / layer.scale[:, None]))
         if linear.bias is not None:
-            layer.bias = linear.bias.detach().clone()
+            layer.bias.copy_(linear.bias.detach())
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -292,11 +296,11 @@ def fake_quantize(x: Tensor, scale: float | Tensor, zero_point: int | Tensor, qm
 
     Rounding has the derivative 0 nearly everywhere, and nothing could be learned through it. So backward takes it for the identity: the
     gradient of y goes on to x unchanged where qmin ≤ q ≤ qmax (q before the clamp, the ends included), and is exactly 0 elsewhere.
-    x itself is left as it is.
+    y has no more error than the formula: x + (y − x) is no longer y where x is much larger.
 
     Args:
-        x: any shape, float32 or float64, of a size up to 1,000.
-        scale: positive; a float, or a tensor of the dtype of x that broadcasts to its shape, without gradient.
+        x: any shape, float32 or float64, and computed in that dtype; of a size up to 1,000.
+        scale: from 1e-30 to 10; a float, or a tensor of the dtype of x that broadcasts to its shape, without gradient.
         zero_point: from qmin to qmax; an int, or an int32 tensor that broadcasts to the shape of x.
         qmin, qmax: the smallest and the largest code.
 
@@ -340,8 +344,9 @@ def calibrate_model(weights: dict[str, Tensor], images: Tensor) -> dict[str, Any
     On 599 held-out images, the quantized classifier may lose at most 1 percentage point of the float one's accuracy.
 
     Args:
-        weights: float32; it isn't changed. D and H follow from the shapes.
-        images: (N, 1, height, width), float32, N ≥ 1; D = height · width. Pixels need not be between 0 and 1.
+        weights: float32; D and H follow from the shapes. Rows may be as small as 1e-15 and as large as 1e15.
+        images: (N, 1, height, width), float32, N ≥ 1; D = height · width. Pixels need not be between 0 and 1; they may be as small as
+            1e-15 and as large as 1e15.
 
     Returns: the dict above.
     Not allowed: torch.quantize_per_tensor, torch.quantize_per_channel, torch.fake_quantize_… and what torch.ao has of the kind.
@@ -359,7 +364,7 @@ def calibrate_model(weights: dict[str, Tensor], images: Tensor) -> dict[str, Any
         scale = scale.masked_fill(scale == 0, 1.0)
         result[f"{name}.weight"] = torch.round(w / scale[:, None]).to(torch.int8)
         result[f"{name}.scale"] = scale
-        result[f"{name}.bias"] = weights[f"{name}.bias"].clone()
+        result[f"{name}.bias"] = weights[f"{name}.bias"]
     x = images.flatten(1)
     h = torch.relu(x @ weights["1.weight"].T + weights["1.bias"])
     result["input_scale"], result["input_zero_point"] = activations(x)
@@ -380,10 +385,10 @@ class QATLinear(nn.Module):
 
     The gradient of weight is the straight-through one: that of Ŵ, unchanged (rounding counts as the identity, and scale as a constant).
     The gradients of x and bias are those of the last line as it stands. Forward and quantized() never change the weight: small steps
-    add up in it until a code changes.
+    add up in it until a code changes. Training and evaluation mode make no difference.
 
     The parameters are `weight`, (out_features, in_features), and `bias`, (out_features,), both float32; state_dict holds nothing
-    else. Their initial values are free: tests load their own.
+    else. Their initial values are free: tests load their own, with rows whose largest absolute value is 0 or between 1e-30 and 1e30.
 
     What it is good for: a digits classifier, two layers 64–32–10 with a ReLU, that is rounded to 2 bits after its training loses more
     than 20 percentage points of its accuracy on held-out images. Trained for 5 more epochs with this layer, it must lose at most 8.
@@ -420,7 +425,7 @@ class QATLinear(nn.Module):
         """Apply the layer with the rounded weights.
 
         Args:
-            x: (..., in_features), float32.
+            x: (..., in_features), float32; any number of batch dimensions, none included; a batch may be empty.
 
         Returns: (..., out_features), float32.
         """
@@ -434,10 +439,10 @@ def pack_int4(q: Tensor) -> Tensor:
     """Pack 4-bit codes two a byte along the last dimension.
 
     Byte j holds the code 2j in its lower four bits and the code 2j + 1 in its upper four, each in two's complement (−1 is 1111, −8 is
-    1000). So 1, 2 become 0x21 = 33. If the number of codes is odd, the upper four bits of the last byte are 0. q itself is left as it is.
+    1000). So 1, 2 become 0x21 = 33. If the number of codes is odd, the upper four bits of the last byte are 0.
 
     Args:
-        q: (..., N), int8, from −8 to 7; N may be 0; contiguous or not.
+        q: (..., N), int8, from −8 to 7; N may be 0, and so may other sizes.
 
     Returns: (..., ceil(N / 2)), uint8.
     Raises: ValueError if a code is below −8 or above 7.
@@ -446,18 +451,17 @@ def pack_int4(q: Tensor) -> Tensor:
     if ((q < -8) | (q > 7)).any():
         raise ValueError("codes of 4 bits lie in -8 … 7")
     nibbles = nn.functional.pad(q, (0, q.shape[-1] % 2)).to(torch.uint8) & 0xF  # −1 is 255 in uint8: the same bits
-    return nibbles[..., 0::2] | (nibbles[..., 1::2] << 4)
+    return nibbles[..., ::2] | (nibbles[..., 1::2] << 4)
 
 
 def unpack_int4(packed: Tensor, size: int) -> Tensor:
     """Unpack 4-bit codes that are stored two a byte along the last dimension.
 
     Byte j holds the code 2j in its lower four bits and the code 2j + 1 in its upper four, each in two's complement (1111 is −1, 1000 is
-    −8). So 0x21 = 33 becomes 1, 2. If size is odd, the upper four bits of the last byte mean nothing, whatever they hold. packed itself
-    is left as it is.
+    −8). So 0x21 = 33 becomes 1, 2. If size is odd, the upper four bits of the last byte mean nothing, whatever they hold.
 
     Args:
-        packed: (..., P), uint8; P may be 0; contiguous or not.
+        packed: (..., P), uint8; P may be 0, and so may other sizes.
         size: the number of codes along the last dimension.
 
     Returns: (..., size), int8, from −8 to 7.
@@ -480,12 +484,11 @@ def quantize_groupwise(weight: Tensor, group_size: int = 32) -> tuple[Tensor, Te
         q = round(w / scale), halves to even, with the rounded scale, since that is the one that is stored; from −7 to 7
 
     The codes of a row are packed two a byte: byte j of a row holds the code of column 2j in its lower four bits and that of column 2j + 1
-    in its upper four, in two's complement; if a row has an odd number of columns, the upper four bits of its last byte are 0. The weight is
-    left as it is.
+    in its upper four, in two's complement; if a row has an odd number of columns, the upper four bits of its last byte are 0.
 
     Args:
-        weight: (R, C), float32, finite, at least one row and one column, contiguous or not; the largest absolute value of a group is 0
-            or between 0.01 and 10,000.
+        weight: (R, C), float32, finite, at least one row and one column; the largest absolute value of a group is 0 or between 0.01
+            and 10,000.
         group_size: at least 1.
 
     Returns: (packed, scale): (R, ceil(C / 2)), uint8, and (R, ceil(C / group_size)), float16. With 32 a group and C divisible by 32,
@@ -500,9 +503,9 @@ def quantize_groupwise(weight: Tensor, group_size: int = 32) -> tuple[Tensor, Te
     groups = nn.functional.pad(weight, (0, -C % group_size)).view(R, -1, group_size)  # (R, G, group_size); zeros change no maximum
     scale = (groups.abs().amax(-1) / 7).to(torch.float16)
     scale = scale.masked_fill(scale == 0, 1.0)
-    q = torch.round(groups / scale.to(torch.float32)[..., None]).view(R, -1)[:, :C]
-    nibbles = nn.functional.pad(q, (0, C % 2)).to(torch.int8).to(torch.uint8) & 0xF
-    return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4), scale
+    q = torch.round(groups / scale[..., None]).view(R, -1)[:, :C]  # in float32, the wider of the two dtypes
+    nibbles = nn.functional.pad(q, (0, C % 2)).to(torch.int8).view(torch.uint8) & 0xF
+    return nibbles[:, ::2] | (nibbles[:, 1::2] << 4), scale
 
 
 def dynamic_quantized_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None) -> Tensor:

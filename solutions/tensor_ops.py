@@ -46,8 +46,9 @@ def pairwise_distances(x: Tensor, y: Tensor) -> Tensor:
     d[i, j] is (x[i] - y[j]) / d[i, j] for x[i], the negative of it for y[j], and 0 for both where d[i, j] is 0.
 
     Args:
-        x: (N, D), float32 or float64, finite, its differences from y of a size whose squares the dtype can hold; N may be 0.
-        y: (M, D), dtype of x.
+        x: (N, D), float32 or float64, finite; N may be 0. Its entries differ from those of y by nothing, or by a number
+            whose square the dtype holds: from 1e-18 to 1e18 in float32, from 1e-150 to 1e150 in float64.
+        y: (M, D), dtype of x; M may be 0.
 
     Returns: (N, M), dtype of x.
     Not allowed: torch.cdist, torch.dist, torch.nn.functional.pdist, torch.nn.functional.pairwise_distance, torch.norm,
@@ -113,10 +114,10 @@ def masked_mean(x: Tensor, mask: Tensor, dim: int) -> Tensor:
     Entries where the mask is False count for nothing, in the sum or in the number of entries: not even a NaN or an
     infinity there shows in the result or in the gradient. Those that are kept show as usual: a kept NaN makes its mean
     NaN. Where no entry is kept, the mean is 0. The gradient of a mean over n kept entries is 1/n for each of them, and
-    0 for all others. x itself is left as it is.
+    0 for all others.
 
     Args:
-        x: any shape with at least one dimension, float32 or float64.
+        x: any shape with at least one dimension, float32 or float64; a size may be 0.
         mask: bool, True to keep; broadcasts to the shape of x, so (7, 1) masks rows of an x of (5, 7, 3).
         dim: the dimension of x to average over, negative or not.
 
@@ -132,13 +133,14 @@ def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype = torch.float32
 
     Args:
         labels: (...), int64, int32 or uint8; any number of dimensions, none included, and possibly empty.
-        num_classes: the length C of the vectors, whether or not every class occurs.
+        num_classes: the length C of the vectors, whether or not every class occurs; 0 or more.
         dtype: of the result; torch.bool gives True and False.
 
     Returns: (..., C), of the given dtype.
-    Raises: ValueError if a label is negative or not below num_classes.
+    Raises: ValueError if a label is negative or not below num_classes, whatever its dtype.
     Not allowed: torch.nn.functional.one_hot.
     """
+    labels = labels.long()  # as a uint8, num_classes would wrap around at 256
     if ((labels < 0) | (labels >= num_classes)).any():
         raise ValueError(f"labels must lie in 0 … {num_classes - 1}")
     return (labels[..., None] == torch.arange(num_classes, device=labels.device)).to(dtype)
@@ -165,14 +167,15 @@ def batched_gather(x: Tensor, index: Tensor) -> Tensor:
 def scatter_mean(x: Tensor, index: Tensor, num_groups: int) -> Tensor:
     """Average the rows of x by group.
 
-    y[g] is the mean of all x[i] with index[i] == g, and 0 if there is none.
+    y[g] is the mean of all x[i] with index[i] == g, and 0 if there is none. Groups don't disturb each other: a NaN, an
+    infinity or 1e30 in one of them leaves the others as they are.
 
     The gradient of y[g] is 1/n for each of the n rows in the group.
 
     Args:
         x: (N, D), float32 or float64; N may be 0.
         index: (N,), int64, from 0 to num_groups - 1, the group of each row, in any order.
-        num_groups: the number G of groups, empty ones included.
+        num_groups: the number G of groups, empty ones included; at least 1.
 
     Returns: (G, D), dtype of x.
     Not allowed: torch.scatter_reduce, torch.index_reduce, torch.segment_reduce.
@@ -214,6 +217,8 @@ def batched_bilinear(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
 
     z[..., o] = Σ_i Σ_j x[..., i] · weight[o, i, j] · y[..., j]
 
+    Gradients reach x, weight and y.
+
     Args:
         x: (..., I), float32 or float64; any number of batch dimensions, none included; a batch may be empty.
         weight: (O, I, J), dtype of x; not symmetric in general.
@@ -233,7 +238,7 @@ def block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
     everything is exactly 0, also next to NaN or infinite entries. Gradients reach every block.
 
     Args:
-        blocks: at least one matrix, (R_i, C_i), not necessarily square, all of the same dtype (any).
+        blocks: a list or tuple of at least one matrix, (R_i, C_i), not necessarily square, all of the same dtype (any).
 
     Returns: (Σ R_i, Σ C_i), dtype of the blocks.
     Raises: ValueError if there is no block, or if one does not have exactly two dimensions.
@@ -254,8 +259,8 @@ def topk_mask(x: Tensor, k: int) -> Tensor:
     """Mark the k largest entries along the last dimension.
 
     Exactly k entries of every row are marked. Among equal entries, the one with the lower index goes first (careful:
-    torch.topk and a plain torch.sort don't promise that). -inf is an entry like any other, the smallest. x itself is
-    left as it is.
+    torch.topk and a plain torch.sort don't promise that), and 0.0 and -0.0 are equal. -inf is an entry like any other,
+    the smallest.
 
     Args:
         x: (..., N), float16 to float64, bfloat16, int8 to int64 or uint8; without NaN.
@@ -266,7 +271,7 @@ def topk_mask(x: Tensor, k: int) -> Tensor:
     """
     if not 0 <= k <= x.shape[-1]:
         raise ValueError(f"k is {k}, but rows have {x.shape[-1]} entries")
-    order = x.argsort(dim=-1, descending=True, stable=True)
+    order = x.argsort(descending=True, stable=True)
     return torch.zeros_like(x, dtype=torch.bool).scatter(-1, order[..., :k], True)
 
 
@@ -275,11 +280,12 @@ def sparse_matvec(indices: Tensor, values: Tensor, size: tuple[int, int], x: Ten
 
     The matrix A is 0 except at the listed places: A[indices[0, e], indices[1, e]] = values[e]. Entries may come in any
     order, and entries at the same place add up. The result is y = A x, without ever building A, which may be far too
-    large for memory. Gradients reach values and x.
+    large for memory. Rows don't disturb each other: a NaN, an infinity or 1e30 shows only in rows that have an entry
+    for it. Gradients reach values and x.
 
     Args:
         indices: (2, E), int64: the row and the column of each entry; E may be 0.
-        values: (E,), float16 to float64, bfloat16, int8 to int64 or uint8, and added up in that dtype.
+        values: (E,), float16 to float64, bfloat16, int8 to int64 or uint8; integers take no detour through floats.
         size: (M, N), rows and columns of A.
         x: (N,), dtype of values.
 

@@ -42,6 +42,25 @@ def fills_with_infinity_twice(q, k, v, mask=None):
     return weights.masked_fill(mask.logical_not(), 0).matmul(v.to(h)).to(q.dtype)
 
 
+@alternative("scaled_dot_product_attention")
+def with_a_penalty_and_rows_of_zeros(q, k, v, mask=None):
+    h = torch.promote_types(q.dtype, torch.float32)
+    *batch, Tq, D = q.shape
+    scores = torch.baddbmm(
+        torch.zeros(1, 1, 1, dtype=h),
+        q.to(h).reshape(-1, Tq, D),
+        k.to(h).reshape(-1, *k.shape[-2:]).transpose(1, 2),
+        alpha=1 / math.sqrt(D),
+    ).reshape(*batch, Tq, -1)
+    if mask is not None:
+        mask = mask.broadcast_to(scores.shape)
+        scores = scores + torch.zeros(mask.shape, dtype=h).masked_fill_(~mask, torch.finfo(h).min / 2)
+    weights = (scores - scores.logsumexp(-1, keepdim=True)).exp()
+    if mask is not None:
+        weights = weights * mask.any(-1, keepdim=True)
+    return torch.einsum("...qk,...ke->...qe", weights, v.to(h)).type_as(q)
+
+
 # causal_mask
 
 
@@ -151,6 +170,36 @@ class WithEinsum(nn.Module):
         return self.out_proj(y.reshape(query.shape))
 
 
+@alternative("MultiHeadAttention")
+class SoftmaxInSinglePrecision(nn.Module):
+    def __init__(self, d_model, num_heads):
+        super().__init__()
+        if d_model % num_heads:
+            raise ValueError("heads")
+        self.num_heads, self.head_dim = num_heads, d_model // num_heads
+        self.register_parameter("in_proj_weight", nn.Parameter(torch.empty(3 * d_model, d_model)))
+        self.register_parameter("in_proj_bias", nn.Parameter(torch.zeros(3 * d_model)))
+        self.out_proj = nn.Linear(d_model, d_model)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query, key, value, mask=None):
+        B, Tq, d = query.shape
+        q, k, v = (
+            F.linear(x, self.in_proj_weight[i * d : (i + 1) * d], self.in_proj_bias[i * d : (i + 1) * d])
+            .view(B, -1, self.num_heads, self.head_dim)
+            .transpose(1, 2)
+            for i, x in enumerate((query, key, value))
+        )
+        scores = torch.matmul(q, k.transpose(2, 3)) * self.head_dim**-0.5
+        if mask is not None:
+            scores = scores.masked_fill(mask == 0, torch.finfo(scores.dtype).min)
+        weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+        if mask is not None:
+            weights = torch.where(mask, weights, torch.zeros((), dtype=weights.dtype))
+        return self.out_proj(torch.matmul(weights, v).transpose(1, 2).contiguous().view(B, Tq, d))
+
+
 # sinusoidal_positions
 
 
@@ -172,6 +221,15 @@ def with_numpy(positions, d_model, *, base=10_000.0):
     frequency = np.exp(-np.log(base) * (i - i % 2) / d_model)
     y = np.sin(positions.numpy()[..., None] * frequency + (i % 2) * np.pi / 2)
     return torch.from_numpy(np.ascontiguousarray(y)).to(torch.float32)
+
+
+@alternative("sinusoidal_positions")
+def on_the_unit_circle(positions, d_model, *, base=10_000.0):
+    if d_model % 2:
+        raise ValueError("odd")
+    steps = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(base) / d_model))
+    angle = torch.einsum("...,f->...f", positions.to(torch.float64), steps)
+    return torch.view_as_real(torch.polar(torch.ones_like(angle), angle)).flip(-1).reshape(*positions.shape, d_model).to(torch.float32)
 
 
 # apply_rope
@@ -209,6 +267,19 @@ def with_matrices(x, positions, *, base=10_000.0):
     rows = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).unflatten(-1, (2, 2))
     pairs = x.to(torch.float64).unflatten(-1, (x.shape[-1] // 2, 2))
     return (rows @ pairs.unsqueeze(-1)).squeeze(-1).flatten(-2).to(x.dtype)
+
+
+@alternative("apply_rope")
+def as_complex_numbers_of_a_copy(x, positions, *, base=10_000.0):
+    D = x.size(-1)
+    if D % 2 != 0:
+        raise ValueError("odd")
+    wide = torch.complex128 if x.dtype == torch.float64 else torch.complex64
+    freqs = 1.0 / (base ** (torch.arange(0, D, 2)[: D // 2].double() / D))
+    turns = torch.exp(1j * (positions.unsqueeze(-1) * freqs)).to(wide)
+    pairs = x.contiguous().to(torch.float64 if wide is torch.complex128 else torch.float32)
+    z = torch.view_as_complex(pairs.reshape(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(z * turns).flatten(-2).type_as(x)
 
 
 # GroupedQueryAttention
@@ -257,6 +328,26 @@ class EachHeadLooksItsGroupUp(_Projections):
             weights = torch.where(allowed[:, h], scores, -1e30).softmax(-1)
             heads.append((weights * allowed[:, h]) @ v[g])
         return self.out_proj(torch.cat(heads, dim=-1))
+
+
+@alternative("GroupedQueryAttention")
+class RepeatsByExpanding(_Projections):
+    def forward(self, x, mask=None):
+        B, T, _ = x.shape
+        q = self.q_proj(x).view(B, T, -1, self.D).transpose(1, 2)
+        k, v = (self.repeat(proj(x).view(B, T, -1, self.D).transpose(1, 2)) for proj in (self.k_proj, self.v_proj))
+        scores = torch.matmul(q, k.transpose(2, 3)) / math.sqrt(self.D)
+        if mask is not None:
+            scores = scores + torch.zeros(mask.shape, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
+        weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+        if mask is not None:
+            weights = weights * mask
+        y = torch.matmul(weights, v).transpose(1, 2).contiguous()
+        return self.out_proj(y.reshape(B, T, -1))
+
+    def repeat(self, heads):
+        B, G, T, D = heads.shape
+        return heads[:, :, None].expand(B, G, self.H // G, T, D).reshape(B, self.H, T, D)
 
 
 # KVCache
@@ -319,6 +410,33 @@ class TokensFirst:
         if not 0 <= length < self.length + 1:
             raise ValueError("length")
         self.count = torch.tensor(length)
+
+
+@alternative("KVCache")
+class WritesByIndex:
+    def __init__(self, batch_size, num_heads, max_length, head_dim, *, dtype=torch.float32):
+        self.k_cache = torch.zeros(batch_size, num_heads, max_length, head_dim, dtype=dtype)
+        self.v_cache = torch.zeros(batch_size, num_heads, max_length, head_dim, dtype=dtype)
+        self.length, self.max_length = 0, max_length
+
+    def append(self, k, v):
+        due = (*self.k_cache.shape[:2], k.size(2) if k.dim() == 4 else -1, self.k_cache.shape[3])
+        if tuple(k.shape) != due or tuple(v.shape) != due:
+            raise ValueError("shape")
+        stop = self.length + due[2]
+        if self.max_length < stop:
+            raise ValueError("full")
+        place = torch.arange(self.length, stop)
+        with torch.no_grad():
+            self.k_cache.index_copy_(2, place, k)
+            self.v_cache.index_copy_(2, place, v)
+        self.length = stop
+        return self.k_cache.narrow(2, 0, stop), self.v_cache.narrow(2, 0, stop)
+
+    def truncate(self, length):
+        if length not in range(self.length + 1):
+            raise ValueError("length")
+        self.length = length
 
 
 # blockwise_attention
@@ -397,6 +515,35 @@ def few_queries_at_a_time(q, k, v, block_size, *, key_mask=None, causal=False):
     return torch.cat(parts, dim=-2)
 
 
+@alternative("blockwise_attention")
+def with_sums_kept_above_zero(q, k, v, block_size, *, key_mask=None, causal=False):
+    if block_size < 1:
+        raise ValueError("block_size")
+    (Tq, D), Tk, least = q.shape[-2:], k.shape[-2], torch.finfo(q.dtype).min
+    out = torch.zeros(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
+    row_sums, row_maxes = torch.zeros(*q.shape[:-1], 1, dtype=q.dtype), torch.full((*q.shape[:-1], 1), least, dtype=q.dtype)
+    seen = torch.zeros(*q.shape[:-1], 1, dtype=torch.bool)
+    for start in range(0, Tk, block_size):
+        kc, vc = k[..., start : start + block_size, :], v[..., start : start + block_size, :]
+        s = torch.einsum("...id,...jd->...ij", q * D**-0.5, kc)
+        shown = (
+            torch.ones_like(s, dtype=torch.bool) if key_mask is None else key_mask[..., None, start : start + block_size].expand(s.shape)
+        )
+        if causal:
+            shown = shown & torch.ones(s.shape[-2:], dtype=torch.bool).tril(Tk - Tq - start)
+        s = s.masked_fill(~shown, least)
+        seen = seen | shown.any(-1, keepdim=True)
+        top = s.detach().amax(dim=-1, keepdim=True)
+        e = torch.exp(s - top).masked_fill(~shown, 0.0)
+        block_sums = e.sum(dim=-1, keepdim=True).clamp(min=1e-10)
+        new_maxes = torch.maximum(top, row_maxes)
+        old, fresh = torch.exp(row_maxes - new_maxes), torch.exp(top - new_maxes)
+        new_sums = old * row_sums + fresh * block_sums
+        out = (row_sums / new_sums) * old * out + (fresh / new_sums) * (e @ vc)
+        row_sums, row_maxes = new_sums, new_maxes
+    return out.masked_fill(~seen, 0.0)
+
+
 # TransformerBlock
 
 
@@ -451,6 +598,33 @@ class WithTorchsFunction(nn.Module):
         )  # fmt: skip
         x = x + y.transpose(0, 1)
         return torch.add(x, self.down(nn.GELU()(self.up(self.norm2(x)))))
+
+
+@alternative("TransformerBlock")
+class WithAPenaltyForTheFuture(nn.Module):
+    def __init__(self, d_model, num_heads):
+        super().__init__()
+        assert num_heads > 0
+        if d_model % num_heads != 0:
+            raise ValueError("heads")
+        self.n_head, self.n_embd = num_heads, d_model
+        self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
+        self.qkv, self.out = nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
+        self.up, self.down = nn.Linear(d_model, 4 * d_model), nn.Linear(4 * d_model, d_model)
+        for linear in (self.qkv, self.out, self.up, self.down):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x):
+        return (lambda y: y + self.down(F.gelu(self.up(self.norm2(y)))))(x + self.mix(self.norm1(x)))
+
+    def mix(self, h):
+        B, T, C = h.size()
+        q, k, v = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for part in self.qkv(h).split(self.n_embd, dim=2))
+        att = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(k.size(-1)))
+        att = att + nn.Transformer.generate_square_subsequent_mask(T)
+        att = F.softmax(att.float(), dim=-1).type_as(q)
+        return self.out((att @ v).transpose(1, 2).contiguous().view(B, T, C))
 
 
 # sample_next
@@ -529,6 +703,21 @@ def one_row_after_the_other(logits, *, temperature=1.0, top_k=None, top_p=None, 
     return torch.multinomial(kept, 1, generator=generator).view(logits.shape[:-1])
 
 
+@alternative("sample_next")
+def in_a_race_of_exponentials(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    _check_sampling(temperature, top_k, top_p)
+    if temperature == 0.0:
+        return torch.argmax(logits, dim=-1)
+    scores, indices = torch.sort(logits.div(temperature), descending=True, stable=True)
+    probs = F.softmax(scores[..., : min(top_k or logits.size(-1), logits.size(-1))], dim=-1)
+    indices = indices[..., : probs.size(-1)]
+    if top_p is not None and top_p < 1:
+        reached = probs.cumsum(-1).sub(probs) >= top_p
+        probs = probs.masked_fill(reached, 0.0)
+    race = probs / torch.empty_like(probs).exponential_(1, generator=generator)
+    return indices.gather(-1, race.argmax(-1, keepdim=True)).squeeze(-1)
+
+
 # TinyGPT
 
 
@@ -553,13 +742,12 @@ class PlainAdam(nn.Module):
         if ids.size(1) > self.context:
             raise ValueError("too long")
         x = self.tokens(ids) + self.positions(torch.arange(ids.size(1)))
-        mask = nn.Transformer.generate_square_subsequent_mask(ids.size(1), dtype=x.dtype)
+        mask = nn.Transformer.generate_square_subsequent_mask(ids.size(1))
         for layer in self.blocks:
             x = layer(x, src_mask=mask, is_causal=True)
         return self.head(self.norm(x))
 
     def fit(self, text):
-        self.train()
         optimizer = torch.optim.Adam(self.parameters(), lr=5e-3, fused=True)
         for _ in range(150):
             start = torch.randint(len(text) - self.context, (12, 1))
@@ -610,3 +798,45 @@ class BlocksByHand(nn.Module):
             log_p = self(batch[:, :T]).log_softmax(-1)
             (-log_p.gather(-1, batch[:, 1:, None]).mean()).backward()
             optimizer.step()
+
+
+@alternative("TinyGPT")
+class ReadsInEpochs(nn.Module):
+    def __init__(self, vocab_size, context, d_model, num_heads, num_layers):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocab_size, d_model), nn.Embedding(context, d_model)
+        layer = nn.TransformerEncoderLayer(
+            d_model, num_heads, 4 * d_model, dropout=0.0, activation=F.gelu, batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False).layers
+        self.norm, self.head = nn.LayerNorm(d_model), nn.Linear(d_model, vocab_size, bias=False)
+        self.head.weight = self.tokens.weight
+        self.apply(self._init_weights)
+
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, mean=0.0, std=0.02)
+
+    def forward(self, idx):
+        t = idx.size(1)
+        if t > self.positions.weight.size(0):
+            raise ValueError("too long")
+        x = self.tokens(idx) + self.positions(torch.arange(t, device=idx.device))[None]
+        mask = torch.full((t, t), float("-inf"), device=idx.device).triu(diagonal=1)
+        for block in self.blocks:
+            x = block(x, mask, is_causal=True)
+        return self.head(self.norm(x))
+
+    def fit(self, text):
+        T = self.positions.num_embeddings
+        windows = [(text[i : i + T], text[i + 1 : i + 1 + T]) for i in range(len(text) - T)]
+        loader = torch.utils.data.DataLoader(windows, batch_size=24, shuffle=True)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=6e-3, weight_decay=0.01, fused=True)
+        with torch.enable_grad():
+            for x, y in loader:
+                logits = self(x)
+                loss = F.cross_entropy(logits.view(-1, logits.size(-1)), y.reshape(-1))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+                optimizer.step()

@@ -88,18 +88,36 @@ def with_as_strided_in_double(x, weight, bias=None, *, stride=(1, 1), padding=(0
 
 
 @alternative("conv2d")
-def as_a_dense_matrix_product(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
-    if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups != 0:
+def by_the_recipe_of_unfold(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    """Unfold, matmul, fold: the long way round, a group at a time."""
+    if x.size(1) != weight.size(1) * groups or weight.size(0) % groups != 0:
+        raise ValueError("channels")
+    size, kernel = _sizes(x, weight, stride, padding, dilation), weight.shape[-2:]
+    results = []
+    for part, w in zip(x.chunk(groups, dim=1), weight.chunk(groups), strict=True):
+        columns = F.unfold(part, kernel, dilation, padding, stride).transpose(1, 2)
+        y = columns.matmul(w.reshape(w.size(0), -1).t()).transpose(1, 2)
+        results.append(F.fold(y, size, (1, 1)) if len(x) else y.reshape(0, w.size(0), *size))
+    y = torch.cat(results, dim=1)
+    return y if bias is None else y + bias.reshape(1, -1, 1, 1)
+
+
+@alternative("conv2d")
+def one_place_after_another(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    outputs, part, k_h, k_w = weight.shape
+    if x.shape[1] != part * groups or outputs % groups:
         raise ValueError("channels")
     rows, columns = _sizes(x, weight, stride, padding, dilation)
-    outputs, part = weight.shape[:2]
-    full = weight.new_zeros(outputs, x.shape[1], *weight.shape[2:])  # zeros where a group sees nothing
-    for g in range(groups):
-        out = slice(g * outputs // groups, (g + 1) * outputs // groups)
-        full[out, g * part : (g + 1) * part] = weight[out]
-    y = full.flatten(1) @ F.unfold(x, tuple(weight.shape[2:]), dilation=dilation, padding=padding, stride=stride)
-    y = y.reshape(len(x), outputs, rows, columns)
-    return y if bias is None else y + bias[None, :, None, None]
+    padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).unflatten(1, (groups, part))
+    kernels = weight.unflatten(0, (groups, outputs // groups))
+    y = x.new_empty(len(x), outputs, rows, columns)
+    for i, j in itertools.product(range(rows), range(columns)):
+        top, left = i * stride[0], j * stride[1]
+        window = padded[..., top : top + dilation[0] * (k_h - 1) + 1 : dilation[0], left : left + dilation[1] * (k_w - 1) + 1 : dilation[1]]
+        y[:, :, i, j] = (window[:, :, None] * kernels).sum(dim=(3, 4, 5)).flatten(1)
+        if bias is not None:
+            y[:, :, i, j] += bias
+    return y
 
 
 # max_pool2d
@@ -150,6 +168,22 @@ def window_by_window(x, kernel_size, *, stride=None, padding=(0, 0)):
             line.append(x[:, :, max(0, top) : top + kernel_size[0], max(0, left) : left + kernel_size[1]].amax((2, 3)))
         lines.append(torch.stack(line, -1))
     return torch.stack(lines, -2)
+
+
+@alternative("max_pool2d")
+def channels_as_images(x, kernel_size, *, stride=None, padding=(0, 0)):
+    """The im2col way: one column for each window, the largest of each by its index."""
+    if stride is None:
+        stride = kernel_size
+    rows, columns = _pooled_sizes(x, kernel_size, stride, padding)
+    n, c, height, width = x.shape
+    if n == 0:
+        return x.new_empty(0, c, rows, columns)
+    images = x.reshape(n * c, 1, height, width)
+    images = F.pad(images, (padding[1], padding[1], padding[0], padding[0]), value=-math.inf)
+    windows = F.unfold(images, kernel_size, stride=stride)
+    best = windows.argmax(dim=1, keepdim=True)
+    return windows.gather(1, best).reshape(n, c, rows, columns)
 
 
 # BatchNorm2d
@@ -213,6 +247,44 @@ class ChannelsAsRows(nn.Module):
             centred, biased = rows - self.running_mean[:, None], self.running_var
         y = centred * (self.weight * (biased + self.eps) ** -0.5)[:, None] + self.bias[:, None]
         return y.unflatten(1, (x.shape[0], *x.shape[2:])).transpose(0, 1)
+
+
+def _batch_norm(x, gamma, beta, moving_mean, moving_var, eps, a):
+    """A functional core: gives the result and the new averages; a is None in eval mode."""
+    if a is None:
+        x_hat = (x - moving_mean[:, None, None]) / (moving_var[:, None, None] + eps) ** 0.5
+    else:
+        mean = x.mean(dim=(0, 2, 3), keepdim=True)
+        var = ((x - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
+        x_hat = (x - mean) / torch.sqrt(var + eps)
+        n = x.numel() / x.size(1)
+        moving_mean = (1.0 - a) * moving_mean + a * mean.detach().flatten()
+        moving_var = (1.0 - a) * moving_var + a * var.detach().flatten() * n / (n - 1)
+    return gamma[:, None, None] * x_hat + beta[:, None, None], moving_mean, moving_var
+
+
+@alternative("BatchNorm2d")
+class WithMovingAverages(nn.Module):
+    def __init__(self, num_features, *, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.shape, self.eps, self.momentum = (num_features,), eps, momentum
+        self.weight = nn.Parameter(torch.ones(self.shape))
+        self.bias = nn.Parameter(torch.zeros(self.shape))
+        self.register_buffer("running_mean", torch.zeros(self.shape))
+        self.register_buffer("running_var", torch.ones(self.shape))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+
+    def forward(self, x):
+        if len(x.shape) != 4 or x.shape[1:2] != self.shape:
+            raise ValueError(f"can't normalise {tuple(x.shape)}")
+        a = None
+        if self.training:
+            if x.shape[0] * x.shape[2] * x.shape[3] < 2:
+                raise ValueError("too few values")
+            self.num_batches_tracked.add_(1)
+            a = 1.0 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        y, self.running_mean, self.running_var = _batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.eps, a)
+        return y
 
 
 # ResidualBlock
@@ -287,7 +359,6 @@ class PlainAdam(_Layers):
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-2, fused=True)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5, eta_min=1e-4)
         data = torch.utils.data.TensorDataset(images, labels)
-        self.train()
         for _ in range(5):
             order = torch.randperm(len(data), generator=generator)
             for i in range(0, len(data), 64):
@@ -313,7 +384,25 @@ class MomentumAndPythonShuffle(_Layers):
                 nn.utils.clip_grad_norm_(self.parameters(), 2.0)
                 optimizer.step()
             scheduler.step()
-        self.eval()
+
+
+@alternative("LeNet")
+class WithADataLoader(_Layers):
+    def fit(self, images, labels, *, seed):
+        data = torch.utils.data.TensorDataset(images, labels)
+        loader = torch.utils.data.DataLoader(data, batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(seed))
+        criterion = nn.CrossEntropyLoss()
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        before = {module: module.training for module in self.modules()}
+        self.train()
+        for _ in range(5):
+            for inputs, targets in loader:
+                optimizer.zero_grad()
+                loss = criterion(self(inputs), targets)
+                loss.backward()
+                optimizer.step()
+        for module, mode in before.items():
+            module.training = mode
 
 
 # fold_batchnorm
@@ -359,6 +448,23 @@ def by_asking_the_norm(conv, bn):
     return folded
 
 
+@alternative("fold_batchnorm")
+def by_a_diagonal_matrix(conv, bn):
+    """The weight as a matrix, from the left times the factors on a diagonal."""
+    if bn.running_mean is None or bn.num_features != conv.out_channels:
+        raise ValueError("norm")
+    settings = {name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode")}
+    fused = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, bias=True, **settings).to(conv.weight)
+    with torch.no_grad():
+        gamma = bn.weight if bn.affine else torch.ones_like(bn.running_var)
+        diagonal = torch.diag(gamma.div(torch.sqrt(bn.eps + bn.running_var)))
+        fused.weight.copy_(torch.mm(diagonal, conv.weight.reshape(conv.out_channels, -1)).reshape(fused.weight.shape))
+        bias = torch.zeros_like(bn.running_mean) if conv.bias is None else conv.bias
+        shifted = torch.mm(diagonal, (bias - bn.running_mean).reshape(-1, 1)).flatten()
+        fused.bias.copy_(shifted if bn.bias is None else shifted + bn.bias)
+    return fused
+
+
 # depthwise_separable
 
 
@@ -388,6 +494,18 @@ def positional_with_one_group_a_channel(in_channels, out_channels, kernel_size, 
         raise ValueError("multiplier")
     depthwise = nn.Conv2d(in_channels, in_channels * multiplier, kernel_size, stride, padding, 1, in_channels, False)
     return nn.Sequential(OrderedDict([("0", depthwise), ("1", nn.Conv2d(depthwise.out_channels, out_channels, 1, 1, 0, 1, 1, bias))]))
+
+
+@alternative("depthwise_separable")
+class OfItsOwnClass(nn.Sequential):
+    def __init__(self, in_channels, out_channels, kernel_size, *, stride=1, padding=0, multiplier=1, bias=True):
+        if not multiplier >= 1:
+            raise ValueError("multiplier")
+        mid = in_channels * multiplier
+        super().__init__(
+            nn.Conv2d(in_channels, mid, kernel_size, stride=stride, padding=padding, groups=in_channels, bias=False),
+            nn.Conv2d(mid, out_channels, kernel_size=1, bias=bias),
+        )
 
 
 # conv_transpose2d
@@ -441,6 +559,19 @@ def gradient_of_unfold(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), o
     return y if bias is None else y + bias[:, None, None]
 
 
+@alternative("conv_transpose2d")
+def stamp_by_stamp(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), output_padding=(0, 0)):
+    rows, columns = _transposed_sizes(x, weight, stride, padding, output_padding)
+    n, _, height, width = x.shape
+    outputs, k_h, k_w = weight.shape[1:]
+    canvas = x.new_zeros(n, outputs, (height - 1) * stride[0] + k_h + output_padding[0], (width - 1) * stride[1] + k_w + output_padding[1])
+    for i, j in itertools.product(range(height), range(width)):
+        stamp = torch.tensordot(x[:, :, i, j], weight, dims=1)  # (N, O, K_H, K_W)
+        canvas[:, :, i * stride[0] : i * stride[0] + k_h, j * stride[1] : j * stride[1] + k_w] += stamp
+    y = canvas.narrow(2, padding[0], rows).narrow(3, padding[1], columns)
+    return y if bias is None else y + bias.reshape(1, outputs, 1, 1)
+
+
 # receptive_field
 
 
@@ -462,6 +593,16 @@ def by_following_two_outputs(layers):
             raise ValueError("numbers below 1")
         low, high, neighbour = low * s, high * s + (k - 1) * d, neighbour * s
     return high - low + 1, neighbour
+
+
+@alternative("receptive_field")
+def by_the_sum_of_the_article(layers):
+    for layer in layers:
+        if min(layer) < 1:
+            raise ValueError(f"{layer}")
+    kernels, strides, dilations = zip(*layers, strict=True) if layers else ((), (), ())
+    terms = [(k - 1) * d * math.prod(strides[:i]) for i, (k, d) in enumerate(zip(kernels, dilations, strict=True))]
+    return 1 + sum(terms), math.prod(strides)
 
 
 # replace_head
@@ -511,6 +652,29 @@ def with_another_class(model, num_classes):
     return model
 
 
+@alternative("replace_head")
+def with_a_subclass_of_the_model(model, num_classes):
+    if num_classes < 1:
+        raise ValueError("classes")
+
+    class WithFrozenNorms(type(model)):
+        def train(self, mode=True):
+            super().train(mode)
+            self.apply(lambda module: setattr(module, "training", False) if isinstance(module, nn.BatchNorm2d) else None)
+            return self
+
+    for p in model.parameters():
+        p.requires_grad_(False)
+    mode, weight = model.fc.training, model.fc.weight
+    model.fc = nn.Linear(model.fc.in_features, num_classes).to(device=weight.device, dtype=weight.dtype)
+    model.fc.train(mode)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    model.__class__ = WithFrozenNorms
+    return model
+
+
 # augment
 
 
@@ -548,3 +712,31 @@ def crops_before_it_mirrors(images, labels, *, padding, seed):
     finally:
         torch.set_rng_state(state)
     return torch.stack(varied) if varied else torch.empty_like(images), labels
+
+
+@alternative("augment")
+def by_windows(images, labels, *, padding, seed):
+    n, _, height, width = images.shape
+    g = torch.Generator()
+    g.manual_seed(seed)
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (N, C, places, places, H, W)
+    down, across = (torch.randint(0, 2 * padding + 1, (n,), generator=g) for _ in range(2))
+    cut = windows[torch.arange(n), :, down, across].clone()
+    mirrored = torch.randint(0, 2, (n,), generator=g).bool()
+    cut[mirrored] = cut[mirrored].flip(-1)
+    return cut, labels
+
+
+@alternative("augment")
+def shift_by_shift(images, labels, *, padding, seed):
+    """All images with the same shift at once."""
+    g = torch.Generator().manual_seed(seed)
+    flip = torch.rand(len(images), generator=g) < 0.5
+    shifts = torch.randint(-padding, padding + 1, (2, len(images)), generator=g)
+    padded = F.pad(torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images), (padding, padding, padding, padding))
+    varied = torch.empty(images.shape, dtype=images.dtype)
+    height, width = images.shape[-2:]
+    for dy, dx in itertools.product(range(-padding, padding + 1), repeat=2):
+        chosen = (shifts[0] == dy) & (shifts[1] == dx)
+        varied[chosen] = padded[chosen, :, padding + dy : padding + dy + height, padding + dx : padding + dx + width]
+    return varied, labels

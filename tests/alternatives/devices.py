@@ -2,11 +2,14 @@
 
 import contextlib
 import copy
+import functools
 import math
+from collections import Counter
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from grader.testing import alternative
 
@@ -40,6 +43,22 @@ def from_the_worst_wish(available, preferred=("cuda", "mps", "cpu")):
     return chosen
 
 
+@alternative("pick_device")
+def by_the_names_of_all_devices(available, preferred=("cuda", "mps", "cpu")):
+    there = {"cpu"}
+    for kind, count in available.items():
+        there |= {f"{kind}:{i}" for i in range(count)} | ({kind} if count else set())
+    chosen = None
+    for wish in preferred:
+        try:
+            device = torch.device(wish)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"{wish!r} is no device") from error
+        if chosen is None and str(device) in there:
+            chosen = device
+    return chosen or torch.device("cpu")
+
+
 # move_to
 
 
@@ -62,6 +81,32 @@ def by_pattern(tree, device):
 @alternative("move_to")
 def with_tree_map(tree, device):
     return tree_map_only(Tensor, lambda tensor: tensor if tensor.device == torch.device(device) else tensor.to(device), tree)
+
+
+@alternative("move_to")
+def with_single_dispatch(tree, device):
+    @functools.singledispatch
+    def send(value):
+        return value
+
+    @send.register
+    def _(value: Tensor):
+        return value.to(device, non_blocking=True)
+
+    @send.register
+    def _(value: dict):
+        return type(value)((key, send(item)) for key, item in value.items())
+
+    @send.register
+    def _(value: list):
+        return [*map(send, value)]
+
+    @send.register
+    def _(value: tuple):
+        make = getattr(type(value), "_make", tuple)
+        return make(map(send, value)) if value else value
+
+    return send(tree)
 
 
 # mask_like_scores
@@ -94,6 +139,19 @@ def by_adding_two_masks(scores, lengths, *, causal=False):
     return mask
 
 
+@alternative("mask_like_scores")
+@torch.no_grad()
+def as_a_logarithm(scores, lengths, *, causal=False):
+    """log 1 = 0 and log 0 = -inf."""
+    if lengths.ndim != 1 or lengths.size(0) != scores.size(0):
+        raise ValueError("one length a sequence")
+    T, S = scores.shape[-2:]
+    visible = torch.arange(S - T + 1, S + 1, device=scores.device) if causal else torch.full((T,), S, device=scores.device)
+    last = lengths.to(scores.device)[:, None, None].minimum(visible[:, None])
+    seen = torch.arange(S, device=scores.device) < last
+    return seen.to(scores.dtype).log().unsqueeze(1)
+
+
 # Standardize
 
 
@@ -113,7 +171,8 @@ class AsATransposedProduct(nn.Module):
             n = len(rows)
             self.mean.zero_().add_(rows.sum(0) / n)
             variance = ((rows - self.mean) ** 2).sum(0) / n
-            self.std.zero_().add_(torch.where(variance == 0, 1.0, variance.sqrt()).to(self.std.dtype))
+            constant = (rows == rows[0]).all(dim=0)
+            self.std.zero_().add_(torch.where(constant, 1.0, variance.sqrt()).to(self.std.dtype))
         return self
 
     def forward(self, x):
@@ -136,8 +195,8 @@ class InDouble(nn.Module):
             raise ValueError("x")
         wide = x.detach().to(self.mean.dtype).double()
         self.mean.data.copy_(wide.mean(dim=(0, 2, 3)))
-        std = wide.var(dim=(0, 2, 3), unbiased=False).sqrt()
-        self.std.data.copy_(std + (std == 0))
+        std, span = wide.var(dim=(0, 2, 3), unbiased=False).sqrt(), wide.amax((0, 2, 3)) - wide.amin((0, 2, 3))
+        self.std.data.copy_(torch.where(span == 0, torch.ones_like(std), std))
         return self
 
     def forward(self, x):
@@ -145,6 +204,32 @@ class InDouble(nn.Module):
             raise ValueError("x")
         x, mean, std = x.to(self.mean.dtype), self.mean.reshape(1, -1, 1, 1), self.std.reshape(1, -1, 1, 1)
         return x / std - mean / std if x.dtype == torch.float64 else (x - mean).div(std)
+
+
+@alternative("Standardize")
+class ThroughBatchNorm(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def _images(self, x):
+        if x.ndim != 4 or x.size(1) != self.mean.size(0):
+            raise ValueError(f"not (B, {self.mean.size(0)}, H, W)")
+        return x.to(self.mean.dtype)
+
+    @torch.no_grad()
+    def fit(self, x):
+        x = self._images(x)
+        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+        varies = (x != x[:1, :, :1, :1]).any(dim=3).any(dim=2).any(dim=0)
+        self.mean[:] = mean
+        self.std[:] = variance.sqrt()
+        self.std.masked_fill_(~varies, 1.0)
+        return self
+
+    def forward(self, x):
+        return F.batch_norm(self._images(x), self.mean, self.std**2, eps=0.0)
 
 
 # module_memory
@@ -189,6 +274,26 @@ def with_nested_functions(module, optimizer=None):
     return total
 
 
+@alternative("module_memory")
+def with_counters(module, optimizer=None):
+    kinds = {kind: Counter() for kind in ("parameters", "gradients", "optimizer", "buffers")}
+
+    def count(kind, tensor):
+        kinds[kind][str(tensor.dtype)] += tensor.nelement() * tensor.element_size()
+
+    for parameter in module.parameters():
+        count("parameters", parameter)
+        if parameter.grad is not None:
+            count("gradients", parameter.grad)
+        if optimizer is not None and parameter in optimizer.state:
+            for value in optimizer.state[parameter].values():
+                if torch.is_tensor(value):
+                    count("optimizer", value)
+    for buffer in module.buffers():
+        count("buffers", buffer)
+    return kinds
+
+
 # autocast_forward
 
 
@@ -210,18 +315,34 @@ def with_try_and_finally(model, x):
     device = x.device.type
     if device not in ("cpu", "cuda"):
         raise ValueError(device)
-    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    before, cached = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)), torch.is_autocast_cache_enabled()
     torch.autocast_increment_nesting()
     try:
+        torch.set_autocast_cache_enabled(False)
         torch.set_autocast_enabled(device, True)
         torch.set_autocast_dtype(device, torch.bfloat16 if device == "cpu" else torch.float16)
         out = model(x)
     finally:
         if torch.autocast_decrement_nesting() == 0:
             torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(cached)
         torch.set_autocast_enabled(device, before[0])
         torch.set_autocast_dtype(device, before[1])
     return out.float()
+
+
+@alternative("autocast_forward")
+def with_an_empty_cache(model, x):
+    kind = x.device.type
+    if kind != "cpu" and kind != "cuda":
+        raise ValueError(f"autocast has no dtype for {kind}")
+    half = torch.float16 if kind == "cuda" else torch.bfloat16
+    with torch.autocast(kind, enabled=False), torch.autocast(kind, half):
+        torch.clear_autocast_cache()
+        try:
+            return model(x).to(torch.float)
+        finally:
+            torch.clear_autocast_cache()
 
 
 # train_step_amp
@@ -238,7 +359,7 @@ def clips_by_hand(model, x, y, loss_fn, optimizer, scaler, max_norm):
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     norm = math.sqrt(sum(p.grad.double().square().sum().item() for p in model.parameters()))
-    finite = all(p.grad.isfinite().all().item() for p in model.parameters())
+    finite = not scaler.is_enabled() or all(p.grad.isfinite().all().item() for p in model.parameters())
     if norm > max_norm:
         for p in model.parameters():
             p.grad *= max_norm / norm
@@ -262,6 +383,23 @@ def hooks_the_optimizer(model, x, y, loss_fn, optimizer, scaler, max_norm):
     scaler.update()
     handle.remove()
     return {"loss": loss.detach().float().item(), "grad_norm": norm, "skipped": not steps}
+
+
+@alternative("train_step_amp")
+def asks_the_scaler_for_infs(model, x, y, loss_fn, optimizer, scaler, max_norm):
+    device_type = x.device.type
+    with torch.amp.autocast(device_type=device_type, dtype=torch.float16 if device_type == "cuda" else torch.bfloat16):
+        prediction = model(x)
+        loss = loss_fn(prediction, y)
+    model.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm).item()
+    found = sum(inf.item() for inf in scaler._found_inf_per_device(optimizer).values()) if scaler.is_enabled() else 0
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return {"loss": loss.item(), "grad_norm": grad_norm, "skipped": found > 0}
 
 
 # data_parallel_forward
@@ -318,6 +456,23 @@ def with_rewired_deep_copies(model, x, devices):
     return torch.concat([output.to(devices[0]) for output in outputs], dim=0)
 
 
+@alternative("data_parallel_forward")
+def splits_by_sizes(model, x, devices):
+    n = len(devices)
+    if n < 1:
+        raise ValueError("at least one device")
+    sizes = [(len(x) + n - 1 - i) // n for i in range(n)]
+    target, results = torch.device(devices[0]), []
+    for part, device in zip(torch.split(x, sizes), map(torch.device, devices), strict=True):
+        if part.size(0) == 0:
+            break
+        weights = {key: value.to(device) for key, value in model.named_parameters()}
+        statistics = {key: value.to(device) for key, value in model.named_buffers()}
+        results.append(torch.func.functional_call(model, (weights, statistics), part.to(device)))
+    outputs = [result.to(target) for result in results]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=0)
+
+
 # offload_forward
 
 
@@ -349,6 +504,18 @@ def with_deep_copies(layers, x, device):
             x = visitor(x)
             del visitor
     return x
+
+
+@alternative("offload_forward")
+@torch.inference_mode()
+def in_inference_mode(layers, x, device):
+    def there(tensors):
+        return {name: tensor.to(device) for name, tensor in tensors}
+
+    out = x.to(device)
+    for layer in layers:
+        out = torch.func.functional_call(layer, (there(layer.named_parameters()), there(layer.named_buffers())), args=(out,))
+    return out
 
 
 # copy_async
@@ -418,3 +585,16 @@ def with_empty_targets(batch, device, stream=None):
         return value
 
     return walk(batch), None
+
+
+@alternative("copy_async")
+def with_flat_batches(batch, device, stream=None):
+    if torch.device(device).type == "cuda":
+        return _to_cuda(batch, torch.device(device), stream)
+    leaves, spec = tree_flatten(batch)
+    sources = {id(value): value for value in leaves if torch.is_tensor(value)}
+    copies = {key: torch.empty_like(source, device=device, requires_grad=False) for key, source in sources.items()}
+    with torch.no_grad():
+        for key, source in sources.items():
+            copies[key].copy_(source)
+    return tree_unflatten([copies.get(id(value), value) for value in leaves], spec), None

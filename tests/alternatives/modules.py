@@ -43,6 +43,21 @@ class ResetLikeTorch(nn.Module):
         return y.view(*x.shape[:-1], len(self.weight))
 
 
+@alternative("Linear")
+class BroadcastAndSum(nn.Module):
+    def __init__(self, in_features, out_features, *, bias=True, device=None, dtype=None):
+        super().__init__()
+        k = in_features**-0.5
+        self.weight = nn.Parameter(torch.empty((out_features, in_features), device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty((out_features,), device=device, dtype=dtype)) if bias else None
+        for p in self.parameters():
+            p.data.uniform_(-k, k)
+
+    def forward(self, x):
+        y = (x.unsqueeze(-2) * self.weight).sum(dim=-1)
+        return y + (0 if self.bias is None else self.bias)
+
+
 # Sequential
 
 
@@ -77,8 +92,8 @@ class ByName(nn.Module):
 class NamesFromTheModule(nn.Module):
     def __init__(self, *modules):
         super().__init__()
-        for i, module in enumerate(modules):
-            self.register_module(f"{i}", module)
+        for module in modules:
+            self.append(module)
 
     def _all(self):
         return [module for name, module in self._modules.items() if name.isdigit()]
@@ -98,8 +113,45 @@ class NamesFromTheModule(nn.Module):
         return self.get_submodule(str(index % n))
 
     def append(self, module):
+        if module is None:
+            raise TypeError("None")
         self.register_module(f"{len(self)}", module)
         return self
+
+
+@alternative("Sequential")
+class IntoTheDict(nn.Module):
+    def __init__(self, *modules):
+        super().__init__()
+        for place, module in enumerate(modules):
+            assert_module(module)
+            self._modules[str(place)] = module
+
+    def forward(self, x):
+        for place in range(len(self)):
+            x = self[place](x)
+        return x
+
+    def __len__(self):
+        return len(self._modules)
+
+    def __getitem__(self, index):
+        if index < 0:
+            index += len(self)
+        try:
+            return self._modules[str(index)]
+        except KeyError:
+            raise IndexError(f"no module in place {index}") from None
+
+    def append(self, module):
+        assert_module(module)
+        self._modules[str(len(self))] = module
+        return self
+
+
+def assert_module(module):
+    if not issubclass(type(module), nn.Module):
+        raise TypeError(f"{type(module)} is no module")
 
 
 # MLP
@@ -140,6 +192,27 @@ class Recursively(nn.Module):
         return self._from(0, x)
 
 
+@alternative("MLP")
+class WithSlices(nn.Module):
+    def __init__(self, sizes, *, activation=torch.relu):
+        super().__init__()
+        try:
+            first, *rest = sizes
+            rest[0]
+        except (ValueError, IndexError):
+            raise ValueError("sizes") from None
+        layers = []
+        for size in rest:
+            layers.append(nn.Linear(first, size))
+            first = size
+        self.layers, self.act = nn.ModuleList(layers), activation
+
+    def forward(self, x):
+        for layer in self.layers[:-1]:
+            x = self.act(layer(x))
+        return self.layers[-1](x)
+
+
 # Dropout
 
 
@@ -173,6 +246,27 @@ class WithMaskedFill(nn.Module):
             dropped = torch.empty(x.shape).uniform_() < self.p
             return x.div(max(1 - self.p, 1e-3)).masked_fill(dropped, 0)
         return x
+
+
+@alternative("Dropout")
+class WithWhere(nn.Module):
+    def __init__(self, p=0.5):
+        super().__init__()
+        assert_probability(p)
+        self.p = p
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        if self.p == 1:
+            return torch.zeros_like(x)
+        u = torch.rand(x.shape, device=x.device, dtype=torch.float64)
+        return torch.where(u > self.p, x / (1 - self.p), 0)
+
+
+def assert_probability(p):
+    if p > 1.0 or p < 0.0:
+        raise ValueError(f"no probability: {p}")
 
 
 # LayerNorm
@@ -219,15 +313,37 @@ class FlatAndInDouble(nn.Module):
         rows = x.double().reshape(x.numel() // size, size)
         centred = rows - rows.sum(1, keepdim=True) / size
         variance = (centred * centred).sum(1, keepdim=True) / size
-        y = (centred / (variance + self.eps).sqrt()).reshape(x.shape).to(x.dtype)
-        return y if self.weight is None else (y * self.weight + self.bias).to(x.dtype)
+        y = (centred / (variance + self.eps).sqrt()).reshape(x.shape)
+        return (y if self.weight is None else y * self.weight + self.bias).to(x.dtype)
+
+
+@alternative("LayerNorm")
+class FlattenedAndBack(nn.Module):
+    def __init__(self, normalized_shape, eps=1e-5, *, elementwise_affine=True):
+        super().__init__()
+        self.normalized_shape = tuple(normalized_shape) if hasattr(normalized_shape, "__iter__") else (normalized_shape,)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(self.normalized_shape)) if elementwise_affine else None
+        self.bias = nn.Parameter(torch.zeros(self.normalized_shape)) if elementwise_affine else None
+
+    def forward(self, x):
+        k, dtype = len(self.normalized_shape), x.dtype
+        if tuple(x.shape)[-k:] != self.normalized_shape:
+            raise ValueError("shape")
+        h = x.flatten(-k).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        mean = torch.mean(h, -1, True)
+        scale = 1 / torch.sqrt(((h - mean) ** 2).mean(-1, True) + self.eps)
+        y = (h * scale - mean * scale) if dtype == torch.float64 else (h - mean) * scale
+        if self.weight is not None:
+            y = self.weight.flatten() * y + self.bias.flatten()
+        return y.unflatten(-1, self.normalized_shape).to(dtype)
 
 
 # RMSNorm
 
 
 @alternative("RMSNorm")
-class CastBeforeTheWeight(nn.Module):
+class ByTheNorm(nn.Module):
     def __init__(self, dim, eps=1e-6):
         super().__init__()
         self.dim, self.eps = dim, eps
@@ -237,8 +353,8 @@ class CastBeforeTheWeight(nn.Module):
         if not x.ndim or x.size(-1) != self.dim:
             raise ValueError("size")
         h = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        rms = (h.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt()
-        return self.weight.to(x.dtype) * (h / rms).to(x.dtype)
+        mean_square = torch.linalg.vector_norm(h, dim=-1, keepdim=True) ** 2 / self.dim
+        return (self.weight * (h / (mean_square + self.eps).sqrt())).to(x.dtype)
 
 
 @alternative("RMSNorm")
@@ -280,7 +396,7 @@ class IndexSelect(nn.Module):
         rows = self.weight.index_select(0, flat)
         if self.padding_idx is not None and rows.requires_grad:
             real = (flat != self.padding_idx)[:, None]
-            rows.register_hook(lambda grad: grad * real)
+            rows.register_hook(lambda grad: torch.where(real, grad, 0))
         return rows.view(*indices.shape, self.weight.shape[1])
 
 
@@ -319,6 +435,30 @@ class OwnBackward(nn.Module):
         if any(not 0 <= i < self.weight.shape[0] for i in indices.reshape(-1).tolist()):
             raise IndexError("index")
         return _LookUp.apply(self.weight, indices, self.padding_idx)
+
+
+@alternative("Embedding")
+class DetachedTable(nn.Module):
+    def __init__(self, num_embeddings, embedding_dim, padding_idx=None):
+        super().__init__()
+        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, None
+        self.weight = nn.Parameter(torch.empty((num_embeddings, embedding_dim)))
+        nn.init.normal_(self.weight)
+        if padding_idx is not None:
+            if not (-num_embeddings <= padding_idx <= num_embeddings - 1):
+                raise ValueError("padding_idx")
+            self.padding_idx = padding_idx + num_embeddings if padding_idx < 0 else padding_idx
+            self.weight.data[self.padding_idx] = 0.0
+
+    def forward(self, indices):
+        outside = indices.lt(0) | indices.ge(self.num_embeddings)
+        if bool(outside.any()):
+            raise IndexError(f"{int(outside.sum())} indices are outside")
+        table = self.weight
+        if self.padding_idx is not None:
+            rows = torch.arange(self.num_embeddings).unsqueeze(1)
+            table = torch.where(rows == self.padding_idx, table.detach(), table)
+        return table.gather(0, indices.reshape(-1, 1).long().expand(-1, self.embedding_dim)).reshape(*indices.shape, self.embedding_dim)
 
 
 # kaiming_init_
@@ -432,6 +572,37 @@ class ConjugateGradients(nn.Module):
         return (self.forward(x).double() - b).square().mean().item()
 
 
+@alternative("LinearRegression")
+class WithLBFGS(nn.Module):
+    def __init__(self, num_features, *, dtype=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_features, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros((), dtype=dtype))
+
+    def forward(self, x):
+        return torch.einsum("...d,d->...", x, self.weight) + self.bias
+
+    def fit(self, x, y):
+        if tuple(y.shape) != (x.shape[0],):
+            raise ValueError("y")
+        mu, sigma, center, size = x.mean(0), x.std(0), y.mean(), y.std()
+        z, t = (x - mu) / sigma, (y - center) / size
+        theta = torch.zeros(x.shape[1] + 1, dtype=x.dtype, requires_grad=True)
+        optimizer = torch.optim.LBFGS([theta], max_iter=200, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe")
+
+        def closure():
+            optimizer.zero_grad()
+            loss = (z @ theta[:-1] + theta[-1] - t).pow(2).mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        with torch.no_grad():
+            self.weight[:] = theta[:-1] * size / sigma
+            self.bias.fill_(theta[-1] * size + center - (mu * self.weight).sum())
+            return (self(x) - y).pow(2).mean().item()
+
+
 # LogisticRegression
 
 
@@ -496,7 +667,7 @@ class WithMaximum(nn.Module):
         return torch.sigmoid(self(x))
 
     def predict(self, x):
-        return (self.probabilities(x) > 0.5).long()
+        return torch.heaviside(self(x), torch.zeros((), dtype=x.dtype)).long()
 
     def loss(self, x, y):
         z = self(x)
@@ -504,6 +675,33 @@ class WithMaximum(nn.Module):
             raise ValueError("y")
         top = torch.maximum(z, torch.zeros_like(z))  # its derivative at a tie is one half
         return (top - y * z + torch.log1p(torch.exp(-z.abs()))).mean()
+
+
+@alternative("LogisticRegression")
+class TwoLogits(nn.Module):
+    def __init__(self, num_features, *, dtype=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_features, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros((), dtype=dtype))
+
+    def forward(self, x):
+        return torch.mv(x, self.weight) + self.bias
+
+    def _both(self, x):
+        z = self(x)
+        return torch.stack([torch.zeros_like(z), z], dim=1)
+
+    def probabilities(self, x):
+        return self._both(x).softmax(dim=1)[:, 1]
+
+    def predict(self, x):
+        return self._both(x).argmax(dim=1)  # the first of equal ones
+
+    def loss(self, x, y):
+        if y.dim() != 1 or len(y) != len(x):
+            raise ValueError("y")
+        logs, y = self._both(x).log_softmax(dim=1), y.to(x.dtype)
+        return -(torch.stack([1 - y, y], dim=1) * logs).sum() / len(x)
 
 
 # RunningMean
@@ -553,6 +751,25 @@ class AsBuffers(nn.Module):
             buffer.fill_(0)
 
 
+@alternative("RunningMean")
+class RowByRow(nn.Module):
+    def __init__(self, num_features, *, device=None, dtype=None):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features, device=device, dtype=dtype))
+        self.register_buffer("count", torch.zeros(1, device=device, dtype=torch.int64)[0])
+
+    def forward(self, x):
+        if self.training:
+            for row in x.detach().reshape(-1, x.shape[-1]).unbind():
+                self.count += 1
+                self.mean += (row - self.mean) / self.count
+        return x - self.mean.expand_as(x)
+
+    def reset(self):
+        self.mean.fill_(0)
+        self.count.fill_(0)
+
+
 # count_parameters
 
 
@@ -574,3 +791,12 @@ def with_filters(model, *, trainable_only=False):
     if trainable_only:
         found = filter(lambda p: p.requires_grad, found)
     return int(sum(map(torch.numel, found)))
+
+
+@alternative("count_parameters")
+def as_a_set(model, *, trainable_only=False):
+    total = 0
+    for p in set(model.parameters()):
+        if not trainable_only or p.requires_grad:
+            total += p.nelement()
+    return total

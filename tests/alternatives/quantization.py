@@ -2,7 +2,9 @@
 
 import math
 from decimal import ROUND_HALF_EVEN, Decimal
+from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +21,7 @@ def with_decimals(low, high, *, qmin=-128, qmax=127):
     if a == b:
         return 1.0, qmin
     step = (b - a) / (qmax - qmin)
-    return float(step), qmin + int((-a / step).quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
+    return float(step), int((qmin - a / step).quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
 
 
 @alternative("affine_qparams")
@@ -32,6 +34,16 @@ def with_float32_tensors(low, high, *, qmin=-128, qmax=127):
     if scale == 0:
         scale = torch.tensor(1.0)
     return scale.item(), int(torch.clamp(torch.round(qmin - low / scale), qmin, qmax))
+
+
+@alternative("affine_qparams")
+def with_fractions(low, high, *, qmin=-128, qmax=127):
+    if not all(map(math.isfinite, (low, high))) or high < low or qmax <= qmin:
+        raise ValueError("range")
+    a, b = min(Fraction(low), Fraction(0)), max(Fraction(high), Fraction(0))
+    if a == b:
+        return 1.0, qmin
+    return float((b - a) / (qmax - qmin)), round(qmin - a * (qmax - qmin) / (b - a))  # round() of a fraction takes halves to even, too
 
 
 # quantize
@@ -52,6 +64,13 @@ def rounds_by_hand(x, scale, zero_point, *, dtype=torch.int8):
     up = (rest > 0.5) | ((rest == 0.5) & (floor % 2 == 1))
     info = torch.iinfo(dtype)
     return torch.minimum(torch.maximum(floor + up + zero_point, torch.tensor(float(info.min))), torch.tensor(float(info.max))).to(dtype)
+
+
+@alternative("quantize")
+def with_numpy(x, scale, zero_point, *, dtype=torch.int8):
+    info = torch.iinfo(dtype)
+    steps = np.rint(x.double().numpy() / scale)
+    return torch.tensor(np.clip(steps + zero_point, info.min, info.max), dtype=dtype)
 
 
 # dequantize
@@ -157,6 +176,34 @@ class ReducesDimensionByDimension(nn.Module):
         return scale, (-128 - steps).to(torch.int32)
 
 
+@alternative("MinMaxObserver")
+class WithAminmax(nn.Module):
+    def __init__(self, channels=None):
+        super().__init__()
+        size = (1 if channels is None else channels,)
+        self.register_buffer("low", torch.full(size, float("inf")).reshape(() if channels is None else size))
+        self.register_buffer("high", -self.low)
+
+    def forward(self, x):
+        if x.nelement() == 0:
+            return x
+        with torch.no_grad():
+            rows = x.reshape(1, -1) if self.low.dim() == 0 else torch.movedim(x, 1, 0).reshape(x.shape[1], -1)
+            low, high = torch.aminmax(rows, dim=1)
+            self.low.copy_(torch.fmin(self.low, low.reshape(self.low.shape)))
+            self.high.copy_(torch.fmax(self.high, high.reshape(self.high.shape)))
+        return x
+
+    @torch.no_grad()
+    def qparams(self):
+        if bool(torch.any(self.low == float("inf"))):
+            raise RuntimeError("run some data through first")
+        low, high = -torch.relu(-self.low), torch.relu(self.high)
+        width = high - low
+        scale = torch.where(width > 0, width / (127 - (-128)), torch.ones_like(width))
+        return scale, (-128 - low / scale).round().clamp(-128, 127).to(torch.int32)
+
+
 # PercentileObserver
 
 
@@ -200,6 +247,23 @@ class OneGrowingTensor:
         if self.values.numel() == 0:
             raise RuntimeError("nothing observed")
         return torch.quantile(self.values, self.tail).item(), -torch.quantile(-self.values, self.tail).item()
+
+
+@alternative("PercentileObserver")
+class WithNumpy:
+    def __init__(self, tail=0.001):
+        if not 0.0 <= tail < 0.5:
+            raise ValueError("tail")
+        self.percents, self.parts = [100 * tail, 100 * (1 - tail)], []
+
+    def observe(self, x):
+        self.parts.append(np.array(x.detach().float().numpy(), dtype=np.float64).ravel())
+
+    def range(self):
+        if sum(part.size for part in self.parts) == 0:
+            raise RuntimeError("nothing observed")
+        low, high = np.percentile(np.concatenate(self.parts), self.percents)
+        return float(low), float(high)
 
 
 # int8_matmul
@@ -281,6 +345,39 @@ class LoadsItsOwnState(nn.Module):
         return y if self.bias is None else y.add(self.bias)
 
 
+@alternative("QuantizedLinear")
+class DequantizesRowByRow(nn.Module):
+    """Codes, scales and bias as the buffers of a layer that is otherwise nn.Linear."""
+
+    __constants__ = ("in_features", "out_features")
+
+    def __init__(self, in_features, out_features, bias=True):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        for name, value in {
+            "weight": torch.zeros(out_features, in_features, dtype=torch.int8),
+            "scale": torch.ones(out_features),
+            "bias": torch.zeros(out_features) if bias else None,
+        }.items():
+            self.register_buffer(name, value)
+
+    @classmethod
+    def from_float(cls, linear):
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None)
+        with torch.inference_mode(False), torch.no_grad():
+            top = linear.weight.abs().max(-1, keepdim=True)[0]
+            top[top == 0] = 127
+            layer.scale.copy_(top.squeeze(-1) / 127)
+            layer.weight.copy_((linear.weight / layer.scale.unsqueeze(-1)).round().clamp(-127, 127))
+            if linear.bias is not None:
+                layer.bias.copy_(linear.bias)
+        return layer
+
+    def forward(self, x):
+        out = nn.functional.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        return out + self.bias if self.bias is not None else out
+
+
 # fake_quantize
 
 
@@ -317,6 +414,16 @@ def clamps_the_steps(x, scale, zero_point, qmin, qmax):
     y = (torch.clamp(q, qmin, qmax) - zero_point) * scale
     passing = ((q >= qmin) * (q <= qmax)).to(x.dtype)
     return x * passing + (y - x * passing).detach()
+
+
+def _round_straight_through(x):
+    return x + (x.round() - x).detach()
+
+
+@alternative("fake_quantize")
+def clamp_differentiates_itself(x, scale, zero_point, qmin, qmax):
+    q = _round_straight_through(x / scale) + zero_point  # clamp passes gradients at its ends, too
+    return (torch.clamp(q, qmin, qmax) - zero_point) * scale
 
 
 # calibrate_model
@@ -426,6 +533,32 @@ class RowByRow(nn.Module):
         return torch.einsum("...i,oi->...o", x, self.weight + error) + self.bias
 
 
+@alternative("QATLinear")
+class DifferenceOfRoundedAndExact(nn.Module):
+    def __init__(self, in_features, out_features, bits=4):
+        super().__init__()
+        if bits < 2 or bits > 8:
+            raise ValueError("bits")
+        self.levels = 2 ** (bits - 1) - 1
+        layer = nn.Linear(in_features, out_features)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    @torch.no_grad()
+    def _codes(self):
+        top = self.weight.abs().amax(dim=-1, keepdim=True)
+        scale = torch.where(top == 0, torch.ones_like(top), top / self.levels)
+        return torch.clamp(torch.round(self.weight / scale), -self.levels, self.levels), scale
+
+    def quantized(self):
+        q, scale = self._codes()
+        return q.to(torch.int8), scale.flatten()
+
+    def forward(self, x):
+        q, scale = self._codes()
+        w = self.weight + (q * scale - self.weight).detach()
+        return nn.functional.linear(x, w, self.bias)
+
+
 # pack_int4
 
 
@@ -471,6 +604,16 @@ def with_shifts_of_int8(packed, size):
     signed = packed.view(torch.int8) if packed.is_contiguous() else packed.contiguous().view(torch.int8)
     low, high = (signed << 4) >> 4, signed >> 4  # >> of int8 repeats the sign
     return torch.stack((low, high), -1).reshape(*packed.shape[:-1], packed.shape[-1] * 2)[..., :size]
+
+
+@alternative("unpack_int4")
+def subtracts_sixteen(packed, size):
+    if size < 0 or (size + 1) // 2 != packed.size(-1):
+        raise ValueError("size")
+    out = torch.empty(*packed.shape, 2, dtype=torch.int16)
+    out[..., 0], out[..., 1] = packed & 0x0F, packed >> 4
+    out = torch.where(out > 7, out - 16, out).to(torch.int8)
+    return out.flatten(-2).narrow(-1, 0, size)
 
 
 # quantize_groupwise
@@ -529,3 +672,14 @@ def products_in_double(x, weight, weight_scale, bias=None):
     q = (x / scale).round().clamp(-127, 127)  # whole numbers: sums below 2**53 are exact in float64
     y = torch.einsum("...i,oi->...o", q, weight.double()) * scale * weight_scale.double()
     return (y if bias is None else y + bias).to(torch.float32)
+
+
+@alternative("dynamic_quantized_linear")
+def multiplies_by_127_first(x, weight, weight_scale, bias=None):
+    top = x.abs().amax(-1, keepdim=True)
+    q = torch.round(127 * x / top.where(top > 0, torch.ones_like(top))).to(
+        torch.int8
+    )  # whole multiples of 127 and of top: no digit is lost
+    y = torch.matmul(q.to(torch.int64), weight.t().to(torch.int64)).to(torch.float64)
+    y = y * (top.where(top > 0, torch.full_like(top, 127)) / 127) * weight_scale
+    return (y if bias is None else y + bias).to(x.dtype)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grader.testing import measured, raised, task
+from grader.testing import LAYOUTS, measured, raised, task, with_ones
 
 F64 = torch.float64
 
@@ -34,9 +34,28 @@ def gradients(model):
 
 
 def parameters(model):
-    """The shape of each parameter and buffer, and whether the parameters are trained."""
-    trained = [p.requires_grad for p in model.parameters()]
-    return {name: tuple(value.shape) for name, value in sorted(model.state_dict().items())}, trained
+    """The shape of each parameter and whether it is trained, and the names in the state_dict."""
+    named = {name: (tuple(p.shape), p.requires_grad) for name, p in model.named_parameters(remove_duplicate=False)}
+    return dict(sorted(named.items())), sorted(model.state_dict())
+
+
+def changing(model, states, call):
+    """What a model gives with one state, with another, and after an update of all its weights in place, in train mode and in eval mode.
+
+    Also whether its parameters and modes are the same as ever.
+    """
+    before, answers = dict(model.named_parameters()), []
+    model.eval()
+    with torch.no_grad():
+        for state in states:
+            model.load_state_dict(state)
+            answers.append(call(model))
+        for p in model.parameters():
+            p.mul_(1.25)
+        for training in (True, False):
+            answers.append(call(model.train(training)))
+    same = all(p is before.get(name) for name, p in model.named_parameters()) and not any(part.training for part in model.modules())
+    return answers, "the same parameters and modes" if same else "other parameters or modes"
 
 
 class Largest(TorchDispatchMode):
@@ -57,7 +76,7 @@ class Largest(TorchDispatchMode):
 # Helpers of the trusted side
 
 
-def weights(draw, shapes, dtype=F64):
+def weights(draw, shapes, dtype=torch.float32):
     """Random weights of these shapes, of a size that keeps outputs around 1."""
     return {name: draw.normal(*shape, dtype=dtype) / math.sqrt(shape[-1]) for name, shape in shapes.items()}
 
@@ -78,6 +97,22 @@ def check_close(got, want, tolerance, what):
     assert error <= tolerance, f"{what} differs by up to {error:.3g}."
 
 
+def check_start(x, name, bound):
+    """Assert that start values are uniform in ±bound, and drawn one by one."""
+    x = x / bound
+    assert x.abs().max() <= 1 + 1e-5, f"{name} must start within ±{bound:.4f}; it goes up to {x.abs().max() * bound:.4f}."
+    # Uniform in ±1: the mean of n squares has the deviation √(4 / 45 n), 0.005 for n = 3,600, the fewest.
+    uniform = x.mean().abs() < 0.07 and (x.square().mean() - 1 / 3).abs() < 0.035
+    assert uniform, f"{name} must start uniform in ±{bound:.4f}; its mean square is {x.square().mean() * bound**2:.4g}."
+    check_drawn_singly(x, name)
+
+
+def check_drawn_singly(x, name):
+    """Assert that the entries were drawn one by one: of 100,000 in float32, some 1 % are equal by chance."""
+    share = x.abs().unique().numel() / x.numel()
+    assert share > 0.9, f"{name} must start with numbers that are drawn one by one; only {share:.0%} of them differ in size."
+
+
 def exact_scores(draw, *shape):
     """Whole numbers up to 50 in size: their dot products in 16 dimensions, halved twice, are exact in float32."""
     return draw.integers(-50, 51, *shape, 16).float()
@@ -93,34 +128,39 @@ def huge_scores(draw):
     return q, k
 
 
+def low_scores(draw):
+    """5 queries and 11 keys with scores of about -10,000, and a mask that hides 3 of the keys: 2 with scores of about 10,000."""
+    q, k = draw.integers(-2, 3, 5, 4).float(), draw.integers(-2, 3, 11, 4).float()
+    hidden = draw.permutation(11)[:3]
+    q[:, 0], k[:, 0] = -200.0, 100.0
+    k[hidden[:2], 0] = -100.0
+    return q, k, torch.ones(11, dtype=torch.bool).index_fill(0, hidden, False)
+
+
 @task("scaled_dot_product_attention")
 class TestScaledDotProductAttention:
-    @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (F64, 1e-12)], ids=["float32", "float64"])
-    def test_values(self, agree, draw, dtype, rtol):
-        """Without a mask, every query mixes all values, with the scale 1/√D."""
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (F64, 1e-9)], ids=["float32", "float64"])
+    def test_values(self, agree, draw, dtype, tolerance):
+        """Without a mask, every query mixes all values, with the scale 1/√D, in the precision of the inputs."""
         q, k, v = draw.normal(2, 3, 5, 7, dtype=dtype), draw.normal(2, 3, 11, 7, dtype=dtype), draw.normal(2, 3, 11, 13, dtype=dtype)
-        agree(lambda m: m.scaled_dot_product_attention(q, k, v), rtol=rtol, atol=rtol)
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v), rtol=tolerance, atol=tolerance)
 
-    @pytest.mark.parametrize("batch", [(), (2,), (2, 1, 3, 2)], ids=["none", "one", "four"])
-    def test_leading_dimensions(self, agree, draw, batch):
-        """Any number of leading dimensions, also none; the inputs need not be contiguous."""
-        q, k = draw.normal(*batch, 7, 5, dtype=F64).mT, draw.normal(*batch, 7, 11, dtype=F64).mT
-        v = draw.normal(*batch, 11, 26, dtype=F64)[..., ::2]
-        agree(lambda m: m.scaled_dot_product_attention(q, k, v), rtol=1e-12, atol=1e-12)
-
-    @pytest.mark.parametrize("shape", [(2, 3, 5, 11), (5, 11), (2, 1, 1, 11), (11,)], ids=["full", "square", "padding", "keys"])
+    @pytest.mark.parametrize(
+        "shape", [(2, 3, 5, 11), (3, 5, 11), (5, 11), (2, 1, 1, 11), (11,)], ids=["full", "heads", "square", "padding", "keys"]
+    )
     def test_masks_broadcast(self, agree, draw, shape):
         """True lets a query look at a key, and a mask of fewer dimensions, or with ones, holds for all."""
-        q, k, v = draw.normal(2, 3, 5, 7, dtype=F64), draw.normal(2, 3, 11, 7, dtype=F64), draw.normal(2, 3, 11, 13, dtype=F64)
+        q, k, v = draw.normal(2, 3, 5, 7), draw.normal(2, 3, 11, 7), draw.normal(2, 3, 11, 13)
         mask = some_keys(draw, *shape)
-        agree(lambda m: m.scaled_dot_product_attention(q, k, v, mask), rtol=1e-12, atol=1e-12)
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v, mask), rtol=1e-5, atol=1e-5)
 
     def test_fully_masked_rows_are_zero(self, agree, draw):
-        """A query that may look at nothing gets 0; the other rows are as ever."""
+        """A query that may look at nothing gets 0, be it one or all of them; the other rows are as ever."""
         q, k, v = draw.normal(2, 5, 7), draw.normal(2, 11, 7), draw.normal(2, 11, 13) + 1
-        mask = some_keys(draw, 2, 5, 11)
+        mask, queries = some_keys(draw, 2, 5, 11), some_keys(draw, 5)[:, None]
         mask[0, 3] = mask[1, 0] = mask[1, 4] = False
-        agree(lambda m: m.scaled_dot_product_attention(q, k, v, mask), rtol=1e-5, atol=1e-5)
+        masks = [mask, queries, torch.zeros(5, 11, dtype=torch.bool)]
+        agree(lambda m: [m.scaled_dot_product_attention(q, k, v, each) for each in masks], rtol=1e-5, atol=1e-5)
 
     def test_gradients_are_finite(self, agree, draw):
         """The gradients of q, k and v are right, and a query that may look at nothing gets and adds 0."""
@@ -134,23 +174,62 @@ class TestScaledDotProductAttention:
             (y * w).sum().backward()
             return [y.detach(), *(x.grad for x in inputs)]
 
-        agree(probe, rtol=1e-10, atol=1e-12)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("masked", [False, True])
     def test_huge_scores(self, agree, draw, masked):
         """Scores up to ±1e4 neither overflow nor make other rows underflow, with a mask and without."""
         (q, k), v = huge_scores(draw), draw.normal(11, 13)
         mask = some_keys(draw, 5, 11) if masked else None
-        agree(lambda m: m.scaled_dot_product_attention(q, k, v, mask), rtol=1e-5, atol=1e-5)
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v, mask), rtol=1e-3, atol=1e-3)
+
+    def test_low_scores(self, agree, draw):
+        """Keys with scores of −1e4 keep their weights, whatever stands at hidden keys."""
+        (q, k, mask), v = low_scores(draw), draw.normal(11, 13)
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v, mask), rtol=1e-3, atol=1e-3)
 
     @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=["float16", "bfloat16"])
     def test_half_precision(self, agree, draw, dtype, rtol):
         """16-bit inputs are computed in float32: products beyond 65504 are fine, and only the result is rounded."""
-        q, k = exact_scores(draw, 5), exact_scores(draw, 11)
+        q, k, mask = exact_scores(draw, 5), exact_scores(draw, 11), some_keys(draw, 11)
         q[0], k[0], q[1] = 128.0, 64.0, 0.0  # their product is 131,072; the zeros give equal weights
         v = draw.normal(11, 13).to(dtype)
         q, k = q.to(dtype), k.to(dtype)
-        agree(lambda m: m.scaled_dot_product_attention(q, k, v), rtol=rtol, atol=1e-5)  # rtol: the last digit may be rounded either way
+        agree(
+            lambda m: [m.scaled_dot_product_attention(q, k, v, each) for each in (None, mask)], rtol=rtol, atol=1e-5
+        )  # rtol: the last digit may be rounded either way
+
+    @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=["float16", "bfloat16"])
+    def test_weights_are_not_rounded(self, agree, draw, dtype, rtol):
+        """With 16-bit values that nearly cancel each other, what is left shows that the weights were in float32."""
+        q, k, v = draw.normal(7, 1, 4).to(dtype), draw.normal(7, 11, 4).to(dtype), draw.normal(7, 11, 13, dtype=F64)
+        k[:, -1:] = q  # a score above 0: the last key has some weight
+        w = (q.double() @ k.double().mT / 2).softmax(-1)
+        v[:, -1:] -= w @ v / w[..., -1:]
+        v = v.to(dtype)
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v), rtol=rtol, atol=1e-5)
+
+    @pytest.mark.parametrize("batch", [(), (2,), (2, 1, 3, 2)], ids=["none", "one", "four"])
+    def test_leading_dimensions(self, agree, draw, batch):
+        """Any number of leading dimensions, also none, and any number of queries and keys."""
+        Tq, Tk = (5, 11) if batch else (139, 301)
+        q, k, v = draw.normal(*batch, Tq, 7), draw.normal(*batch, Tk, 7), draw.normal(*batch, Tk, 13)
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v), rtol=1e-5, atol=1e-5)
+
+    def test_sizes_of_one(self, agree, draw):
+        """Batch, queries, keys and features may be 1, and the result keeps all its dimensions."""
+        inputs = [
+            (draw.normal(B, Tq, D), draw.normal(B, Tk, D), draw.normal(B, Tk, E), draw.bools(Tq, Tk, p=0.7))
+            for B, Tq, Tk, D, E in with_ones(2, 5, 11, 7, 13)
+        ]
+        agree(lambda m: [m.scaled_dot_product_attention(*each) for each in inputs], rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Queries, keys, values and the mask may lie in memory in any way."""
+        q, k = draw.normal(3, 2, 5, 7, layout=layout), draw.normal(3, 2, 11, 7, layout=layout)
+        v, mask = draw.normal(3, 2, 11, 13, layout=layout), draw.bools(3, 2, 5, 11, layout=layout)
+        agree(lambda m: m.scaled_dot_product_attention(q, k, v, mask), rtol=1e-5, atol=1e-5)
 
 
 @task("causal_mask")
@@ -165,7 +244,7 @@ class TestCausalMask:
         n, T = draw.integer(3, 9), draw.integer(3, 9)
         agree(lambda m: m.causal_mask(T, n + T, offset=n), rtol=0, atol=0)
 
-    @pytest.mark.parametrize(("num_queries", "num_keys"), [(3, 11), (11, 3)])
+    @pytest.mark.parametrize(("num_queries", "num_keys"), [(3, 11), (11, 3), (131, 300)])
     def test_keys_start_at_position_zero(self, agree, draw, num_queries, num_keys):
         """Offset and key count are independent: the mask isn't aligned at the last key."""
         offset, far, T = draw.integer(1, 5), draw.integer(5, 40), draw.integer(2, 40)
@@ -176,15 +255,10 @@ class TestCausalMask:
 
         agree(probe, rtol=0, atol=0)
 
-    def test_offset_beyond_the_last_key(self, agree, draw):
-        """A query behind all keys may look at all of them."""
-        offset, T = draw.integer(6, 20), draw.integer(2, 40)
-        agree(lambda m: [m.causal_mask(3, 5, offset=offset), m.causal_mask(T, 50, offset=offset)], rtol=0, atol=0)
-
     def test_window(self, agree, draw):
         """A window of W holds W positions, the query's own included."""
         n = draw.integer(0, 60)
-        agree(lambda m: [m.causal_mask(7, 7 + n, offset=n, window=window) for window in (1, 2, 3, 7, 50)], rtol=0, atol=0)
+        agree(lambda m: [m.causal_mask(7, 7 + n, offset=n, window=window) for window in (1, 2, 3, 7, 50, 300)], rtol=0, atol=0)
 
     def test_window_behind_the_keys(self, agree, draw):
         """The window lies at the query's position, so that it may hold no key."""
@@ -213,6 +287,7 @@ class TestCausalMask:
             return [
                 raised(ValueError, lambda: m.causal_mask(T, T, offset=-1)),
                 raised(ValueError, lambda: m.causal_mask(T, T, window=0)),
+                raised(ValueError, lambda: m.causal_mask(T, T, offset=3, window=-2)),
                 m.causal_mask(T, T, offset=0, window=1),
             ]
 
@@ -239,10 +314,32 @@ class TestPaddingMask:
         agree(lambda m: [m.padding_mask(lengths, 7), m.padding_mask(lengths, 7, left=True)], rtol=0, atol=0)
 
     def test_no_tokens_at_all(self, agree, draw):
-        """T may be 0: all lengths are 0, or there are none."""
+        """T may be 0, given or found: all lengths are 0, or there are none."""
         some = draw.integers(0, 5, 3)
-        none = some[:0]
-        agree(lambda m: [m.padding_mask(some * 0), m.padding_mask(none), m.padding_mask(none, 4), m.padding_mask(some, 5)], rtol=0, atol=0)
+        none, zeros = some[:0], some * 0
+
+        def probe(m):
+            empty = [
+                m.padding_mask(zeros),
+                m.padding_mask(zeros, 0),
+                m.padding_mask(none),
+                m.padding_mask(none, 4),
+                m.padding_mask(none, 0),
+            ]
+            return empty, m.padding_mask(some, 5)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_sizes_of_one(self, agree, draw):
+        """One sequence, or one token, leaves all four dimensions."""
+        n, few = draw.integers(0, 5, 1), draw.integers(0, 2, 9)
+        agree(lambda m: [m.padding_mask(n, 5), m.padding_mask(few, 1), m.padding_mask(few, 1, left=True)], rtol=0, atol=0)
+
+    @pytest.mark.parametrize("layout", ["sliced", "expanded"])
+    def test_long_sequences(self, agree, draw, layout):
+        """Sequences may have hundreds of tokens, and the lengths any layout."""
+        lengths = draw.integers(100, 300, 5, layout=layout)
+        agree(lambda m: [m.padding_mask(lengths, 300, left=True), m.padding_mask(lengths)], rtol=0, atol=0)
 
     def test_int32_lengths(self, agree, draw):
         """Lengths may be int32."""
@@ -252,8 +349,8 @@ class TestPaddingMask:
     def test_hides_padding_from_attention(self, agree, draw):
         """As it is, the mask fits scores of (B, heads, Tq, T), and what stands in the padding changes nothing."""
         lengths = draw.integers(1, 6, 5)
-        q, k, v = draw.normal(5, 2, 3, 4, dtype=F64), draw.normal(5, 2, 7, 4, dtype=F64), draw.normal(5, 2, 7, 4, dtype=F64)
-        agree(lambda m: F.scaled_dot_product_attention(q, k, v, attn_mask=m.padding_mask(lengths, 7)), rtol=1e-10, atol=1e-10)
+        q, k, v = draw.normal(5, 2, 3, 4), draw.normal(5, 2, 7, 4), draw.normal(5, 2, 7, 4)
+        agree(lambda m: F.scaled_dot_product_attention(q, k, v, attn_mask=m.padding_mask(lengths, 7)), rtol=1e-4, atol=1e-5)
 
     def test_combines_with_a_causal_mask(self, agree, draw):
         """`&` with a mask of (T, T) gives one mask for each sequence."""
@@ -261,7 +358,7 @@ class TestPaddingMask:
         agree(lambda m: m.padding_mask(lengths, 7, left=True) & causal, rtol=0, atol=0)
 
     def test_impossible_lengths_are_refused(self, agree, draw):
-        """A length below 0 or above max_length is a ValueError."""
+        """A length below 0 or above max_length is a ValueError, also if max_length is 0."""
         lengths = draw.integers(1, 5, 3)
         long, negative = lengths.clone(), lengths.clone()
         long[1], negative[2] = 6, -1
@@ -271,6 +368,7 @@ class TestPaddingMask:
                 raised(ValueError, lambda: m.padding_mask(long, 5)),
                 raised(ValueError, lambda: m.padding_mask(negative, 5)),
                 raised(ValueError, lambda: m.padding_mask(negative)),
+                raised(ValueError, lambda: m.padding_mask(lengths, 0)),
                 m.padding_mask(long, 6),
             ]
 
@@ -287,51 +385,56 @@ class TestMultiHeadAttention:
     @pytest.mark.parametrize("heads", [1, 2, 3, 12])
     def test_self_attention(self, agree, draw, heads):
         """With given weights the numbers are right, for any number of heads."""
-        state, x = weights(draw, mha_shapes(12)), draw.normal(2, 5, 12, dtype=F64)
-        agree(lambda m: loaded(m.MultiHeadAttention(12, heads), state)(x, x, x), rtol=1e-10, atol=1e-10)
-
-    def test_numbers_of_torch(self, student, draw):
-        """With the weights of an nn.MultiheadAttention, and a causal mask, the numbers are its own."""
-        theirs = nn.MultiheadAttention(15, 3, batch_first=True, dtype=F64)
-        state = weights(draw, mha_shapes(15))
-        theirs.load_state_dict(state)
-        x, context = draw.normal(2, 7, 15, dtype=F64), draw.normal(2, 7, 15, dtype=F64)
-        mask = torch.ones(7, 7, dtype=torch.bool).tril()
-        with torch.no_grad():
-            want = theirs(x, context, context, attn_mask=~mask, need_weights=False)[0]
-        got = student(lambda m: loaded(m.MultiHeadAttention(15, 3), state)(x, context, context, mask))
-        check_close(got, want, 1e-10, "With the weights of an nn.MultiheadAttention, the result")
+        state, x = weights(draw, mha_shapes(12)), draw.normal(2, 5, 12)
+        agree(lambda m: loaded(m.MultiHeadAttention(12, heads), state)(x, x, x), rtol=1e-5, atol=1e-5)
 
     def test_query_key_and_value_differ(self, agree, draw):
         """Query, key and value go through their own rows of in_proj_weight; there may be more keys than queries."""
         state = weights(draw, mha_shapes(12))
-        query, key, value = draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 7, 12, dtype=F64), draw.normal(2, 7, 12, dtype=F64)
-        agree(lambda m: loaded(m.MultiHeadAttention(12, 3), state)(query, key, value), rtol=1e-10, atol=1e-10)
+        query, key, value = draw.normal(2, 5, 12), draw.normal(2, 7, 12), draw.normal(2, 7, 12)
+        agree(lambda m: loaded(m.MultiHeadAttention(12, 3), state)(query, key, value), rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("shape", [(5, 7), (2, 1, 1, 7), (2, 3, 5, 7)], ids=["all", "padding", "each head"])
+    @pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7), (2, 1, 1, 7), (2, 3, 5, 7)], ids=["all", "heads", "padding", "each head"])
     def test_masks_broadcast(self, agree, draw, shape):
-        """A mask holds for all sequences and heads, for each sequence, or for each head."""
+        """A mask holds for all sequences and heads, for each head, or for each sequence."""
         state, mask = weights(draw, mha_shapes(12)), some_keys(draw, *shape)
-        x, context = draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 7, 12, dtype=F64)
-        agree(lambda m: loaded(m.MultiHeadAttention(12, 3), state)(x, context, context, mask), rtol=1e-10, atol=1e-10)
+        x, context = draw.normal(2, 5, 12), draw.normal(2, 7, 12)
+        agree(lambda m: loaded(m.MultiHeadAttention(12, 3), state)(x, context, context, mask), rtol=1e-5, atol=1e-5)
+
+    def test_a_mask_of_three_dimensions_is_for_the_heads(self, agree, draw):
+        """As masks broadcast, (H, Tq, Tk) belongs to the heads, where there are as many sequences as heads, too."""
+        state, mask, x = weights(draw, mha_shapes(12)), some_keys(draw, 3, 5, 5), draw.normal(3, 5, 12)
+        agree(lambda m: loaded(m.MultiHeadAttention(12, 3), state)(x, x, x, mask), rtol=1e-5, atol=1e-5)
 
     def test_fully_masked_queries(self, agree, draw):
         """A query that may look at nothing gets the bias of out_proj; all gradients are finite."""
         state, mask = weights(draw, mha_shapes(12)), some_keys(draw, 2, 1, 5, 7)
         mask[0, :, 2] = mask[1, :, 4] = False
-        x, context, w = draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 7, 12, dtype=F64), draw.normal(2, 5, 12, dtype=F64)
+        x, context, w, nothing = draw.normal(2, 5, 12), draw.normal(2, 7, 12), draw.normal(2, 5, 12), torch.zeros(5, 7, dtype=torch.bool)
 
         def probe(m):
             model, inputs = loaded(m.MultiHeadAttention(12, 3), state), [leaf(x), leaf(context)]
             y = model(inputs[0], inputs[1], inputs[1], mask)
             (y * w).sum().backward()
-            return y.detach(), [i.grad for i in inputs], gradients(model)
+            return y.detach(), [i.grad for i in inputs], gradients(model), model(x, context, context, nothing).detach()
 
-        agree(probe, rtol=1e-9, atol=1e-11)
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_numbers_of_torch(self, student, draw):
+        """With the weights of an nn.MultiheadAttention, and a causal mask, the numbers are its own."""
+        theirs = nn.MultiheadAttention(15, 3, batch_first=True)
+        state = weights(draw, mha_shapes(15))
+        theirs.load_state_dict(state)
+        x, context = draw.normal(2, 7, 15), draw.normal(2, 7, 15)
+        mask = torch.ones(7, 7, dtype=torch.bool).tril()
+        with torch.no_grad():
+            want = theirs(x, context, context, attn_mask=~mask, need_weights=False)[0]
+        got = student(lambda m: loaded(m.MultiHeadAttention(15, 3), state)(x, context, context, mask))
+        check_close(got, want, 1e-4, "With the weights of an nn.MultiheadAttention, the result")
 
     def test_gradients_of_all_parameters(self, agree, draw):
-        """Every parameter gets its gradient, in float32 too."""
-        state, x, w = weights(draw, mha_shapes(12), torch.float32), draw.normal(2, 5, 12), draw.normal(2, 5, 12)
+        """Every parameter gets its gradient."""
+        state, x, w = weights(draw, mha_shapes(12)), draw.normal(2, 5, 12), draw.normal(2, 5, 12)
 
         def probe(m):
             model = loaded(m.MultiHeadAttention(12, 4), state)
@@ -343,7 +446,7 @@ class TestMultiHeadAttention:
 
     @measured("flags")
     def test_parameters(self, agree, draw):
-        """The parameters have the names and shapes of the statement, all of them are trained, and there is nothing else."""
+        """The parameters have the names and shapes of the statement, all of them are trained, and the state_dict holds nothing else."""
         d = 4 * draw.integer(2, 60)
         agree(lambda m: parameters(m.MultiHeadAttention(d, 4)), rtol=0, atol=0)
 
@@ -360,40 +463,58 @@ class TestMultiHeadAttention:
         for name, shape in mha_shapes(d).items():
             assert tuple(start[name].shape) == tuple(shape), f"{name} must be {tuple(shape)}; it is {tuple(start[name].shape)}."
         assert not start["in_proj_bias"].any() and not start["out_proj.bias"].any(), "Both biases must start at 0."
-        for name, bound in (("in_proj_weight", math.sqrt(6 / (4 * d))), ("out_proj.weight", 1 / math.sqrt(d))):
-            x = start[name] / bound
-            assert x.abs().max() <= 1 + 1e-5, f"{name} must start within ±{bound:.4f}; it goes up to {start[name].abs().max():.4f}."
-            # Uniform in ±1: the mean of n squares has the deviation √(4 / 45 n), 0.005 for n = 3,600, the fewest.
-            uniform = x.mean().abs() < 0.07 and (x.square().mean() - 1 / 3).abs() < 0.035
-            assert uniform, f"{name} must start uniform in ±{bound:.4f}; its mean square is {start[name].square().mean():.4g}."
+        check_start(start["in_proj_weight"], "in_proj_weight", math.sqrt(6 / (4 * d)))
+        check_start(start["out_proj.weight"], "out_proj.weight", 1 / math.sqrt(d))
+
+    @measured("flags")
+    def test_weights_that_change(self, agree, draw):
+        """Weights that are loaded or updated later count at once, and the parameters stay the same objects."""
+        states, x = [weights(draw, mha_shapes(12)) for _ in range(2)], draw.normal(2, 5, 12)
+        agree(lambda m: changing(m.MultiHeadAttention(12, 3), states, lambda model: model(x, x, x)), rtol=1e-4, atol=1e-4)
+
+    def test_sizes_of_one(self, agree, draw):
+        """There may be one sequence, one query or one key, and the result keeps its three dimensions."""
+        state = weights(draw, mha_shapes(6))
+        inputs = [(draw.normal(B, Tq, 6), draw.normal(B, Tk, 6), draw.normal(B, Tk, 6)) for B, Tq, Tk in with_ones(2, 5, 7)]
+
+        def probe(m):
+            model = loaded(m.MultiHeadAttention(6, 3), state)
+            return [model(*each) for each in inputs], loaded(m.MultiHeadAttention(6, 6), state)(*inputs[0])
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Query, key, value and mask may lie in memory in any way, and be long."""
+        state, query = weights(draw, mha_shapes(12)), draw.normal(2, 131, 12, layout=layout)
+        key, value = draw.normal(2, 7, 12, layout=layout), draw.normal(2, 7, 12, layout=layout)
+        mask = draw.bools(2, 3, 131, 7, layout=layout)
+        agree(lambda m: loaded(m.MultiHeadAttention(12, 3), state)(query, key, value, mask), rtol=1e-4, atol=1e-4)
+
+    def test_double_precision(self, agree, draw):
+        """With float64 parameters, the result is float64."""
+        state, x, context = weights(draw, mha_shapes(12), F64), draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 7, 12, dtype=F64)
+        mask = some_keys(draw, 5, 7)
+        agree(lambda m: loaded(m.MultiHeadAttention(12, 3), state)(x, context, context, mask), rtol=1e-5, atol=1e-5)
 
     def test_heads_must_fit(self, agree, draw):
         """A number of heads that does not divide d_model is a ValueError."""
-        state, x = weights(draw, mha_shapes(6)), draw.normal(2, 5, 6, dtype=F64)
+        state, x = weights(draw, mha_shapes(6)), draw.normal(2, 5, 6)
 
         def probe(m):
-            return raised(ValueError, lambda: m.MultiHeadAttention(6, 4)), loaded(m.MultiHeadAttention(6, 3), state)(x, x, x)
+            wrong = [raised(ValueError, lambda n=n: m.MultiHeadAttention(6, n)) for n in (4, 5, 12)]
+            return wrong, loaded(m.MultiHeadAttention(6, 3), state)(x, x, x)
 
-        agree(probe, rtol=1e-10, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-3)
 
 
 @task("sinusoidal_positions")
 class TestSinusoidalPositions:
-    @pytest.mark.parametrize("d_model", [2, 6, 16])
+    @pytest.mark.parametrize("d_model", [2, 6, 16, 134])
     def test_values(self, agree, draw, d_model):
         """Sines and cosines take turns, and each pair has its own wavelength."""
         positions = draw.permutation(41)[:13]
         agree(lambda m: m.sinusoidal_positions(positions, d_model), rtol=0, atol=1e-5)
-
-    def test_positions_of_any_shape(self, agree, draw):
-        """Each position of a tensor of any shape gets a vector, a single number too."""
-        positions = draw.integers(0, 100, 2, 3, 5)
-        agree(lambda m: [m.sinusoidal_positions(positions, 6), m.sinusoidal_positions(positions[0, 1, 2], 6)], rtol=0, atol=1e-5)
-
-    def test_no_positions(self, agree, draw):
-        """No positions give no vectors."""
-        positions = draw.integers(0, 100, 3)
-        agree(lambda m: [m.sinusoidal_positions(positions[:0], 6), m.sinusoidal_positions(positions, 6)], rtol=0, atol=1e-5)
 
     def test_first_position(self, agree, draw):
         """Position 0 is 0, 1, 0, 1, …; positions count from 0."""
@@ -411,51 +532,56 @@ class TestSinusoidalPositions:
         positions[3] = 1_000_000
         agree(lambda m: m.sinusoidal_positions(positions, 10), rtol=0, atol=1e-5)
 
+    def test_positions_of_any_shape(self, agree, draw):
+        """Each position of a tensor of any shape gets a vector, a single number too."""
+        positions = draw.integers(0, 100, 2, 3, 5)
+        parts = [positions, positions[0, 1, 2], positions[:, :1], positions[:1, 0]]
+        agree(lambda m: [m.sinusoidal_positions(part, 6) for part in parts], rtol=0, atol=1e-5)
+
+    def test_no_positions(self, agree, draw):
+        """No positions give no vectors."""
+        positions = draw.integers(0, 100, 3)
+        parts = [positions[:0], positions[:0, None].expand(0, 4), positions]
+        agree(lambda m: [m.sinusoidal_positions(part, 6) for part in parts], rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Positions may lie in memory in any way."""
+        positions = draw.integers(0, 1000, 3, 5, layout=layout)
+        agree(lambda m: m.sinusoidal_positions(positions, 6), rtol=0, atol=1e-5)
+
     def test_odd_sizes_are_refused(self, agree, draw):
         """An odd d_model is a ValueError."""
         positions, d = draw.integers(0, 50, 5), 2 * draw.integer(1, 9)
 
         def probe(m):
-            return raised(ValueError, lambda: m.sinusoidal_positions(positions, d + 1)), m.sinusoidal_positions(positions, d)
+            wrong = [raised(ValueError, lambda n=n: m.sinusoidal_positions(positions, n)) for n in (1, d + 1)]
+            return wrong, m.sinusoidal_positions(positions, d)
 
-        agree(probe, rtol=0, atol=1e-5)
+        agree(probe, rtol=0, atol=1e-3)
 
 
 @task("apply_rope")
 class TestApplyRope:
-    @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (F64, 1e-10)], ids=["float32", "float64"])
-    def test_values(self, agree, draw, dtype, atol):
-        """Neighbouring features turn by their angles, at many positions, in the precision of x."""
-        x, positions = draw.normal(2, 3, 11, 10, dtype=dtype), draw.integers(0, 200, 11)
-        agree(lambda m: m.apply_rope(x, positions), rtol=1e-6, atol=atol)
-
     @pytest.mark.parametrize("pair", [0, 2])
     def test_pairs_and_direction(self, agree, draw, pair):
         """Pair i is (x[2i], x[2i + 1]): a vector along x[2i] turns towards x[2i + 1] and nowhere else."""
         x, positions = torch.zeros(5, 8, dtype=F64), draw.permutation(9)[:5]
         x[:, 2 * pair] = 1
-        agree(lambda m: m.apply_rope(x, positions), rtol=1e-10, atol=1e-10)
+        agree(lambda m: m.apply_rope(x, positions), rtol=1e-5, atol=1e-6)
 
-    def test_one_vector(self, agree, draw):
-        """There may be no leading dimensions, one position and one pair; position 0 turns nothing."""
-        x, p = draw.normal(1, 2, dtype=F64), draw.integer(1, 9)
-        agree(lambda m: [m.apply_rope(x, torch.tensor([n])) for n in (0, p)], rtol=1e-10, atol=1e-10)
-
-    def test_positions_of_each_sequence(self, agree, draw):
-        """Positions of (B, 1, T) hold for all heads of their sequence."""
-        x, positions = draw.normal(2, 3, 5, 6, dtype=F64), draw.integers(0, 50, 2, 1, 5)
-        agree(lambda m: m.apply_rope(x, positions), rtol=1e-10, atol=1e-10)
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (F64, 1e-9)], ids=["float32", "float64"])
+    def test_values(self, agree, draw, dtype, tolerance):
+        """Neighbouring features turn by their angles, at many positions, in the precision of x."""
+        x, positions = draw.normal(2, 3, 139, 10, dtype=dtype), draw.integers(0, 200, 139)
+        agree(lambda m: m.apply_rope(x, positions), rtol=tolerance, atol=tolerance)
 
     def test_offset_of_cached_keys(self, agree, draw):
         """Turning a text in two pieces, the second with later positions, gives what turning it at once gives."""
         x, n = draw.normal(2, 9, 6, dtype=F64), draw.integer(2, 8)
         positions = torch.arange(9) + draw.integer(1, 50)
-
-        def probe(m):
-            pieces = [m.apply_rope(x[:, part], positions[part]) for part in (slice(n), slice(n, 9))]
-            return torch.cat(pieces, dim=1), m.apply_rope(x, positions)
-
-        agree(probe, rtol=1e-10, atol=1e-10)
+        pieces = [(x[:, part].clone(), positions[part]) for part in (slice(n), slice(n, 9))]
+        agree(lambda m: (torch.cat([m.apply_rope(*piece) for piece in pieces], dim=1), m.apply_rope(x, positions)), rtol=1e-5, atol=1e-6)
 
     def test_products_depend_on_the_distance(self, student, draw):
         """The product of q at position a and k at position b is the same for all a and b of one distance, and changes with it."""
@@ -473,49 +599,67 @@ class TestApplyRope:
         assert right, "The result must have the shape of x."
         products, turned, together = answer
         off = (together - (q * k).sum()).abs().max().item()
-        assert off < 1e-8, f"At one position, the product of q and k must be that of the vectors themselves; it is off by {off:.3g}."
+        assert off < 1e-5, f"At one position, the product of q and k must be that of the vectors themselves; it is off by {off:.3g}."
         assert (turned - q).abs().amax(dim=(1, 2)).min() > 1e-3, "A query at a position after 0 must turn."
         norms = turned.square().sum((1, 2)).sqrt()
-        assert (norms - 3).abs().max() < 1e-9, f"The vectors must keep their length: one of length 3 got {norms[-1]:.4g}."
+        assert (norms - 3).abs().max() < 1e-5, f"The vectors must keep their length: one of length 3 got {norms[-1]:.4g}."
         spread = (products.max() - products.min()).item()
-        assert spread < 1e-8, f"The product of q and k at one distance must be the same everywhere; it varies by {spread:.3g}."
+        assert spread < 1e-5, f"The product of q and k at one distance must be the same everywhere; it varies by {spread:.3g}."
 
     def test_base(self, agree, draw):
         """Another base turns the slower pairs by other angles."""
         x, positions, base = draw.normal(7, 10, dtype=F64), draw.integers(1, 50, 7), float(draw.integer(20, 900))
-        agree(lambda m: m.apply_rope(x, positions, base=base), rtol=1e-10, atol=1e-10)
+        agree(lambda m: m.apply_rope(x, positions, base=base), rtol=1e-5, atol=1e-6)
 
-    def test_large_positions(self, agree, draw):
-        """In float32, position 100,000 is as precise as position 1."""
-        x, positions = draw.normal(3, 11, 6), draw.integers(50_000, 100_001, 11)
-        agree(lambda m: m.apply_rope(x, positions), rtol=1e-5, atol=1e-5)
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (F64, 1e-9)], ids=["float32", "float64"])
+    def test_large_positions(self, agree, draw, dtype, tolerance):
+        """Position 100,000 is as precise as position 1."""
+        x, positions = draw.normal(3, 11, 6, dtype=dtype), draw.integers(50_000, 100_001, 11)
+        agree(lambda m: m.apply_rope(x, positions), rtol=tolerance, atol=tolerance)
 
     @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=["float16", "bfloat16"])
     def test_half_precision(self, agree, draw, dtype, rtol):
-        """16-bit vectors are turned in float32, so that only the result is rounded, also at large positions."""
-        x, positions = draw.uniform(7, 6, low=-1, high=1).to(dtype), draw.integers(1000, 3000, 7)
+        """16-bit vectors are turned in float32 or float64, so that only the result is rounded, also at large positions."""
+        x, positions = draw.uniform(37, 6, low=-1, high=1).to(dtype), draw.integers(1000, 100_001, 37)
         agree(lambda m: m.apply_rope(x, positions), rtol=rtol, atol=1e-6)  # rtol: the last digit may be rounded either way
 
-    def test_gradient_and_input(self, agree, draw):
-        """The gradient turns back, and x itself stays as it is."""
+    def test_gradient(self, agree, draw):
+        """The gradient turns back."""
         x, w, positions = draw.normal(2, 5, 6, dtype=F64), draw.normal(2, 5, 6, dtype=F64), draw.integers(1, 50, 5)
 
         def probe(m):
-            plain, a = x.clone(), leaf(x)
-            y = m.apply_rope(plain, positions)
+            a = leaf(x)
             (m.apply_rope(a, positions) * w).sum().backward()
-            return y, plain, a.grad
+            return a.grad
 
-        agree(probe, rtol=1e-10, atol=1e-10)
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("shape", [(2, 1, 5), (2, 3, 5), (3, 1), (1,), ()], ids=str)
+    def test_positions_broadcast(self, agree, draw, shape):
+        """Positions may belong to each sequence, each head or each token, or be one for all."""
+        x, positions = draw.normal(2, 3, 5, 6), draw.integers(0, 50, *shape)
+        agree(lambda m: m.apply_rope(x, positions), rtol=1e-5, atol=1e-5)
+
+    def test_sizes_of_one(self, agree, draw):
+        """There may be no leading dimensions, one token and one pair; position 0 turns nothing."""
+        inputs = [(draw.normal(B, T, D), draw.integers(0, 9, T)) for B, T, D in [(1, 5, 6), (2, 1, 6), (2, 5, 2)]]
+        one, positions = draw.normal(1, 2), [torch.tensor([n]) for n in (0, draw.integer(1, 9))]
+        agree(lambda m: [m.apply_rope(*each) for each in inputs] + [m.apply_rope(one, p) for p in positions], rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Vectors and positions may lie in memory in any way."""
+        x, positions = draw.normal(3, 2, 5, 6, layout=layout), draw.integers(0, 50, 3, 1, 5, layout=layout)
+        agree(lambda m: m.apply_rope(x, positions), rtol=1e-5, atol=1e-5)
 
     def test_odd_sizes_are_refused(self, agree, draw):
         """An odd D is a ValueError."""
-        x, positions = draw.normal(3, 7, dtype=F64), draw.integers(1, 50, 3)
+        x, wrong, positions = draw.normal(3, 6), [draw.normal(3, 7), draw.normal(3, 1)], draw.integers(1, 50, 3)
 
         def probe(m):
-            return raised(ValueError, lambda: m.apply_rope(x, positions)), m.apply_rope(x[:, :6], positions)
+            return [raised(ValueError, lambda a=a: m.apply_rope(a, positions)) for a in wrong], m.apply_rope(x, positions)
 
-        agree(probe, rtol=1e-10, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 def gqa_shapes(d, heads, groups):
@@ -529,49 +673,39 @@ class TestGroupedQueryAttention:
     @pytest.mark.parametrize("groups", [1, 2, 3, 6])
     def test_values(self, agree, draw, groups):
         """Neighbouring query heads share a key head, from all of them sharing one to each having its own."""
-        state, x = weights(draw, gqa_shapes(12, 6, groups)), draw.normal(2, 5, 12, dtype=F64)
-        agree(lambda m: loaded(m.GroupedQueryAttention(12, 6, groups), state)(x), rtol=1e-10, atol=1e-10)
+        state, x = weights(draw, gqa_shapes(12, 6, groups)), draw.normal(2, 5, 12)
+        agree(lambda m: loaded(m.GroupedQueryAttention(12, 6, groups), state)(x), rtol=1e-5, atol=1e-5)
 
-    def test_numbers_of_torch(self, student, draw):
-        """The numbers are those of torch's own grouped attention, under a causal mask."""
-        state, x = weights(draw, gqa_shapes(16, 4, 2)), draw.normal(2, 5, 16, dtype=F64)
-        mask = torch.ones(5, 5, dtype=torch.bool).tril()
-        q, k, v = ((x @ state[f"{name}_proj.weight"].mT).unflatten(-1, (-1, 4)).transpose(1, 2) for name in "qkv")
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-        want = y.transpose(1, 2).flatten(-2) @ state["out_proj.weight"].mT
-        got = student(lambda m: loaded(m.GroupedQueryAttention(16, 4, 2), state)(x, mask))
-        check_close(got, want, 1e-10, "The result")
-
-    @pytest.mark.parametrize("shape", [(5, 5), (2, 1, 1, 5), (2, 6, 5, 5)], ids=["all", "padding", "each head"])
+    @pytest.mark.parametrize("shape", [(5, 5), (6, 5, 5), (2, 1, 1, 5), (2, 6, 5, 5)], ids=["all", "heads", "padding", "each head"])
     def test_masks_broadcast(self, agree, draw, shape):
-        """A mask holds for all sequences and heads, for each sequence, or for each of the H query heads."""
-        state, x = weights(draw, gqa_shapes(12, 6, 2)), draw.normal(2, 5, 12, dtype=F64)
+        """A mask holds for all sequences and heads, for each of the H query heads, or for each sequence."""
+        state, x = weights(draw, gqa_shapes(12, 6, 2)), draw.normal(2, 5, 12)
         mask = some_keys(draw, *shape)
-        agree(lambda m: loaded(m.GroupedQueryAttention(12, 6, 2), state)(x, mask), rtol=1e-10, atol=1e-10)
+        agree(lambda m: loaded(m.GroupedQueryAttention(12, 6, 2), state)(x, mask), rtol=1e-5, atol=1e-5)
 
     def test_gradients_with_fully_masked_queries(self, agree, draw):
         """A query that may look at nothing gets 0, and all gradients are right and finite."""
-        state, x, w = weights(draw, gqa_shapes(12, 6, 3)), draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 5, 12, dtype=F64)
-        mask = some_keys(draw, 2, 1, 5, 5)
+        state, x, w = weights(draw, gqa_shapes(12, 6, 3)), draw.normal(2, 5, 12), draw.normal(2, 5, 12)
+        mask, nothing = some_keys(draw, 2, 1, 5, 5), torch.zeros(5, 5, dtype=torch.bool)
         mask[0, :, 2] = mask[1, :, 4] = False
 
         def probe(m):
             model, a = loaded(m.GroupedQueryAttention(12, 6, 3), state), leaf(x)
             y = model(a, mask)
             (y * w).sum().backward()
-            return y.detach(), a.grad, gradients(model)
+            return y.detach(), a.grad, gradients(model), model(x, nothing).detach()
 
-        agree(probe, rtol=1e-9, atol=1e-11)
+        agree(probe, rtol=1e-4, atol=1e-4)
 
-    def test_single_precision(self, agree, draw):
-        """The result has the dtype of the parameters; one token works too."""
-        state, x = weights(draw, gqa_shapes(12, 4, 2), torch.float32), draw.normal(3, 7, 12)
-
-        def probe(m):
-            model = loaded(m.GroupedQueryAttention(12, 4, 2), state)
-            return model(x), model(x[:, :1])
-
-        agree(probe, rtol=1e-4, atol=1e-5)
+    def test_numbers_of_torch(self, student, draw):
+        """The numbers are those of torch's own grouped attention, under a causal mask."""
+        state, x = weights(draw, gqa_shapes(16, 4, 2)), draw.normal(2, 5, 16)
+        mask = torch.ones(5, 5, dtype=torch.bool).tril()
+        q, k, v = ((x @ state[f"{name}_proj.weight"].mT).unflatten(-1, (-1, 4)).transpose(1, 2) for name in "qkv")
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        want = y.transpose(1, 2).flatten(-2) @ state["out_proj.weight"].mT
+        got = student(lambda m: loaded(m.GroupedQueryAttention(16, 4, 2), state)(x, mask))
+        check_close(got, want, 1e-4, "The result")
 
     @measured("flags")
     @pytest.mark.parametrize("groups", [1, 4])
@@ -580,18 +714,47 @@ class TestGroupedQueryAttention:
         d = 8 * draw.integer(2, 40)
         agree(lambda m: parameters(m.GroupedQueryAttention(d, 8, groups)), rtol=0, atol=0)
 
+    @measured("flags")
+    def test_weights_that_change(self, agree, draw):
+        """Weights that are loaded or updated later count at once, and the parameters stay the same objects."""
+        states, x = [weights(draw, gqa_shapes(12, 6, 2)) for _ in range(2)], draw.normal(2, 5, 12)
+        agree(lambda m: changing(m.GroupedQueryAttention(12, 6, 2), states, lambda model: model(x)), rtol=1e-4, atol=1e-4)
+
+    def test_sizes_of_one(self, agree, draw):
+        """There may be one sequence, one token or one head, and the result keeps its three dimensions."""
+        state, x = weights(draw, gqa_shapes(6, 6, 2)), draw.normal(2, 5, 6)
+        single, parts = weights(draw, gqa_shapes(6, 1, 1)), [x[:1].clone(), x[:, :1].clone(), x[:1, :1].clone()]
+
+        def probe(m):
+            model = loaded(m.GroupedQueryAttention(6, 6, 2), state)
+            return [model(part) for part in parts], loaded(m.GroupedQueryAttention(6, 1, 1), single)(x)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """The sequences and the mask may lie in memory in any way, and be long."""
+        state, x = weights(draw, gqa_shapes(12, 6, 2)), draw.normal(2, 67, 12, layout=layout)
+        mask = draw.bools(2, 6, 67, 67, layout=layout)
+        agree(lambda m: loaded(m.GroupedQueryAttention(12, 6, 2), state)(x, mask), rtol=1e-4, atol=1e-4)
+
+    def test_double_precision(self, agree, draw):
+        """With float64 parameters, the result is float64."""
+        state, x, mask = weights(draw, gqa_shapes(12, 4, 2), F64), draw.normal(3, 7, 12, dtype=F64), some_keys(draw, 7, 7)
+        agree(lambda m: loaded(m.GroupedQueryAttention(12, 4, 2), state)(x, mask), rtol=1e-5, atol=1e-5)
+
     def test_heads_must_fit(self, agree, draw):
         """Heads that don't divide d_model, or key heads that don't divide the heads, are a ValueError."""
-        state, x = weights(draw, gqa_shapes(12, 6, 2)), draw.normal(2, 5, 12, dtype=F64)
+        state, x = weights(draw, gqa_shapes(12, 6, 2)), draw.normal(2, 5, 12)
 
         def probe(m):
             wrong = [raised(ValueError, lambda s=s: m.GroupedQueryAttention(*s)) for s in [(12, 5, 5), (12, 6, 4), (12, 2, 4)]]
             return wrong, loaded(m.GroupedQueryAttention(12, 6, 2), state)(x)
 
-        agree(probe, rtol=1e-10, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-3)
 
 
-def tokens_of(draw, T, dtype=F64):
+def tokens_of(draw, T, dtype=torch.float32):
     """Keys and values of T tokens, for 2 sequences, 3 heads and 5 features."""
     return draw.normal(2, 3, T, 5, dtype=dtype), draw.normal(2, 3, T, 5, dtype=dtype)
 
@@ -604,13 +767,24 @@ def append_in_pieces(cache, k, v, pieces):
 
 @task("KVCache")
 class TestKVCache:
+    def test_what_append_returns(self, agree, draw):
+        """Each append returns all tokens so far, in order; length counts them; a piece may be empty."""
+        k, v = tokens_of(draw, 7)
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 11, 5)
+            start = cache.length
+            return start, append_in_pieces(cache, k, v, [2, 0, 1, 4]), cache.length
+
+        agree(probe, rtol=0, atol=0)
+
     @pytest.mark.parametrize("pieces", [[1] * 7, [4, 1, 1, 1], [2, 5], [7]], ids=["tokens", "prompt", "pieces", "whole"])
     def test_attention_equals_the_full_pass(self, student, draw, pieces):
         """Attending with each piece's queries to what append returns gives the rows of causal attention over the whole text."""
-        q, (k, v) = draw.normal(2, 3, 7, 5, dtype=F64), tokens_of(draw, 7)
+        q, (k, v) = draw.normal(2, 3, 7, 5), tokens_of(draw, 7)
 
         def probe(m):
-            cache, rows, seen = m.KVCache(2, 3, 9, 5, dtype=torch.float64), [], 0
+            cache, rows, seen = m.KVCache(2, 3, 9, 5), [], 0
             for a, b, c in zip(q.split(pieces, dim=2), k.split(pieces, dim=2), v.split(pieces, dim=2), strict=True):
                 keys, values = cache.append(b, c)
                 seen += a.shape[2]
@@ -619,85 +793,7 @@ class TestKVCache:
             return torch.cat(rows, dim=2)
 
         want = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        check_close(student(probe), want, 1e-10, "Attention over the cache")
-
-    def test_what_append_returns(self, agree, draw):
-        """Each append returns all tokens so far, in order; length counts them; a piece may be empty."""
-        k, v = tokens_of(draw, 7)
-
-        def probe(m):
-            cache = m.KVCache(2, 3, 11, 5, dtype=torch.float64)
-            start = cache.length
-            return start, append_in_pieces(cache, k, v, [2, 0, 1, 4]), cache.length
-
-        agree(probe, rtol=0, atol=0)
-
-    def test_copies_what_it_gets(self, agree, draw):
-        """Writing into the tensors after append doesn't reach the cache."""
-        k, v = tokens_of(draw, 3)
-
-        def probe(m):
-            cache, a, b = m.KVCache(2, 3, 5, 5, dtype=torch.float64), k.clone(), v.clone()
-            first = cache.append(a, b)
-            a.zero_()
-            b.zero_()
-            return list(first), list(cache.append(k[:, :, :1], v[:, :, :1]))
-
-        agree(probe, rtol=0, atol=0)
-
-    @measured("memory")
-    def test_memory_is_taken_once(self, agree, draw):
-        """What append returns begins at the same place in memory each time, and earlier answers stay right."""
-        k, v = tokens_of(draw, 6)
-
-        def probe(m):
-            cache = m.KVCache(2, 3, 6, 5, dtype=torch.float64)
-            answers = [cache.append(k[:, :, i : i + 1], v[:, :, i : i + 1]) for i in range(6)]
-            places = [(keys.data_ptr(), values.data_ptr()) for keys, values in answers]
-            return len(set(places)), [(keys.clone(), values.clone()) for keys, values in answers]
-
-        agree(probe, rtol=0, atol=0)
-
-    @measured("flags")
-    def test_no_graph(self, agree, draw):
-        """Keys and values that require gradients leave no graph behind, in this append or the next."""
-        k, v = tokens_of(draw, 3)
-
-        def probe(m):
-            cache = m.KVCache(2, 3, 5, 5, dtype=torch.float64)
-            first = cache.append(leaf(k) * 2, leaf(v) * 2)
-            graph = [x.requires_grad for x in first]
-            second = cache.append(k[:, :, :1], v[:, :, :1])
-            return graph, [x.requires_grad for x in second], [x.detach() for x in second]
-
-        agree(probe, rtol=1e-12, atol=1e-12)
-
-    def test_a_full_cache_refuses(self, agree, draw):
-        """The last place can be used; beyond it, append is a ValueError and changes nothing."""
-        k, v = tokens_of(draw, 5)
-
-        def probe(m):
-            cache = m.KVCache(2, 3, 6, 5, dtype=torch.float64)
-            cache.append(k, v)
-            outcome = raised(ValueError, lambda: cache.append(k[:, :, :2], v[:, :, :2]))
-            length = cache.length
-            last = cache.append(k[:, :, :1], v[:, :, :1])
-            return outcome, length, list(last), cache.length, raised(ValueError, lambda: cache.append(k[:, :, :1], v[:, :, :1]))
-
-        agree(probe, rtol=0, atol=0)
-
-    def test_wrong_shapes_are_refused(self, agree, draw):
-        """Other batch sizes, head counts or feature counts, or fewer values than keys, are a ValueError; nothing is stretched to fit."""
-        k, v = tokens_of(draw, 3)
-
-        def probe(m):
-            cache = m.KVCache(2, 3, 9, 5, dtype=torch.float64)
-            cache.append(k, v)
-            wrong = [(k[:1], v[:1]), (k[:, :1], v[:, :1]), (k[..., :1], v[..., :1]), (k, v[:, :, :1]), (k[:, :, :1], v), (k[0], v[0])]
-            outcomes = [raised(ValueError, lambda a=a, b=b: cache.append(a, b)) for a, b in wrong]
-            return outcomes, cache.length, list(cache.append(k[:, :, 1:], v[:, :, 1:]))
-
-        agree(probe, rtol=0, atol=0)
+        check_close(student(probe), want, 1e-4, "Attention over the cache")
 
     def test_truncate(self, agree, draw):
         """After truncate, the next tokens follow the first `length` ones; 0 empties the cache; it can be filled again."""
@@ -705,7 +801,8 @@ class TestKVCache:
         other_k, other_v = tokens_of(draw, 4)
 
         def probe(m):
-            cache, out = m.KVCache(2, 3, 6, 5, dtype=torch.float64), []
+            cache, out = m.KVCache(2, 3, 6, 5), []
+            cache.truncate(0)
             for length in (2, 0, 1):
                 cache.append(k, v)
                 cache.truncate(length)
@@ -715,20 +812,117 @@ class TestKVCache:
 
         agree(probe, rtol=0, atol=0)
 
-    def test_truncate_to_impossible_lengths(self, agree, draw):
-        """A length that is negative or above the number of tokens is a ValueError, whatever the room."""
+    def test_copies_what_it_gets(self, agree, draw):
+        """Writing into the tensors after append doesn't reach the cache."""
         k, v = tokens_of(draw, 3)
 
         def probe(m):
-            cache = m.KVCache(2, 3, 9, 5, dtype=torch.float64)
-            cache.append(k, v)
-            outcomes = [raised(ValueError, lambda n=n: cache.truncate(n)) for n in (4, -1)]
-            cache.truncate(3)
-            return outcomes, list(cache.append(k[:, :, :1], v[:, :, :1]))
+            cache, a, b = m.KVCache(2, 3, 5, 5), k.clone(), v.clone()
+            first = cache.append(a, b)
+            a.zero_()
+            b.zero_()
+            return list(first), list(cache.append(k[:, :, :1], v[:, :, :1]))
 
         agree(probe, rtol=0, atol=0)
 
-    @pytest.mark.parametrize("dtype", [None, torch.float16])
+    @measured("memory")
+    def test_memory_is_taken_once(self, agree, draw):
+        """What append returns begins at the same place in memory each time, after truncate too, and earlier answers stay right."""
+        k, v = tokens_of(draw, 6)
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 6, 5)
+            answers = [cache.append(k[:, :, i : i + 1], v[:, :, i : i + 1]) for i in range(6)]
+            copies = [(keys.clone(), values.clone()) for keys, values in answers]
+            for length in (4, 0):
+                cache.truncate(length)
+                answers.append(cache.append(k[:, :, 4:], v[:, :, 4:]))
+            return len({(keys.data_ptr(), values.data_ptr()) for keys, values in answers}), copies, list(answers[-1])
+
+        agree(probe, rtol=0, atol=0)
+
+    @measured("flags")
+    def test_no_graph(self, agree, draw):
+        """Keys and values that require gradients leave no graph behind, in this append or the next, and still require them."""
+        k, v = (leaf(x) for x in tokens_of(draw, 3))
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 9, 5)
+            answers = [cache.append(k, v), cache.append(k * 2, v * 2), cache.append(k.detach(), v.detach())]
+            return [x.requires_grad for answer in answers for x in answer], [x.detach() for x in answers[-1]]
+
+        agree(probe, rtol=1e-6, atol=1e-6)
+
+    def test_a_full_cache_refuses(self, agree, draw):
+        """The last place can be used; beyond it, append is a ValueError and changes nothing."""
+        k, v = tokens_of(draw, 5)
+
+        def probe(m):
+            cache, none = m.KVCache(2, 3, 6, 5), m.KVCache(2, 3, 0, 5)
+            cache.append(k, v)
+            outcome = raised(ValueError, lambda: cache.append(k[:, :, :2], v[:, :, :2]))
+            length = cache.length
+            last = cache.append(k[:, :, :1], v[:, :, :1])
+            refused = [raised(ValueError, lambda c=c: c.append(k[:, :, :1], v[:, :, :1])) for c in (cache, none)]
+            empty = [tuple(x.shape) for x in none.append(k[:, :, :0], v[:, :, :0])]
+            return outcome, length, list(last), refused, cache.length, empty, none.length
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_wrong_shapes_are_refused(self, agree, draw):
+        """Other batch sizes, head counts or feature counts, or fewer values than keys, are a ValueError; nothing is stretched to fit."""
+        k, v = tokens_of(draw, 3)
+        wrong = [(k[:1], v[:1]), (k[:, :1], v[:, :1]), (k[..., :1], v[..., :1]), (k, v[:, :, :1]), (k[:, :, :1], v), (k[0], v[0])]
+        wrong += [(k, v[:1]), (k[None], v[None]), (torch.cat([k, k]), torch.cat([v, v])), (k[:1, :, :0], v[:1, :, :0])]
+        wrong = [(a.clone(), b.clone()) for a, b in wrong]
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 9, 5)
+            cache.append(k, v)
+            outcomes = [raised(ValueError, lambda a=a, b=b: cache.append(a, b)) for a, b in wrong]
+            return outcomes, cache.length, list(cache.append(k[:, :, 1:], v[:, :, 1:]))
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_truncate_to_impossible_lengths(self, agree, draw):
+        """A length that is negative or above the number of tokens is a ValueError, whatever the room, and changes nothing."""
+        k, v = tokens_of(draw, 3)
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 9, 5)
+            cache.append(k, v)
+            outcomes = [raised(ValueError, lambda n=n: cache.truncate(n)) for n in (4, 9, -1)]
+            length = cache.length
+            cache.truncate(3)
+            return outcomes, length, list(cache.append(k[:, :, :1], v[:, :, :1]))
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_sizes_of_one(self, agree, draw):
+        """Batch, heads, tokens and features may be 1; what append returns has four dimensions."""
+        inputs = [(shape, draw.normal(*shape), draw.normal(*shape)) for shape in with_ones(2, 3, 4, 5)]
+
+        def probe(m):
+            out = []
+            for (B, H, T, D), k, v in inputs:
+                cache = m.KVCache(B, H, 2 * T, D)
+                out.append([[x.clone() for x in cache.append(a, b)] for a, b in ((k, v), (v, k))])
+            return out
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Keys and values may lie in memory in any way, and be many."""
+        k, v = draw.normal(2, 3, 131, 5, layout=layout), draw.normal(2, 3, 131, 5, layout=layout)
+
+        def probe(m):
+            cache = m.KVCache(2, 3, 301, 5)
+            return append_in_pieces(cache, k, v, [100, 31]), list(cache.append(v, k))
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("dtype", [None, torch.float16, F64])
     def test_two_caches_and_dtypes(self, agree, draw, dtype):
         """Each cache has memory of its own, of the given dtype; float32 is the default."""
         k, v = tokens_of(draw, 4, dtype or torch.float32)
@@ -748,19 +942,19 @@ class TestBlockwiseAttention:
     def test_any_block_size(self, agree, draw, block_size):
         """Whatever the block size, one that doesn't divide Tk or is larger too, the values are those of ordinary attention."""
         q, k, v = draw.normal(2, 3, 5, 7, dtype=F64), draw.normal(2, 3, 11, 7, dtype=F64), draw.normal(2, 3, 11, 13, dtype=F64)
-        agree(lambda m: m.blockwise_attention(q, k, v, block_size), rtol=1e-10, atol=1e-10)
+        agree(lambda m: m.blockwise_attention(q, k, v, block_size), rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize(("num_queries", "block_size"), [(11, 4), (5, 4), (1, 3), (11, 1)])
     def test_causal(self, agree, draw, num_queries, block_size):
         """The queries are the last Tq positions, and none looks ahead, whatever the blocks."""
         q, k, v = draw.normal(2, num_queries, 7, dtype=F64), draw.normal(2, 11, 7, dtype=F64), draw.normal(2, 11, 3, dtype=F64)
-        agree(lambda m: m.blockwise_attention(q, k, v, block_size, causal=True), rtol=1e-10, atol=1e-10)
+        agree(lambda m: m.blockwise_attention(q, k, v, block_size, causal=True), rtol=1e-5, atol=1e-6)
 
     def test_hidden_blocks(self, agree, draw):
         """Keys can be hidden: in the middle, or whole blocks at the start (left padding) or at the end."""
         q, k, v = draw.normal(3, 2, 5, 7, dtype=F64), draw.normal(3, 2, 11, 7, dtype=F64), draw.normal(3, 2, 11, 3, dtype=F64)
         key_mask = torch.stack([some_keys(draw, 11), torch.arange(11) >= 7, torch.arange(11) < 2])[:, None]
-        agree(lambda m: m.blockwise_attention(q, k, v, 3, key_mask=key_mask), rtol=1e-10, atol=1e-10)
+        agree(lambda m: m.blockwise_attention(q, k, v, 3, key_mask=key_mask), rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("causal", [False, True])
     def test_queries_that_see_nothing(self, agree, draw, causal):
@@ -780,7 +974,7 @@ class TestBlockwiseAttention:
             (y * w).sum().backward()
             return [y.detach(), *(x.grad for x in inputs)]
 
-        agree(probe, rtol=1e-9, atol=1e-11)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("order", ["rising", "falling", "mixed"])
     def test_huge_scores(self, agree, draw, order):
@@ -788,7 +982,12 @@ class TestBlockwiseAttention:
         (q, k), v = huge_scores(draw), draw.normal(11, 13)
         if order != "mixed":
             k = k[(k @ q[0]).argsort(descending=order == "falling")]
-        agree(lambda m: m.blockwise_attention(q, k, v, 2), rtol=1e-5, atol=1e-5)
+        agree(lambda m: m.blockwise_attention(q, k, v, 2), rtol=1e-3, atol=1e-3)
+
+    def test_low_scores(self, agree, draw):
+        """Keys with scores of −1e4 keep their weights, whatever stands at hidden keys and ahead."""
+        (q, k, key_mask), v = low_scores(draw), draw.normal(11, 13)
+        agree(lambda m: [m.blockwise_attention(q, k, v, 3, key_mask=key_mask, causal=c) for c in (False, True)], rtol=1e-3, atol=1e-3)
 
     @measured("memory, modes")
     @pytest.mark.parametrize(("hidden", "causal"), [(False, False), (False, True), (True, False)], ids=["plain", "causal", "hidden"])
@@ -812,14 +1011,37 @@ class TestBlockwiseAttention:
         key_mask = some_keys(draw, 11)
         agree(lambda m: m.blockwise_attention(q, k, v, 4, key_mask=key_mask), rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.parametrize("shape", [(2, 3, 11), (3, 11), (2, 1, 11)], ids=["each", "heads", "sequences"])
+    def test_key_masks_broadcast(self, agree, draw, shape):
+        """A key_mask may differ along all leading dimensions, or some of them."""
+        q, k, v, key_mask = draw.normal(2, 3, 5, 7), draw.normal(2, 3, 11, 7), draw.normal(2, 3, 11, 13), some_keys(draw, *shape)
+        agree(lambda m: m.blockwise_attention(q, k, v, 4, key_mask=key_mask), rtol=1e-5, atol=1e-5)
+
+    def test_sizes_of_one(self, agree, draw):
+        """Batch, queries, keys and features may be 1, and the result keeps all its dimensions."""
+        inputs = [(draw.normal(B, Tq, D), draw.normal(B, Tk, D), draw.normal(B, Tk, E)) for B, Tq, Tk, D, E in with_ones(2, 5, 7, 3, 11)]
+        masks = [draw.bools(k.shape[-2], p=0.7) for _, k, _ in inputs]
+
+        def probe(m):
+            return [m.blockwise_attention(*each, 3, key_mask=mask) for each, mask in zip(inputs, masks, strict=True)]
+
+        agree(probe, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Queries, keys, values and the key_mask may lie in memory in any way, and be many."""
+        q, k = draw.normal(2, 3, 131, 7, layout=layout), draw.normal(2, 3, 301, 7, layout=layout)
+        v, key_mask = draw.normal(2, 3, 301, 13, layout=layout), draw.bools(2, 3, 301, layout=layout)
+        agree(lambda m: m.blockwise_attention(q, k, v, 64, key_mask=key_mask, causal=True), rtol=1e-5, atol=1e-5)
+
     def test_block_size_must_be_positive(self, agree, draw):
         """A block size below 1 is a ValueError."""
-        q, k, v = draw.normal(5, 7, dtype=F64), draw.normal(11, 7, dtype=F64), draw.normal(11, 13, dtype=F64)
+        q, k, v = draw.normal(5, 7), draw.normal(11, 7), draw.normal(11, 13)
 
         def probe(m):
             return [raised(ValueError, lambda n=n: m.blockwise_attention(q, k, v, n)) for n in (0, -2)], m.blockwise_attention(q, k, v, 2)
 
-        agree(probe, rtol=1e-10, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 def block_shapes(d):
@@ -834,86 +1056,99 @@ class TestTransformerBlock:
     @pytest.mark.parametrize("heads", [1, 3, 4])
     def test_values(self, agree, draw, heads):
         """With given weights the numbers are right, for any number of heads."""
-        state, x = weights(draw, block_shapes(12)), draw.normal(2, 7, 12, dtype=F64)
-        agree(lambda m: loaded(m.TransformerBlock(12, heads), state)(x), rtol=1e-10, atol=1e-10)
-
-    def test_any_length(self, agree, draw):
-        """The same block takes texts of one token and of many."""
-        state, x = weights(draw, block_shapes(12)), draw.normal(2, 67, 12, dtype=F64)
-
-        def probe(m):
-            model = loaded(m.TransformerBlock(12, 3), state)
-            return model(x[:, :1]), model(x)
-
-        agree(probe, rtol=1e-10, atol=1e-10)
+        state, x = weights(draw, block_shapes(12)), draw.normal(2, 7, 12)
+        agree(lambda m: loaded(m.TransformerBlock(12, heads), state)(x), rtol=1e-5, atol=2e-5)
 
     def test_the_future_changes_nothing(self, agree, draw):
         """Other tokens from position t on leave everything before t as it was."""
-        state, x, t = weights(draw, block_shapes(12)), draw.normal(2, 7, 12, dtype=F64), draw.integer(1, 7)
-        other = torch.cat([x[:, :t], draw.normal(2, 7 - t, 12, dtype=F64)], dim=1)
+        state, x, t = weights(draw, block_shapes(12)), draw.normal(2, 7, 12), draw.integer(1, 7)
+        other = torch.cat([x[:, :t], draw.normal(2, 7 - t, 12)], dim=1)
 
         def probe(m):
             model = loaded(m.TransformerBlock(12, 3), state)
             y, changed = model(x), model(other)
-            unchanged = bool(((y - changed)[:, :t].abs() < 1e-9).all())
+            unchanged = bool(((y - changed)[:, :t].abs() < 1e-4).all())
             return "unchanged" if unchanged else "changed by the future", y, changed
 
-        agree(probe, rtol=1e-10, atol=1e-10)
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_the_stream_is_not_normed(self, agree, draw):
+        """Pre-norm: with nothing but biases in out and down, x comes through with these added, however large it is."""
+        state, x = weights(draw, block_shapes(12)), 100 * draw.normal(2, 5, 12)
+        state["out.weight"], state["down.weight"] = state["out.weight"] * 0, state["down.weight"] * 0
+        agree(lambda m: loaded(m.TransformerBlock(12, 3), state)(x), rtol=1e-5, atol=1e-4)
+
+    def test_any_length(self, agree, draw):
+        """The same block takes texts of one token and of many, and batches of one."""
+        state, x = weights(draw, block_shapes(12)), draw.normal(2, 263, 12)
+        parts = [x[:, :1].clone(), x, x[:1, :9].clone()]
+
+        def probe(m):
+            model = loaded(m.TransformerBlock(12, 3), state)
+            return [model(part) for part in parts]
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_evaluation(self, agree, draw):
+        """In eval mode and without gradients the numbers are the same."""
+        state, x = weights(draw, block_shapes(10)), draw.normal(2, 5, 10)
+
+        def probe(m):
+            with torch.no_grad():
+                return loaded(m.TransformerBlock(10, 5).eval(), state)(x)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
 
     def test_gradients_of_the_input(self, agree, draw):
         """A token's gradient comes from its own position and later ones only."""
-        state, x, t = weights(draw, block_shapes(12)), draw.normal(2, 7, 12, dtype=F64), draw.integer(1, 6)
-        w = draw.normal(2, 12, dtype=F64)
+        state, x, t = weights(draw, block_shapes(12)), draw.normal(2, 7, 12), draw.integer(1, 6)
+        w = draw.normal(2, 12)
 
         def probe(m):
             a = leaf(x)
             (loaded(m.TransformerBlock(12, 3), state)(a)[:, t] * w).sum().backward()
             return a.grad
 
-        agree(probe, rtol=1e-9, atol=1e-11)
+        agree(probe, rtol=1e-4, atol=1e-4)
 
     def test_gradients_of_all_parameters(self, agree, draw):
         """Every parameter gets its gradient."""
-        state, x, w = weights(draw, block_shapes(12)), draw.normal(2, 5, 12, dtype=F64), draw.normal(2, 5, 12, dtype=F64)
+        state, x, w = weights(draw, block_shapes(12)), draw.normal(2, 5, 12), draw.normal(2, 5, 12)
 
         def probe(m):
             model = loaded(m.TransformerBlock(12, 3), state)
             (model(x) * w).sum().backward()
             return gradients(model)
 
-        agree(probe, rtol=1e-9, atol=1e-10)
-
-    def test_the_stream_is_not_normed(self, agree, draw):
-        """Pre-norm: with nothing but biases in out and down, x comes through with these added, however large it is."""
-        state, x = weights(draw, block_shapes(12)), 100 * draw.normal(2, 5, 12, dtype=F64)
-        state["out.weight"], state["down.weight"] = state["out.weight"] * 0, state["down.weight"] * 0
-        agree(lambda m: loaded(m.TransformerBlock(12, 3), state)(x), rtol=1e-10, atol=1e-10)
-
-    def test_the_input_stays(self, agree, draw):
-        """The block leaves x itself as it is, in float32 too."""
-        state, x = weights(draw, block_shapes(12), torch.float32), draw.normal(2, 5, 12)
-
-        def probe(m):
-            a = x.clone()
-            with torch.no_grad():
-                return loaded(m.TransformerBlock(12, 3), state)(a), a
-
         agree(probe, rtol=1e-4, atol=1e-4)
 
     @measured("flags")
     def test_parameters(self, agree, draw):
-        """The parameters have the names and shapes of the statement, all of them are trained, and there is nothing else."""
+        """The parameters have the names and shapes of the statement, all of them are trained, and the state_dict holds nothing else."""
         d = 4 * draw.integer(2, 60)
         agree(lambda m: parameters(m.TransformerBlock(d, 4)), rtol=0, atol=0)
 
+    @measured("flags")
+    def test_weights_that_change(self, agree, draw):
+        """Weights that are loaded or updated later count at once, and the parameters stay the same objects."""
+        states, x = [weights(draw, block_shapes(12)) for _ in range(2)], draw.normal(2, 5, 12)
+        agree(lambda m: changing(m.TransformerBlock(12, 3), states, lambda model: model(x)), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """The sequences may lie in memory in any way."""
+        state, x = weights(draw, block_shapes(12)), draw.normal(3, 5, 12, layout=layout)
+        agree(lambda m: loaded(m.TransformerBlock(12, 3), state)(x), rtol=1e-4, atol=1e-4)
+
     def test_heads_must_fit(self, agree, draw):
         """A number of heads that does not divide d_model is a ValueError."""
-        state, x = weights(draw, block_shapes(6)), draw.normal(2, 5, 6, dtype=F64)
+        state, x = weights(draw, block_shapes(6)), draw.normal(2, 5, 6)
 
         def probe(m):
-            return raised(ValueError, lambda: m.TransformerBlock(6, 4)), loaded(m.TransformerBlock(6, 3), state)(x)
+            wrong = [raised(ValueError, lambda n=n: m.TransformerBlock(6, n)) for n in (4, 12)]
+            return wrong, loaded(m.TransformerBlock(6, 3), state)(x)
 
-        agree(probe, rtol=1e-10, atol=1e-10)
+        agree(probe, rtol=1e-3, atol=1e-3)
 
 
 LEVELS = torch.tensor([1.5, 0.9, 0.5, 0.0, -0.3, -0.8, -1.2], dtype=F64)  # probabilities from 0.41 down to 0.03
@@ -956,10 +1191,11 @@ class TestSampleNext:
     @pytest.mark.parametrize("dtype", [torch.float32, F64])
     def test_temperature_zero(self, agree, draw, dtype):
         """Temperature 0 gives the largest logit, the lowest index among equals, whatever top_k and top_p are."""
-        logits = draw.normal(5, 11, dtype=dtype)
-        logits[1, [3, 7, 10]] = logits[3, [8, 2]] = 5.0
-        settings = [{}, {"top_k": 3}, {"top_p": 0.5}]
-        agree(lambda m: [m.sample_next(logits, temperature=0, **s) for s in settings], rtol=0, atol=0)
+        logits = draw.normal(5, 301, dtype=dtype)
+        a, b, c = draw.permutation(301)[:3].sort().values.tolist()
+        logits[1, [a, b, c]] = logits[3, [c, b]] = 9.0
+        settings = [{"temperature": 0}, {"temperature": 0.0, "top_k": 3}, {"temperature": 0, "top_p": 0.5}]
+        agree(lambda m: [m.sample_next(logits, **s) for s in settings], rtol=0, atol=0)
 
     @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
     def test_temperature(self, student, draw, temperature):
@@ -976,9 +1212,9 @@ class TestSampleNext:
 
     @pytest.mark.parametrize("top_k", [1, 3, 7, 50])
     def test_top_k(self, student, draw, top_k):
-        """Only the k largest are drawn, in proportion to their probabilities; a k beyond V keeps all."""
+        """Only the k largest are drawn, in proportion to their probabilities; a k beyond V keeps all; rows may share their memory."""
         logits, order = shuffled_logits(draw)
-        tokens = student(lambda m: m.sample_next(logits.expand(DRAWS, 7).clone(), top_k=top_k))
+        tokens = student(lambda m: m.sample_next(logits.expand(DRAWS, 7), top_k=top_k))
         p = logits.clone()
         p[order[top_k:]] = -math.inf
         check_tokens(tokens, (DRAWS,), 7)
@@ -1041,34 +1277,47 @@ class TestSampleNext:
             p[order[before >= 0.8]] = 0
             check_frequencies(tokens[i // 3, :, i % 3], p / p.sum())
 
-    @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+    @pytest.mark.parametrize("shape", [(), (3,), (1,), (2, 3), (2, 1), (1, 3)], ids=str)
     def test_shapes(self, student, draw, shape):
         """The result has the leading dimensions of the logits: none for a single row."""
-        logits, best = draw.normal(*shape, 11), draw.integers(0, 11, *shape)
-        logits.scatter_(-1, best[..., None], 1e4)  # float32 scores that leave no choice
+        best = draw.integers(0, 11, *shape)
+        logits = draw.normal(*shape, 11).scatter(-1, best[..., None], 1e4)  # float32 scores that leave no choice
         tokens = student(lambda m: [m.sample_next(logits), m.sample_next(logits, temperature=0.001, top_p=0.9, top_k=5)])
         for answer in tokens if isinstance(tokens, list) else [None]:
             check_tokens(answer, shape, 11)
             assert torch.equal(answer, best), "A logit that is 10,000 above all others must be drawn."
 
+    @pytest.mark.parametrize("layout", ["transposed", "sliced"])
+    def test_layouts(self, student, draw, layout):
+        """Logits may lie in memory in any way, and be of many tokens, or of one."""
+        best, levels = draw.integers(0, 301, 3, 5), torch.tensor([1e4, 9e3, 8e3])
+        order = (best[..., None] + torch.tensor([0, 7, 8])) % 301
+        logits = draw.normal(3, 5, 301, layout=layout)
+        logits.scatter_(-1, order, levels.expand(3, 5, 3))
+        only = logits[..., :1]
+        settings = [{}, {"top_k": 2}, {"top_p": 0.3}, {"temperature": 0}]
+        answers = student(lambda m: [m.sample_next(x, **s) for s in settings for x in (logits, only)])
+        for tokens, want in zip(answers, [best, best * 0] * 4, strict=True):
+            check_tokens(tokens, (3, 5), 301)
+            assert torch.equal(tokens, want), "A logit that is 1,000 above all others must be drawn."
+
     def test_logits(self, student, draw):
-        """A logit of -inf is never drawn, and the logits stay as they are."""
+        """A logit of -inf is never drawn."""
         logits, order = shuffled_logits(draw)
         logits[order[1]] = logits[order[4]] = -math.inf
 
         def probe(m):
-            rows = logits.expand(DRAWS, 7).clone()
-            return m.sample_next(rows, temperature=2.0), m.sample_next(rows, temperature=0.7, top_k=3, top_p=1.0), rows
+            rows = logits.expand(DRAWS, 7)
+            return m.sample_next(rows, temperature=2.0), m.sample_next(rows, temperature=0.7, top_k=3, top_p=1.0)
 
-        hot, cool, rows = student(probe)
+        hot, cool = student(probe)
         check_tokens(hot, (DRAWS,), 7)
         check_tokens(cool, (DRAWS,), 7)
-        assert torch.equal(rows, logits.expand(DRAWS, 7)), "The call must not change the logits."
         check_frequencies(hot, (logits / 2).softmax(0))
         logits[order[5:]] = -math.inf
         check_frequencies(cool, (logits / 0.7).softmax(0))
 
-    @pytest.mark.parametrize("settings", [{}, {"top_k": 40}, {"top_p": 0.9}], ids=["plain", "top_k", "top_p"])
+    @pytest.mark.parametrize("settings", [{"temperature": 0.7}, {"top_k": 40}, {"top_p": 0.9}], ids=["plain", "top_k", "top_p"])
     def test_generator(self, student, draw, settings):
         """The generator decides: the same state draws the same, a second call draws anew, the global one is not touched."""
         logits, seed, states = draw.normal(100, 50), draw.seed(), [draw.seed(), draw.seed()]
@@ -1115,12 +1364,13 @@ class TestSampleNext:
         assert not torch.equal(first, other), "Another seed must give other tokens."
 
     def test_wrong_settings_are_refused(self, agree, draw):
-        """A negative temperature, a top_k below 1, and a top_p that is 0 or above 1 are ValueErrors."""
-        logits = draw.normal(3, 7)
+        """A negative temperature, a top_k below 1, and a top_p that is 0 or above 1 are ValueErrors, raised before anything is drawn."""
+        logits, generator = draw.normal(3, 7), torch.Generator().manual_seed(draw.seed())
         wrong = [{"temperature": -0.5}, {"top_k": 0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.25}, {"top_p": -0.1}]
+        wrong += [{"temperature": 0, "top_k": 0}, {"temperature": 0, "top_p": 1.5}]
 
         def probe(m):
-            outcomes = [raised(ValueError, lambda s=s: m.sample_next(logits, **s)) for s in wrong]
+            outcomes = [raised(ValueError, lambda s=s: m.sample_next(logits, generator=generator, **s)) for s in wrong]
             return outcomes, m.sample_next(logits, temperature=0, top_k=1, top_p=1.0)
 
         agree(probe, rtol=0, atol=0)
@@ -1153,7 +1403,7 @@ SMALL = 7, 11, 12, 3, 2
 def gpt_weights(draw):
     """Random weights for a TinyGPT(*SMALL), of a size at which every part shows in the result."""
     state = weights(draw, {name: tuple(value.shape) for name, value in GPT(*SMALL).state_dict().items()})
-    state["head.weight"] = state["tokens.weight"] = draw.normal(7, 12, dtype=F64)
+    state["head.weight"] = state["tokens.weight"] = draw.normal(7, 12)
     return state
 
 
@@ -1177,16 +1427,16 @@ class TestTinyGPT:
     def test_values(self, agree, draw, length):
         """With given weights the logits are right, for one token, for some, and for a whole context."""
         state, ids = gpt_weights(draw), draw.integers(0, 7, 3, length)
-        agree(lambda m: loaded(m.TinyGPT(*SMALL), state)(ids), rtol=1e-9, atol=1e-9)
+        agree(lambda m: loaded(m.TinyGPT(*SMALL), state)(ids), rtol=1e-4, atol=1e-4)
 
     def test_evaluation(self, agree, draw):
-        """In eval mode, without gradients and in float32, the logits are the same."""
-        state, ids = {name: value.float() for name, value in gpt_weights(draw).items()}, draw.integers(0, 7, 3, 9)
+        """In eval mode and without gradients the logits are the same, for a single text too."""
+        state, ids, one = gpt_weights(draw), draw.integers(0, 7, 3, 9), draw.integers(0, 7, 1, 9)
 
         def probe(m):
             model = loaded(m.TinyGPT(*SMALL), state).eval()
             with torch.no_grad():
-                return model(ids)
+                return model(ids), model(one)
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
@@ -1198,21 +1448,29 @@ class TestTinyGPT:
         def probe(m):
             model = loaded(m.TinyGPT(*SMALL), state)
             y, changed = model(ids), model(other)
-            unchanged = bool(((y - changed)[:, :t].abs() < 1e-9).all())
+            unchanged = bool(((y - changed)[:, :t].abs() < 1e-3).all())
             return "unchanged" if unchanged else "changed by the future", y, changed
 
-        agree(probe, rtol=1e-9, atol=1e-9)
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """The ids may lie in memory in any way, and the context be long."""
+        sizes, ids = (5, 150, 4, 2, 1), draw.integers(0, 5, 3, 139, layout=layout)
+        state = weights(draw, {name: tuple(value.shape) for name, value in GPT(*sizes).state_dict().items()})
+        state["head.weight"] = state["tokens.weight"]
+        agree(lambda m: loaded(m.TinyGPT(*sizes), state)(ids), rtol=1e-4, atol=1e-4)
 
     @measured("flags")
     def test_parameters(self, agree, draw):
-        """The state_dict has the names and shapes of the statement, and there is nothing else."""
+        """Parameters and state_dict have the names and shapes of the statement, and there is nothing else."""
         sizes = draw.integer(5, 20), draw.integer(5, 20), 4 * draw.integer(2, 6), 4, draw.integer(1, 4)
         agree(lambda m: parameters(m.TinyGPT(*sizes)), rtol=0, atol=0)
 
     @measured("object identity")
     def test_tied_weights(self, agree, draw):
         """The head's weight is the tokens' own: it counts once, and gets the gradients of both uses."""
-        state, ids, w = gpt_weights(draw), draw.integers(0, 7, 3, 9), draw.normal(3, 9, 7, dtype=F64)
+        state, ids, w = gpt_weights(draw), draw.integers(0, 7, 3, 9), draw.normal(3, 9, 7)
 
         def probe(m):
             model = loaded(m.TinyGPT(*SMALL), state)
@@ -1221,7 +1479,13 @@ class TestTinyGPT:
             tied = model.head.weight is model.tokens.weight
             return "tied" if tied else "two tensors", sum(p.numel() for p in model.parameters()), model.tokens.weight.grad, others
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-4, atol=1e-3)
+
+    @measured("flags")
+    def test_weights_that_change(self, agree, draw):
+        """Weights that are loaded or updated later count at once, and the parameters stay the same objects."""
+        states, ids = [gpt_weights(draw) for _ in range(2)], draw.integers(0, 7, 3, 9)
+        agree(lambda m: changing(m.TinyGPT(*SMALL), states, lambda model: model(ids)), rtol=1e-4, atol=1e-3)
 
     def test_start_values(self, student, draw):
         """Both embeddings start at N(0, 0.02²), and so the first loss is that of knowing nothing."""
@@ -1241,6 +1505,9 @@ class TestTinyGPT:
             # 4,656 entries or more: the deviation's own deviation is 1 % of it.
             right = abs(mean) < 0.002 and abs(deviation - 0.02) < 0.0016 and weight.abs().max() < 0.16
             assert right, f"{name} must start at N(0, 0.02²): its mean is {mean:.4f}, its standard deviation {deviation:.4f}."
+            beyond = (weight.abs() > 0.04).double().mean().item()  # its deviation is 0.3 %
+            assert 0.028 < beyond < 0.065, f"{name} must start at a normal distribution: {beyond:.1%} are beyond ±0.04, 4.6% are due."
+            check_drawn_singly(weight, name)
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item()
         due = math.log(vocabulary)
         assert abs(loss - due) < 0.1, f"Before training, the loss is {loss:.3f}; about log {vocabulary} = {due:.3f} is due."
@@ -1253,7 +1520,27 @@ class TestTinyGPT:
             model = loaded(m.TinyGPT(*SMALL), state)
             return raised(ValueError, lambda: model(ids)), model(ids[:, 1:])
 
-        agree(probe, rtol=1e-9, atol=1e-9)
+        agree(probe, rtol=1e-3, atol=1e-3)
+
+    @measured("flags")
+    def test_fit_on_a_short_text(self, agree, draw):
+        """A text may have as few as T + 1 tokens: fit trains all parameters, the ones that are there, and leaves the modes as they are."""
+        sizes, text, ids = (11, 5, 8, 2, 2), draw.permutation(11)[:6], draw.integers(0, 11, 3, 5)
+        state = weights(draw, {name: tuple(value.shape) for name, value in GPT(*sizes).state_dict().items()})
+        state["head.weight"] = state["tokens.weight"]
+
+        def probe(m):
+            model = m.TinyGPT(*sizes).eval()
+            model.blocks[1].train()
+            modes, before = [part.training for part in model.modules()], dict(model.named_parameters())
+            start = [p.detach().clone() for p in model.parameters()]
+            model.fit(text)
+            moved = [not torch.equal(p, old) for p, old in zip(model.parameters(), start, strict=True)]
+            same = all(p is before.get(name) for name, p in model.named_parameters())
+            flags = {"all trained": all(moved), "same parameters": same, "same modes": [p.training for p in model.modules()] == modes}
+            return flags, loaded(model, state)(ids)
+
+        agree(probe, rtol=1e-4, atol=1e-3)
 
     def test_learns_the_words(self, student, draw):
         """After fit, the weights predict a new text of the same words with a loss of at most 0.7."""

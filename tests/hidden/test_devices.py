@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from grader.testing import measured, raised, task
+from grader.testing import LAYOUTS, measured, raised, task, with_ones
 
 F64 = torch.float64
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -109,7 +109,7 @@ def numbered(m, i):
 class TestPickDevice:
     def test_the_first_wish_that_is_there(self, agree, draw):
         """The order of the wishes decides, not the order or the number of what there is."""
-        names = ["cuda", "mps", "xpu", "hpu"]
+        names = ["cuda", "mps", "xpu", "mtia"]
         available = {name: draw.integer(1, 9) for name in names}
         orders = [[names[i] for i in draw.permutation(4).tolist()] for _ in range(3)] + [names, names[::-1]]
         agree(lambda m: [m.pick_device(available, order) for order in orders], rtol=0, atol=0)
@@ -152,7 +152,7 @@ class TestPickDevice:
         agree(probe, rtol=0, atol=0)
 
     def test_the_cpu_is_always_there(self, agree, draw):
-        """A wish for the CPU is granted without its being listed, and ends the search."""
+        """A wish for the CPU is granted whether it is listed or not, and ends the search."""
         n, i = draw.integer(1, 9), draw.integer(0, 100)
         agree(
             lambda m: [
@@ -160,6 +160,7 @@ class TestPickDevice:
                 m.pick_device({"cuda": n}, ["mps", "cpu", "cuda"]),
                 m.pick_device({"cuda": n}, ["cuda", "cpu"]),
                 m.pick_device({"cpu": 1, "cuda": n}, ["cpu", "cuda"]),
+                m.pick_device({"cpu": 0, "cuda": n}, ("cpu", "cuda")),
             ],
             rtol=0,
             atol=0,
@@ -224,25 +225,25 @@ class Movable:
 @task("move_to")
 class TestMoveTo:
     @pytest.mark.parametrize("device", AWAY)
-    def test_a_tensor(self, agree, draw, device):
-        """A tensor alone, of any shape, by the device's name or as torch.device."""
-        x, y = draw.normal(3, 5), draw.normal()
-
-        def probe(m):
-            out = [m.move_to(x, device), m.move_to(y, torch.device(device)), m.move_to(x[:0], device)]
-            return out, [tensor.device.type for tensor in out], m.move_to(x, "cpu")
-
-        agree(probe, rtol=0, atol=0)
-
-    @pytest.mark.parametrize("device", AWAY)
     def test_dicts_lists_and_tuples_in_any_depth(self, agree, draw, device):
         """Each container comes back as its kind, with its tensors on the device."""
         x, y, z = draw.normal(3, 5), draw.integers(0, 9, 7), draw.bools(2, 3)
+        tree = {"z": x, "rest": [y, (z, {"deep": [[x]]})], 3: (y,), "a": [(), [], {}]}
 
         def probe(m):
-            tree = {"z": x, "rest": [y, (z, {"deep": [[x]]})], 3: (y,), "a": [(), [], {}]}
             out = m.move_to(tree, device)
             return out, list(out), out["rest"][1][1]["deep"][0][0].device.type, m.move_to(tree, "cpu")
+
+        agree(guarded(probe), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", AWAY)
+    def test_a_tensor(self, agree, draw, device):
+        """A tensor alone, of any shape and value, by the device's name or as torch.device."""
+        x, y = draw.normal(3, 5), draw.normal()
+
+        def probe(m):
+            out = [m.move_to(x, device), m.move_to(y, torch.device(device)), m.move_to(x[:0], device), m.move_to(y * 0, device)]
+            return out, [tensor.device.type for tensor in out], m.move_to(x, "cpu")
 
         agree(probe, rtol=0, atol=0)
 
@@ -260,41 +261,40 @@ class TestMoveTo:
 
     @measured("object identity")
     def test_a_tensor_that_is_there_is_the_same(self, agree, draw):
-        """No copy of a tensor that is on the device already; its containers are new ones all the same."""
-        x = draw.normal(3, 5)
+        """No copy of a tensor that is on the device already, whatever its strides."""
+        x = draw.normal(3, 5, layout="transposed")
 
         def probe(m):
             p = nn.Parameter(x + 1)
-            tree = {"x": x, "more": [p, (x, Pair(p, 3))]}
-            out = m.move_to(tree, "cpu")
+            out = m.move_to({"x": x, "more": [p, (x, Pair(p, 3))]}, "cpu")
             [first, (second, pair)] = out["more"]
             same = [out["x"] is x, first is p, second is x, pair[0] is p]
-            return same, out is tree, out["more"] is tree["more"], out["x"], first, second, tuple(pair)
+            return same, out["x"], first, second, tuple(pair), m.move_to([x], "meta")
 
         agree(probe, rtol=0, atol=0)
 
     @measured("object identity")
-    def test_the_given_structure_is_not_changed(self, agree, draw):
-        """The containers that were handed over still hold their own tensors."""
-        x, y = draw.normal(3, 5), draw.integers(0, 9, 7)
+    def test_containers_are_new(self, agree, draw):
+        """A dict or a list is never the given one, also where nothing in it has to be moved; the given ones are left alone."""
+        x, number = draw.normal(3, 5), draw.integer(1, 99)
+        tree = [x, [x, x], [number, "text"], {"x": x}, {"n": number}, [[x]], (x, [number])]
 
         def probe(m):
-            tree = {"x": x, "more": [y, {"x": x}]}
-            out = m.move_to(tree, "meta")
-            return tree, tree["x"] is x, out
+            there = m.move_to(tree, "cpu")
+            given = [tree, *tree[1:6], tree[6][1]]
+            return [a is b for a, b in zip([there, *there[1:6], there[6][1]], given, strict=True)], there, m.move_to(tree, "meta")
 
-        agree(probe, rtol=0, atol=0)
+        agree(guarded(probe), rtol=0, atol=0)
 
     @measured("object identity")
     def test_everything_else_is_the_same_object(self, agree, draw):
         """Numbers, text, None, sets, and what has a method `to` without being a tensor."""
-        x, number = draw.normal(3, 5), draw.integer(1, 99)
+        x, number, layer = draw.normal(3, 5), draw.integer(1, 99), linear(draw.normal(3, 2), draw.normal(3))
 
         def probe(m):
-            layer, other = nn.Linear(2, 3), {1, 2}
-            tree = [number, "some text", None, 0.5, True, layer, Movable(), other, x]
+            tree = [number, 0, "", "some text", None, 0.5, True, layer, Movable(), {1, 2}, frozenset([1]), range(3), b"bytes", x]
             out = m.move_to(tree, "meta")
-            return [a is b for a, b in zip(out, tree, strict=True)], places(layer), out[:5], out[-1]
+            return [a is b for a, b in zip(out, tree, strict=True)], places(layer), out[:7], out[-1]
 
         agree(probe, rtol=0, atol=0)
 
@@ -318,21 +318,22 @@ class TestMoveTo:
                 total = moved["p"].sum() * 3 + moved["y"][0].square().sum()
                 if place != "meta":  # from there nothing comes back
                     total.backward()
-                out.append((moved, moved["p"].requires_grad, moved["y"][0].requires_grad, moved["p"].device.type, p.grad))
+                flags = [tensor.requires_grad for tensor in (moved["p"], moved["y"][0])], moved["p"].is_leaf
+                out.append((moved, flags, moved["p"].device.type, p.grad))
             return out
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
     def test_ordered_dicts(self, agree, draw):
-        """A subclass of dict is a dict: keys in order, tensors moved."""
+        """An OrderedDict is a dict: keys in order, tensors moved."""
         x, y = draw.normal(3, 5), draw.normal(7)
+        tree = OrderedDict([("b", x), ("a", OrderedDict(c=y))])
 
         def probe(m):
-            tree = OrderedDict([("b", x), ("a", OrderedDict(c=y))])
             out = m.move_to(tree, "meta")
             return list(out), out, m.move_to(tree, "cpu")
 
-        agree(probe, rtol=0, atol=0)
+        agree(guarded(probe), rtol=0, atol=0)
 
 
 @task("mask_like_scores")
@@ -348,16 +349,24 @@ class TestMaskLikeScores:
 
         agree(probe, rtol=0, atol=0)
 
-    @pytest.mark.parametrize(("T", "S"), [(7, 7), (3, 7), (1, 5), (7, 3)])
-    def test_causal(self, agree, draw, T, S):
+    @pytest.mark.parametrize("shape", [(13, 2, 7, 7), (13, 2, 7, 3), (6, 3, 5, 11), *with_ones(7, 2, 3, 5)], ids=str)
+    def test_causal(self, agree, draw, shape):
         """The last query sees up to the last key, and each earlier one a key less, within the length."""
-        scores, lengths = draw.normal(13, 2, T, S), torch.cat([torch.tensor([S, S + 2, S - 1, 1, 0]), draw.integers(0, S + 3, 8)])
-        agree(lambda m: [m.mask_like_scores(scores, lengths, causal=c) for c in (True, False)], rtol=0, atol=0)
+        B, _, _, S = shape
+        scores, few = draw.normal(*shape), torch.tensor([2**40 + 1, S - 1, S, S + 2, 1, 0] * 3)[:B]
+        lengths = [few, *(draw.integers(0, S + 3, B) for _ in range(3))]
+        agree(lambda m: [m.mask_like_scores(scores, some, causal=c) for some in lengths for c in (True, False)], rtol=0, atol=0)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, F64], ids=str)
     def test_dtype_of_the_scores(self, agree, draw, dtype):
-        """The mask has the dtype of scores, so that adding it changes none."""
-        scores, lengths = draw.normal(3, 2, 5, 7, dtype=dtype), draw.integers(1, 8, 3)
+        """The mask has the dtype of scores, so that adding it changes none; keys are counted in one that can count them."""
+        scores, lengths = draw.normal(3, 2, 2, 2112, dtype=dtype), 2 * draw.integers(1, 30, 3) + torch.tensor([2049, 257, 1])
+        agree(lambda m: m.mask_like_scores(scores, lengths, causal=True), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_strides_do_not_matter(self, agree, draw, layout):
+        """Scores and lengths may be transposed, a slice or expanded; the mask is a tensor of its own."""
+        scores, lengths = draw.normal(3, 2, 5, 7, layout=layout), draw.integers(0, 9, 3, layout="sliced")
         agree(lambda m: m.mask_like_scores(scores, lengths, causal=True), rtol=0, atol=0)
 
     @pytest.mark.parametrize("causal", [False, True])
@@ -389,18 +398,18 @@ class TestMaskLikeScores:
         agree(probe, rtol=0, atol=0)
 
     def test_entries_of_the_scores_do_not_matter(self, agree, draw):
-        """NaN and infinities among the scores are not read, and stay."""
+        """NaN and infinities among the scores are not read."""
         scores, lengths = draw.normal(3, 2, 5, 7), draw.integers(1, 7, 3)
         scores[:, :, 1], scores[:, :, :, 2], scores[0] = torch.nan, torch.inf, -torch.inf
-        agree(lambda m: (m.mask_like_scores(scores, lengths, causal=True), scores), rtol=0, atol=0)
+        agree(lambda m: m.mask_like_scores(scores, lengths, causal=True), rtol=0, atol=0)
 
     @measured("flags")
     def test_no_graph(self, agree, draw):
         """The mask does not require a gradient, even if the scores do."""
-        scores, lengths = draw.normal(3, 2, 5, 7), draw.integers(1, 7, 3)
+        scores, lengths = draw.normal(3, 2, 5, 7).requires_grad_(), draw.integers(1, 7, 3)
 
         def probe(m):
-            mask = m.mask_like_scores(leaf(scores), lengths)
+            mask = m.mask_like_scores(scores, lengths)
             return mask, mask.requires_grad
 
         agree(probe, rtol=0, atol=0)
@@ -410,8 +419,8 @@ class TestMaskLikeScores:
         scores, lengths = draw.normal(3, 2, 5, 7), draw.integers(1, 7, 3)
 
         def probe(m):
-            bad = [lengths[:1], lengths[:2], lengths[:, None], lengths[0]]
-            return [raised(ValueError, lambda b=b: m.mask_like_scores(scores, b)) for b in bad], m.mask_like_scores(scores, lengths)
+            bad = [(scores, b) for b in (lengths[:1], lengths[:2], lengths[:, None], lengths[0])] + [(scores[:1], lengths)]
+            return [raised(ValueError, lambda b=b: m.mask_like_scores(*b)) for b in bad], m.mask_like_scores(scores, lengths)
 
         agree(probe, rtol=0, atol=0)
 
@@ -453,16 +462,58 @@ class TestStandardize:
 
         agree(probe, rtol=1e-6, atol=1e-6)
 
-    @measured("flags")
+    @pytest.mark.parametrize("shape", [*with_ones(2, 3, 5, 7), (5, 2, 7, 3), (1, 3, 1, 1)], ids=str)
+    def test_fit(self, agree, draw, shape):
+        """Mean and std over samples, rows and columns, the variance divided by n."""
+        x = spread(draw, *shape)
+
+        def probe(m):
+            module = m.Standardize(shape[1])
+            module.fit(x)
+            return module.mean, module.std, module(x)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_fit_of_a_constant_channel(self, agree, draw):
+        """A channel of equal entries has std 1, also where rounding gives another: its output is 0."""
+        x = draw.normal(5, 3, 3, 7)
+        x[:, 1], x[:, 2] = 0.1, draw.uniform(1, low=1, high=99)
+
+        def probe(m):
+            seen = []
+            for images in (x, x[:1, :, :, :3], x[:1, 1:2, :, :3], x.double()):
+                module = m.Standardize(images.shape[1]).to(images.dtype).fit(images)
+                seen.append((module.mean, module.std, module(images)))
+            return seen
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 0.1), (torch.float32, 1e-3), (F64, 1e-6)], ids=str)
+    def test_fit_of_small_differences(self, agree, draw, dtype, width):
+        """1000 ± a little is told from 1000 as far as the buffers' dtype can tell; a small std is kept."""
+        x = draw.normal(2, 3, 5, 7, dtype=dtype) * width
+        x[:, 0] += 1000 if width != 1e-3 else 0
+
+        def probe(m):
+            module = m.Standardize(3).to(dtype).fit(x)
+            return module.std / width, module(x)
+
+        agree(probe, rtol=1e-2, atol=1e-2)
+
+    @measured("flags, object identity")
     def test_statistics_are_buffers_and_no_parameters(self, agree, draw):
-        """`mean` and `std` are registered as buffers, require no gradient, and no optimizer finds them."""
-        x = draw.normal(2, 3, 5, 7)
+        """`mean` and `std` are registered as buffers, which stay the same tensors, and no optimizer finds them."""
+        x, mean = draw.normal(2, 3, 5, 7), draw.normal(3)
 
         def probe(m):
             module = m.Standardize(3)
+            first = dict(module.named_buffers())
             module.fit(x)
+            module.load_state_dict({**module.state_dict(), "mean": mean})
+            module.eval()(x)
             buffers = dict(module.named_buffers())
-            return buffers, [name for name, _ in module.named_parameters()], [b.requires_grad for b in buffers.values()]
+            same = [buffers[name] is buffer for name, buffer in first.items()]
+            return buffers, same, [name for name, _ in module.named_parameters()], [b.requires_grad for b in buffers.values()]
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
@@ -490,38 +541,14 @@ class TestStandardize:
         tolerance = {F64: 1e-9, torch.bfloat16: 0.15}[dtype]  # bfloat16: three roundings of numbers up to 15
         agree(probe, rtol=min(tolerance, 0.03), atol=tolerance)
 
-    @pytest.mark.parametrize("shape", [(2, 3, 1, 2), (5, 2, 7, 3), (1, 3, 4, 2)])
-    def test_fit(self, agree, draw, shape):
-        """Mean and std over samples, rows and columns, the variance divided by n."""
-        x = spread(draw, *shape)
-
-        def probe(m):
-            module = m.Standardize(shape[1])
-            module.fit(x)
-            return module.mean, module.std, module(x)
-
-        agree(probe, rtol=1e-4, atol=1e-4)
-
-    def test_fit_of_channels_last(self, agree, draw):
-        """Strides don't matter."""
-        x = spread(draw, 2, 3, 5, 7).to(memory_format=torch.channels_last)
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_strides_do_not_matter(self, agree, draw, layout):
+        """Images may be transposed, a slice or expanded, for fit and for forward."""
+        x = draw.normal(4, 3, 5, 7, layout=layout)
 
         def probe(m):
             module = m.Standardize(3)
-            module.fit(x)
-            return module.mean, module.std
-
-        agree(probe, rtol=1e-4, atol=1e-4)
-
-    def test_fit_of_a_constant_channel(self, agree, draw):
-        """A channel of equal entries has std 1, so that nothing is divided by 0."""
-        x = draw.integers(1, 9, 5, 3, 2, 7).float()
-        x[:, 1] = draw.integer(1, 9)
-
-        def probe(m):
-            module = m.Standardize(3)
-            module.fit(x)
-            return module.mean, module.std, module(x)
+            return module.fit(x)(x), module.mean, module.std
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
@@ -543,18 +570,18 @@ class TestStandardize:
 
     @measured("flags, object identity")
     def test_fit_gives_the_module_and_leaves_no_graph(self, agree, draw):
-        """What fit returns is the module; x stays as it is and the statistics are no part of a graph."""
-        x = draw.normal(2, 3, 5, 7)
+        """What fit returns is the module; the statistics are no part of a graph."""
+        x = draw.normal(2, 3, 5, 7).requires_grad_()
 
         def probe(m):
-            module, image = m.Standardize(3), leaf(x)
-            same = module.fit(image) is module
-            return same, module.mean, module.mean.requires_grad, module.std.requires_grad, image, torch.is_grad_enabled()
+            module = m.Standardize(3)
+            same = module.fit(x) is module
+            return same, module.mean, module.mean.requires_grad, module.std.requires_grad
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
     def test_bytes_and_half_precision(self, agree, draw):
-        """uint8 doesn't wrap around, isn't divided by 255, and squares of float16 don't overflow."""
+        """uint8 doesn't wrap around and isn't divided by 255; float16 neither overflows nor rounds the statistics."""
         x = draw.integers(0, 256, 3, 2, 5, 7).to(torch.uint8)
 
         def probe(m):
@@ -562,32 +589,60 @@ class TestStandardize:
             for images in (x, x.half() * 8):
                 module = m.Standardize(2).fit(images)
                 out.append((module.mean, module.std, module(images)))
-            return out, x
+            return out
 
-        agree(probe, rtol=1e-3, atol=1e-3)
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_a_broken_channel_breaks_no_other(self, agree, draw):
+        """A NaN gets into the statistics and the output of its own channel, and of no other."""
+        x = draw.normal(2, 3, 5, 7)
+        x[0, 1, 2, 3] = torch.nan
+
+        def probe(m):
+            fresh, module = m.Standardize(3), m.Standardize(3).fit(x)
+            return module.mean, module.std, module(x), fresh(x)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
 
     def test_gradient_of_x(self, agree, draw):
-        """The gradient of x is that of y, divided by std; the statistics get none."""
+        """The gradient of x is that of y, divided by std, in train and eval mode; the statistics get none."""
         x, w = draw.normal(2, 3, 5, 7), draw.normal(2, 3, 5, 7)
         mean, std = draw.normal(3), draw.uniform(3, low=0.5, high=2)
 
         def probe(m):
             module, image = standardizer(m, mean, std), leaf(x)
             (module(image) * w).sum().backward()
+            (module.eval()(image) * w * 2).sum().backward()
             return image.grad, module.mean.grad, module.std.grad
 
         agree(probe, rtol=1e-4, atol=1e-5)
 
     def test_state_dict_round_trip(self, agree, draw):
-        """Another module that loads the state_dict does the same."""
+        """Another module that loads the state_dict does the same, in eval mode too; a second fit starts anew."""
         x = draw.normal(2, 3, 5, 7) * 3 + 1
 
         def probe(m):
             first, second = m.Standardize(3), m.Standardize(3)
             first.fit(x)
             second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
-            first.fit(x * 0)
-            return second(x), first(x)
+            first.fit(x + 5)
+            return second(x), second.eval()(x), first(x)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_forward_goes_by_the_buffers(self, agree, draw):
+        """What is loaded or written into the buffers counts from then on, also after a fit and a forward."""
+        x, mean, std = draw.normal(2, 3, 5, 7), draw.normal(3), draw.uniform(3, low=0.5, high=2)
+
+        def probe(m):
+            module = m.Standardize(3).fit(x)
+            out = [module(x)]
+            module.load_state_dict({"mean": mean, "std": std})
+            out.append(module(x))
+            module.mean.add_(1)
+            out.append(module(x))
+            module.std.mul_(2)
+            return [*out, module(x)]
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
@@ -598,12 +653,18 @@ class TestStandardize:
         def probe(m):
             module = m.Standardize(3)
             module.fit(x)
-            bad = [x[:, :1], x[:, :2], x[0], x[:, :, :, :3].transpose(1, 3)[:, :, 0], x[None]]
+            bad = [x[:, :1], x[:, :2], x[0], x.movedim(1, 3), x[:, :, :, :3].transpose(1, 3)[:, :, 0], x[None]]
             endings = [raised(ValueError, lambda b=b, f=f: f(b)) for f in (module, module.fit) for b in bad]
             narrow = m.Standardize(1)
-            return endings, raised(ValueError, lambda: narrow(x)), module.mean, module.std, module(x)
+            endings += [raised(ValueError, lambda f=f: f(x)) for f in (narrow, narrow.fit)]
+            return endings, narrow.mean, narrow.std, module.mean, module.std, module(x)
 
         agree(probe, rtol=1e-4, atol=1e-4)
+
+
+def counted(m, *args):
+    """What module_memory says, as plain dicts: a Counter or a defaultdict is as good."""
+    return {kind: dict(counts) for kind, counts in m.module_memory(*args).items()}
 
 
 @task("module_memory")
@@ -615,32 +676,46 @@ class TestModuleMemory:
         def probe(m):
             model = nn.Sequential(nn.Linear(i, o).half(), nn.LayerNorm(o), nn.Linear(o, 3))
             model[2].requires_grad_(False)
-            return m.module_memory(model)
+            return counted(m, model)
 
         agree(probe, rtol=0, atol=0)
 
     def test_buffers(self, agree, draw):
-        """Buffers of every dtype, the ones that are not saved too."""
+        """Buffers of every dtype, at any depth, the ones that are not saved too."""
         c, n = draw.integer(2, 50), draw.integer(2, 50)
+        model = nn.Sequential(nn.BatchNorm1d(c), nn.Sequential(nn.ReLU(), nn.Sequential(nn.BatchNorm1d(c, affine=False).double().eval())))
+        model[1][0].register_buffer("mask", torch.ones(n, n, dtype=torch.bool), persistent=False)
+        for i, dtype in enumerate([torch.uint8, torch.int16, torch.bfloat16, torch.complex64]):
+            model.register_buffer(f"other{i}", torch.zeros(n + i, dtype=dtype))
+        agree(lambda m: counted(m, model), rtol=0, atol=0)
+
+    def test_views_count_by_their_entries(self, agree, draw):
+        """A part of a larger memory, an expanded tensor and two views of one memory each count numel · element_size."""
+        n = draw.integer(2, 50)
 
         def probe(m):
-            model = nn.Sequential(nn.BatchNorm1d(c), nn.ReLU(), nn.BatchNorm1d(c, affine=False).double())
-            model[1].register_buffer("mask", torch.ones(n, n, dtype=torch.bool), persistent=False)
-            return m.module_memory(model)
+            memory = torch.zeros(3, n + 1)
+            part, whole, expanded = nn.ReLU(), nn.ReLU(), nn.ReLU()
+            part.register_buffer("part", memory[:, :n])
+            whole.register_buffer("first", memory[:2])
+            whole.register_buffer("all", memory.T)
+            expanded.register_buffer("row", torch.zeros(1, n, dtype=F64).expand(n, n))
+            return [counted(m, module) for module in (part, whole, expanded)]
 
         agree(probe, rtol=0, atol=0)
 
     def test_gradients_where_there_are_some(self, agree, draw):
-        """Only parameters with a gradient count under "gradients"."""
+        """Only parameters with a gradient count under "gradients", frozen ones too; the gradients stay."""
         i, o = draw.integer(2, 50), draw.integer(2, 50)
 
         def probe(m):
             model = nn.Sequential(nn.Linear(i, o), nn.Linear(o, 3).double())
             model[0](torch.ones(2, i)).sum().backward()
             model[0].bias.grad = None
-            first = m.module_memory(model)
+            first = counted(m, model)
             model[1](torch.ones(2, o, dtype=F64)).sum().backward()
-            return first, m.module_memory(model)
+            model[1].weight.requires_grad_(False)
+            return first, counted(m, model), [p.grad is None for p in model.parameters()]
 
         agree(probe, rtol=0, atol=0)
 
@@ -655,9 +730,9 @@ class TestModuleMemory:
             options = {"momentum": 0.9} if name == "SGD" else {"amsgrad": name == "AdamW"}
             optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.1, **options)
             model[0](torch.ones(2, i, device=device)).sum().backward()
-            before = m.module_memory(model, optimizer)
+            before = counted(m, model, optimizer)
             optimizer.step()
-            return before, m.module_memory(model, optimizer)
+            return before, counted(m, model, optimizer)
 
         agree(probe, rtol=0, atol=0)
 
@@ -672,7 +747,7 @@ class TestModuleMemory:
             optimizer = torch.optim.Adam(model.parameters())
             model(torch.arange(v)).square().sum().backward()
             optimizer.step()
-            return m.module_memory(model, optimizer)
+            return counted(m, model, optimizer)
 
         agree(probe, rtol=0, atol=0)
 
@@ -685,19 +760,20 @@ class TestModuleMemory:
             optimizer = torch.optim.Adam(model.parameters())
             model(torch.ones(2, i)).sum().backward()
             optimizer.step()
-            return [m.module_memory(module, optimizer) for module in (model[0], model[1], model)]
+            return [counted(m, module, optimizer) for module in (model[0], model[1], model)]
 
         agree(probe, rtol=0, atol=0)
 
     def test_values_that_are_no_tensors_count_nothing(self, agree, draw):
-        """Numbers and None among an optimizer's states take no tensor's bytes."""
+        """Numbers, None and lists among an optimizer's states take no tensor's bytes."""
         i = draw.integer(2, 50)
 
         def probe(m):
             layer = nn.Linear(i, 3)
             optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-            optimizer.state[layer.weight] = {"step": 7, "rate": 0.5, "none": None, "sums": torch.zeros(i, dtype=torch.float16)}
-            return m.module_memory(layer, optimizer)
+            others = {"step": 7, "rate": 0.5, "none": None, "list": [torch.zeros(3)]}
+            optimizer.state[layer.weight] = {**others, "sums": torch.zeros(i, dtype=torch.float16)}
+            return counted(m, layer, optimizer)
 
         agree(probe, rtol=0, atol=0)
 
@@ -710,7 +786,7 @@ class TestModuleMemory:
             optimizer = torch.optim.Adam([*layer.parameters(), *other.parameters()])
             layer(torch.ones(2, i)).sum().backward()
             optimizer.step()
-            return m.module_memory(nn.Sequential(layer, other), optimizer), len(optimizer.state)
+            return counted(m, nn.Sequential(layer, other), optimizer), len(optimizer.state)
 
         agree(probe, rtol=0, atol=0)
 
@@ -721,20 +797,16 @@ class TestModuleMemory:
         def probe(m):
             model = nn.Sequential(nn.Linear(n, n, device="meta"), nn.BatchNorm1d(n, device="meta").half())
             model[0].weight.grad = torch.empty(n, n, device="meta")
-            return m.module_memory(model)
+            return counted(m, model)
 
         agree(probe, rtol=0, atol=0)
 
     def test_kinds_without_tensors_are_empty(self, agree, draw):
-        """A module without parameters has four empty kinds; one with a single parameter of no entries counts 0 bytes."""
-        n = draw.integer(2, 50)
-
-        def probe(m):
-            only_buffer = nn.ReLU()
-            only_buffer.register_buffer("steps", torch.zeros(n, dtype=torch.int64))
-            return m.module_memory(nn.ReLU()), m.module_memory(only_buffer)
-
-        agree(probe, rtol=0, atol=0)
+        """A module without tensors has four empty kinds; a tensor without entries is one all the same, of 0 bytes."""
+        only_buffer, empty = nn.ReLU(), nn.ReLU()
+        only_buffer.register_buffer("steps", torch.zeros(draw.integer(2, 50), dtype=torch.int64))
+        empty.weight = nn.Parameter(torch.zeros(0, draw.integer(2, 50)))
+        agree(lambda m: [counted(m, module) for module in (nn.ReLU(), only_buffer, empty)], rtol=0, atol=0)
 
 
 class Witness(nn.Module):
@@ -756,6 +828,13 @@ class Posing(Tensor):
 
     device = property(lambda self: torch.device("cuda", 0))
     is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
+
+
+class PosingElsewhere(Tensor):
+    """A tensor on the CPU that says that it is on another device, one that autocast knows."""
+
+    device = property(lambda self: torch.device("mps", 0))
     is_cpu = property(lambda self: False)
 
 
@@ -793,25 +872,25 @@ class TestAutocastForward:
         agree(probe, rtol=0, atol=0.2)
 
     def test_the_output_is_float32(self, agree, draw):
-        """A last layer's 16 bits come back as float32, with the values that bfloat16 can hold."""
-        x, weight, bias = draw.normal(5, 7), draw.normal(3, 7), draw.normal(3)
+        """A last layer's 16 bits come back as float32, with the values that bfloat16 can hold, for x of any shape."""
+        inputs = [draw.normal(5, 7, layout="transposed"), draw.normal(7), draw.normal(2, 1, 3, 7, layout="expanded")]
+        layer = linear(draw.normal(3, 7), draw.normal(3))
 
         def probe(m):
-            out = m.autocast_forward(linear(weight, bias), x)
-            return out, out.equal(out.bfloat16().float())
+            outputs = [m.autocast_forward(layer, x) for x in inputs]
+            return outputs, [out.equal(out.bfloat16().float()) for out in outputs]
 
         agree(probe, rtol=0.02, atol=0.05)
 
     @measured("memory, object identity")
     def test_the_parameters_are_not_touched(self, agree, draw):
         """The same parameters, dtypes and values as before."""
-        x, weight, bias = draw.normal(5, 7), draw.normal(3, 7), draw.normal(3)
+        x, layer = draw.normal(5, 7), linear(draw.normal(3, 7), draw.normal(3))
 
         def probe(m):
-            layer = linear(weight, bias)
             before = identities([layer])
             out = m.autocast_forward(layer, x)
-            return untouched(before, [layer]), layer.state_dict(), out, x
+            return untouched(before, [layer]), layer.state_dict(), out
 
         agree(probe, rtol=0.02, atol=0.05)
 
@@ -827,6 +906,28 @@ class TestAutocastForward:
 
         agree(probe, rtol=0.03, atol=0.1)
 
+    def test_modes_are_those_of_the_layers(self, agree, draw):
+        """The model is called once, with each layer in the mode (train or eval) that it has."""
+        x, model = draw.normal(11, 7), nn.Sequential(linear(draw.normal(3, 7), draw.normal(3)), nn.Dropout(0.5), nn.BatchNorm1d(3))
+        model[2].eval()
+        agree(lambda m: m.autocast_forward(model, x), rtol=0.02, atol=0.1)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_casts_of_the_caller(self, agree, draw, dtype):
+        """Weights that the caller's autocast has cast, in another dtype or without a graph, are cast anew, and the caller goes on."""
+        x, layer = draw.normal(5, 7), linear(draw.normal(3, 7), draw.normal(3))
+
+        def probe(m):
+            with torch.autocast("cpu", dtype=dtype):
+                with torch.no_grad():
+                    layer(x)  # autocast keeps the casts of the weights
+                out = m.autocast_forward(layer, x)
+                after = layer(x)
+            out.sum().backward()
+            return out, after, layer.weight.grad, layer.bias.grad
+
+        agree(probe, rtol=0.02, atol=0.1)
+
     @measured("calls, flags")
     @pytest.mark.parametrize("outside", ["off", "float16", "bfloat16", "disabled"])
     def test_autocast_is_as_before(self, agree, draw, outside):
@@ -838,27 +939,32 @@ class TestAutocastForward:
             model = Witness(weight, offset, seen.append)
             if outside == "off":
                 out = m.autocast_forward(model, x)
-                return seen, autocast_state(), out
+                return seen, autocast_state(), torch.is_autocast_cache_enabled(), out
             dtype = torch.float16 if outside == "float16" else torch.bfloat16
             with torch.autocast("cpu", dtype=dtype, enabled=outside != "disabled"):
                 out = m.autocast_forward(model, x)
                 inside = autocast_state()
-            return seen, inside, autocast_state(), out
+                with torch.no_grad():
+                    graph = m.autocast_forward(model, x).requires_grad
+            return seen, inside, autocast_state(), torch.is_autocast_cache_enabled(), graph, out
 
         agree(probe, rtol=0.02, atol=0.1)
 
     @measured("flags")
     def test_an_error_of_the_model_is_passed_on(self, agree, draw):
-        """The error comes out, and autocast is off again."""
+        """The error comes out, and autocast is as it was: off, or on with the caller's dtype."""
         x, weight, offset = draw.normal(3, 7), draw.normal(7, 5), draw.normal(5)
 
         def probe(m):
             def fail(seen):
                 raise KeyError("of the model")
 
-            ending = raised(KeyError, lambda: m.autocast_forward(Witness(weight, offset, fail), x))
-            state = autocast_state()
-            return ending, state, m.autocast_forward(Witness(weight, offset, lambda seen: None), x)
+            endings = [raised(KeyError, lambda: m.autocast_forward(Witness(weight, offset, fail), x))]
+            states = [autocast_state()]
+            with torch.autocast("cpu", dtype=torch.float16):
+                endings.append(raised(KeyError, lambda: m.autocast_forward(Witness(weight, offset, fail), x)))
+                states.append(autocast_state())
+            return endings, states, m.autocast_forward(Witness(weight, offset, lambda seen: None), x)
 
         agree(probe, rtol=0.02, atol=0.1)
 
@@ -877,15 +983,16 @@ class TestAutocastForward:
 
     @measured("calls")
     def test_another_device_raises(self, agree, draw):
-        """The device of x decides: on `meta` there is a ValueError, and the model isn't called."""
+        """The device of x decides: anywhere but on "cpu" and "cuda" there is a ValueError, and the model isn't called."""
         x, weight, offset = draw.normal(3, 7), draw.normal(7, 5), draw.normal(5)
 
         def probe(m):
             seen = []
             model = Witness(weight, offset, seen.append)
             there = Witness(weight, offset, seen.append).to("meta")
-            out = m.autocast_forward(model, x)
-            return raised(ValueError, lambda: m.autocast_forward(there, x.to("meta"))), len(seen), out
+            cases = [(there, x.to("meta")), (model, x.as_subclass(PosingElsewhere))]
+            endings = [raised(ValueError, lambda case=case: m.autocast_forward(*case)) for case in cases]
+            return endings, len(seen), m.autocast_forward(model, x)
 
         agree(probe, rtol=0.02, atol=0.1)
 
@@ -1024,6 +1131,32 @@ class TestTrainStepAmp:
 
         agree(probe, rtol=0.02, atol=0.02)
 
+    def test_a_scaler_that_is_off_skips_nothing(self, agree, draw):
+        """A gradient of NaN then gets into the parameters, and the report doesn't say skipped."""
+        x, y, parameters = problem(draw)
+
+        def probe(m):
+            model = two_layers(parameters)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler("cpu", enabled=False)
+            reports = [m.train_step_amp(model, batch, y, squared_error, optimizer, scaler, 0.1) for batch in (x, x * torch.nan)]
+            return [(report["loss"], report["skipped"]) for report in reports], changes(model, parameters)
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    def test_modes_are_those_of_the_layers(self, agree, draw):
+        """A layer in eval mode stays so: it is the caller who calls model.train()."""
+        x, y, (w1, b1, w2, b2) = problem(draw)
+        model = nn.Sequential(linear(w1, b1), nn.Dropout(0.5).eval(), nn.Tanh(), linear(w2, b2))
+
+        def probe(m):
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+            report = m.train_step_amp(model, x, y, squared_error, optimizer, scaler, 1.0)
+            return report, changes(model, [w1, b1, w2, b2])
+
+        agree(probe, rtol=0.02, atol=0.02)
+
     @measured("calls, flags, hooks")
     @pytest.mark.parametrize("device", REAL)
     def test_where_autocast_is_on(self, agree, draw, device):
@@ -1094,7 +1227,7 @@ class Telling(Centred):
 @task("data_parallel_forward")
 class TestDataParallelForward:
     @measured("calls, flags")
-    @pytest.mark.parametrize(("N", "count"), [(7, 3), (5, 4), (8, 2), (2, 3), (5, 1)])
+    @pytest.mark.parametrize(("N", "count"), [(7, 3), (5, 4), (8, 2), (2, 3), (131, 6), (1, 2)])
     def test_each_piece_goes_through_the_model(self, agree, draw, N, count):
         """Pieces that differ by at most one sample, larger ones first, outputs in order. (The model centres each piece.)"""
         x, weight, bias = draw.normal(N, 5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
@@ -1107,48 +1240,69 @@ class TestDataParallelForward:
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
 
     @measured("calls, flags")
+    @pytest.mark.parametrize("N", [7, 1])
     @pytest.mark.parametrize("devices", [["meta", "cpu", "meta"], ["meta", "meta", "cpu"], ["meta"]])
-    def test_pieces_on_several_devices(self, agree, draw, devices):
+    def test_pieces_on_several_devices(self, agree, draw, devices, N):
         """Each piece meets a model whose parameters and buffers are on the piece's device; all outputs go to the first one."""
-        x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
+        x, more, weight, bias = draw.normal(N, 5), draw.normal(5, 5), draw.normal(3, 5), draw.normal(3)
 
         def probe(m):
             pieces = []
             model = Telling(weight, bias, pieces.append)
             out = m.data_parallel_forward(model, x, [torch.device(device) for device in devices])
-            return sorted(pieces), out, m.data_parallel_forward(model, x, ["cpu"] * len(devices))
+            return sorted(pieces), out, m.data_parallel_forward(model, more, ["cpu"] * len(devices))
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
     @measured("memory, object identity")
     def test_the_model_stays_where_it_is(self, agree, draw):
         """Afterwards its parameters and buffers are the same tensors on the same device; it still runs there."""
-        x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
+        x, model, devices = draw.normal(7, 5), Centred(draw.normal(3, 5), draw.normal(3)), ["meta"] * 9
 
         def probe(m):
-            model = Centred(weight, bias)
             before = identities([model])
-            out = m.data_parallel_forward(model, x, ["meta", "meta"])
+            out = m.data_parallel_forward(model, x, devices)
             return untouched(before, [model]), places(model), out, m.data_parallel_forward(model, x, ["cpu", "cpu"])
+
+        agree(guarded(probe), rtol=1e-4, atol=1e-4)
+
+    @measured("memory, object identity")
+    @pytest.mark.parametrize("size", [3, 2])
+    def test_an_error_leaves_the_model(self, agree, draw, size):
+        """An error of the model is passed on, in whichever piece it comes up; the model still has its own tensors."""
+        x, weight, bias = draw.normal(7, 5), draw.normal(3, 5), draw.normal(3)
+
+        def fail(seen):
+            if seen[0] == size:
+                raise KeyError("of the model")
+
+        model = Telling(weight, bias, fail)
+
+        def probe(m):
+            before = identities([model])
+            ending = raised(KeyError, lambda: m.data_parallel_forward(model, x, ["meta", "meta", "cpu"]))
+            return ending, untouched(before, [model]), places(model), m.data_parallel_forward(model, x, ["cpu"])
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_gradients_reach_the_model_and_x(self, agree, draw, count):
-        """The model's own parameters get the sum of the gradients of all pieces, and x gets its own."""
-        x, w = draw.normal(7, 5, dtype=F64), draw.normal(7, 3, dtype=F64)
-        weight, bias = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
+        """The model's own parameters get the sum of the gradients of all pieces, but for frozen ones, and x gets its own."""
+        x, w = draw.normal(7, 5, dtype=F64).requires_grad_(), draw.normal(7, 3, dtype=F64)
+        model = Centred(draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64))
+        frozen = Centred(draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64))
+        frozen.inner.bias.requires_grad_(False)
 
         def probe(m):
-            model, image = Centred(weight, bias), leaf(x)
-            (m.data_parallel_forward(model, image, ["cpu"] * count) * w).sum().backward()
-            return [p.grad for p in model.parameters()], image.grad
+            for chosen in (model, frozen):
+                (m.data_parallel_forward(chosen, x, ["cpu"] * count) * w).sum().backward()
+            return [p.grad for p in (*model.parameters(), *frozen.parameters())], x.grad
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
 
-    @measured("object identity")
+    @measured("hooks, object identity")
     def test_gradients_of_a_tied_weight(self, agree, draw):
-        """A weight that two layers share gets the gradients of both, from every piece."""
+        """A weight that two layers share is on the device in both places, and gets the gradients of both, from every piece."""
         x, w = draw.normal(7, 5, dtype=F64), draw.normal(7, 5, dtype=F64)
         weight, bias = draw.normal(5, 5, dtype=F64), draw.normal(5, dtype=F64)
 
@@ -1157,14 +1311,17 @@ class TestDataParallelForward:
             model[2].weight = model[0].weight
             out = m.data_parallel_forward(model, x, ["cpu", "cpu"])
             (out * w).sum().backward()
-            return out.detach(), model[0].weight.grad, model[2].weight is model[0].weight
+            grad, seen = model[0].weight.grad, []
+            model[2].register_forward_pre_hook(lambda module, args: seen.append(places(module)))
+            there = m.data_parallel_forward(model, x, ["meta"])
+            return out.detach(), there, seen, grad, model[2].weight is model[0].weight
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
 
     @measured("calls, flags")
     @pytest.mark.parametrize("training", [False, True])
     def test_copies_are_in_the_mode_of_the_model(self, agree, draw, training):
-        """The model and the layers inside are in train or eval mode as before, in each copy and afterwards."""
+        """The layers are in train or eval mode as before, in each copy and afterwards; under no_grad there is no graph."""
         x, weight, bias = draw.normal(7, 5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
 
         def probe(m):
@@ -1172,7 +1329,9 @@ class TestDataParallelForward:
             model = Telling(weight, bias, pieces.append).train(training)
             model.inner.train(not training)
             out = m.data_parallel_forward(model, x, ["cpu", "cpu"])
-            return sorted(pieces), model.training, model.inner.training, out
+            with torch.no_grad():
+                graph = m.data_parallel_forward(model, x, ["cpu", "cpu"]).requires_grad
+            return sorted(pieces), model.training, model.inner.training, graph, out
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
 
@@ -1189,9 +1348,12 @@ class TestDataParallelForward:
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
     def test_inputs_of_any_shape(self, agree, draw):
-        """Only the first dimension is cut."""
-        x, weight, bias = draw.normal(5, 2, 3, 7, dtype=F64), draw.normal(3, 7, dtype=F64), draw.normal(3, dtype=F64)
-        agree(lambda m: m.data_parallel_forward(linear(weight, bias), x, ["cpu", "cpu"]), rtol=1e-9, atol=1e-9)
+        """Only the first dimension is cut, whatever the strides, and an output may be one number a row."""
+        x, y = draw.normal(5, 2, 3, 7, dtype=F64, layout="transposed"), draw.normal(5, 7, dtype=F64, layout="expanded")
+        layer = linear(draw.normal(3, 7, dtype=F64), draw.normal(3, dtype=F64))
+        numbers = nn.Sequential(linear(draw.normal(1, 7, dtype=F64), draw.normal(1, dtype=F64)), nn.Flatten(0))
+        cases = [(layer, x), (numbers, y)]
+        agree(lambda m: [m.data_parallel_forward(*case, ["cpu", "cpu"]) for case in cases], rtol=1e-9, atol=1e-9)
 
     def test_no_devices_raise(self, agree, draw):
         """An empty list is a ValueError."""
@@ -1258,10 +1420,10 @@ class TestOffloadForward:
     @pytest.mark.parametrize("device", REAL)
     def test_layer_after_layer(self, agree, draw, device):
         """The output of all layers, buffers included, on the device."""
-        values, x = stack(draw, F64), draw.normal(2, 5, dtype=F64)
+        layers, x = layers_of(stack(draw, F64)), draw.normal(2, 5, dtype=F64, layout="transposed")
 
         def probe(m):
-            out = m.offload_forward(layers_of(values), x, device)
+            out = m.offload_forward(layers, x, device)
             return out, out.device.type
 
         agree(guarded(probe), rtol=1e-9, atol=1e-9)
@@ -1291,7 +1453,7 @@ class TestOffloadForward:
 
     @measured("calls, hooks, memory, modes")
     def test_other_layers_take_no_memory_there(self, agree, draw):
-        """When a layer is called, no copy of another layer's weight is held on the device, neither of an old nor of a coming one."""
+        """When a layer is called, no copy of an old or a coming layer's weight is held on the device, and in the end none at all."""
         values, x = stack(draw), draw.normal(2, 5)
         names = {values[name].numel() * 4: name for name in ("w1", "w2", "w3")}
 
@@ -1303,7 +1465,8 @@ class TestOffloadForward:
                         lambda module, args, i=i: seen.append((i, sorted(names[size] for size in made.alive("meta") if size in names)))
                     )
                 out = m.offload_forward(layers, x, "meta")
-            return out, list(seen), m.offload_forward(layers, x, "cpu")
+                left = sorted(names[size] for size in made.alive("meta") if size in names)
+            return out, list(seen), left, m.offload_forward(layers, x, "cpu")
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
@@ -1374,14 +1537,26 @@ class TestOffloadForward:
 
         agree(guarded(probe), rtol=1e-4, atol=1e-4)
 
+    @measured("calls, hooks")
+    def test_tied_weights(self, agree, draw):
+        """A weight that is in two places of a layer, or in two layers, is on the device in both."""
+        x, one, two, three = draw.normal(2, 5), *(linear(draw.normal(5, 5), draw.normal(5)) for _ in range(3))
+        two.weight = three.weight = one.weight
+        layers = [nn.Sequential(one, nn.Tanh(), two), three]
+
+        def probe(m):
+            seen = []
+            for layer in (one, two, three):
+                layer.register_forward_pre_hook(lambda module, args: seen.append(places(module)))
+            return m.offload_forward(layers, x, "meta"), m.offload_forward(layers, x, "cpu"), seen
+
+        agree(guarded(probe), rtol=1e-4, atol=1e-4)
+
     def test_no_layers(self, agree, draw):
         """Without layers, x itself goes to the device."""
-        values, x = stack(draw), draw.normal(2, 5)
-        agree(
-            lambda m: (m.offload_forward([], x, "meta"), m.offload_forward(layers_of(values)[:1], x, "cpu")),
-            rtol=1e-4,
-            atol=1e-4,
-        )
+        layers, x = layers_of(stack(draw))[:1], draw.normal(2, 5)
+        cases = [([], "meta"), ([], "cpu"), (layers, "cpu")]
+        agree(lambda m: [m.offload_forward(chosen, x, device) for chosen, device in cases], rtol=1e-4, atol=1e-4)
 
     @measured("memory")
     @pytest.mark.gpu
@@ -1438,9 +1613,10 @@ class TestCopyAsync:
 
         def probe(m):
             other = object()
-            batch = {"b": [x, (y, "text", None)], "a": {"deep": ([x * 2],)}, 3: 7}
+            batch = {"b": [x, (y, "text", None)], "a": {"deep": ([x * 2],)}, 3: 7, "numbers": [3, 0], "info": {"name": ""}}
             copies, event = m.copy_async({**batch, "other": other}, device)
-            return copies.pop("other") is other, copies, list(copies), event, batch, copies["b"] is batch["b"]
+            new = [copies[key] is batch[key] for key in ("b", "a", "numbers", "info")]
+            return copies.pop("other") is other, copies, list(copies), event, batch, new
 
         agree(probe, rtol=0, atol=0)
 
@@ -1481,7 +1657,7 @@ class TestCopyAsync:
 
         def probe(m):
             twin = x.clone()
-            copies, _ = m.copy_async({"a": x, "b": [y, (x, twin)], "c": y, "parts of x": [x.T, x[:2], x[:0], y[:0]]}, device)
+            copies, _ = m.copy_async({"a": x, "b": [y, (x, twin)], "c": y, "parts of x": [x.T, x[:2], x[1:], x[:0], y[:0]]}, device)
             same = copies["a"] is copies["b"][1][0], copies["c"] is copies["b"][0], copies["a"] is copies["b"][1][1]
             again, _ = m.copy_async(x, device)
             return same, copies, again is copies["a"], m.copy_async([x, (y, x)], "cpu")

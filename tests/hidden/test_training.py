@@ -3,15 +3,17 @@
 import math
 import os
 import pickle
+import random
 import tempfile
 import zipfile
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from torch import nn
 
-from grader.testing import Ending, measured, raised, task
+from grader.testing import LAYOUTS, Ending, measured, raised, task
 
 F64 = torch.float64
 
@@ -35,6 +37,13 @@ def classifier(w1, w2):
     """Linear, batch norm, tanh, linear (no biases drawn: they start at 0.1)."""
     bias1, bias2 = torch.full_like(w1[:, 0], 0.1), torch.full_like(w2[:, 0], 0.1)
     return nn.Sequential(linear(w1, bias1), nn.BatchNorm1d(len(w1), dtype=w1.dtype), nn.Tanh(), linear(w2, bias2))
+
+
+def mixed(draw, training):
+    """A classifier whose batch norm is in another mode than the rest."""
+    model = classifier(draw.normal(7, 5, dtype=F64), draw.normal(3, 7, dtype=F64)).train(training)
+    model[1].train(not training)
+    return model
 
 
 def state_of(model):
@@ -63,25 +72,26 @@ class Recorder(nn.Module):
 
 @task("cross_entropy")
 class TestCrossEntropy:
-    @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
-    def test_value_and_gradient(self, agree, draw, smoothing):
-        """The mean over the rows and its gradient follow the formula for every label smoothing."""
-        x, y = draw.normal(7, 11) * 3, draw.integers(0, 11, 7)
+    @pytest.mark.parametrize(("shape", "smoothing"), [((7, 11), 0.0), ((7, 11), 0.1), ((7, 11), 1.0), ((1, 13), 0.1), ((3, 300), 0.2)])
+    def test_value_and_gradient(self, agree, draw, shape, smoothing):
+        """The mean over the rows and its gradient follow the formula for every label smoothing and any number of rows and classes."""
+        x, y = draw.normal(*shape) * 3, draw.integers(max(shape[1] - 44, 0), shape[1], shape[0])  # 256 and more where there are 300
 
         def probe(m):
             logits = leaf(x)
             loss = m.cross_entropy(logits, y, label_smoothing=smoothing)
-            loss.backward()
+            (3 * loss).backward()
             return loss.detach(), logits.grad
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize(("ignore_index", "smoothing"), [(-100, 0.0), (-100, 0.2), (3, 0.2), (17, 0.0)])
+    @pytest.mark.parametrize(("ignore_index", "smoothing"), [(-100, 0.0), (-100, 0.2), (0, 0.1), (3, 0.2), (17, 0.0)])
     def test_ignored_rows_do_not_count(self, agree, draw, ignore_index, smoothing):
-        """Rows with ignore_index, a class number or not, add nothing to loss, count or gradient."""
+        """Rows with ignore_index, a class number or not, add nothing to loss, count or gradient, whatever they hold."""
         x, y = draw.normal(11, 5), draw.integers(0, 5, 11)
         y[2] = y[7] = ignore_index
         y[4] = 1
+        x = draw.poisoned(x, (y == ignore_index)[:, None])
 
         def probe(m):
             logits = leaf(x)
@@ -93,22 +103,23 @@ class TestCrossEntropy:
 
     @pytest.mark.parametrize("rows", [5, 0])
     def test_nothing_left_to_average_gives_zero(self, agree, draw, rows):
-        """With every row ignored, or no rows at all, loss and gradient are 0."""
-        x, y, other = draw.normal(rows, 3), torch.full((rows,), -100), draw.normal(7, 3)
+        """With every row ignored, no rows at all or a single class, loss and gradient are 0, whatever the ignored rows hold."""
+        x, y, other = draw.poisoned(draw.normal(rows, 3), draw.bools(rows, 3)), torch.full((rows,), -100), draw.normal(7, 3)
         labels = draw.integers(0, 3, 7)
 
         def probe(m):
             logits = leaf(x)
             loss = m.cross_entropy(logits, y, label_smoothing=0.1)
             loss.backward()
-            return loss.detach(), logits.grad, m.cross_entropy(other, labels)
+            single = m.cross_entropy(other[:, :1], torch.zeros_like(labels), label_smoothing=0.1)
+            return loss.detach(), logits.grad, single, m.cross_entropy(other, labels)
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize("dtype", [torch.float32, F64])
     @pytest.mark.parametrize("smoothing", [0.0, 0.3])
     def test_huge_scores(self, agree, draw, dtype, smoothing):
-        """Scores of ±10,000 give the exact loss and gradient, never inf or NaN."""
+        """Scores of ±10,000 give the right loss and gradient, never inf or NaN."""
         # Whole numbers in random order: no two scores of a row are close, so that rounding can't decide.
         x = torch.stack([draw.permutation(7) - 3 for _ in range(5)]).to(dtype) * 10_000
         y = draw.integers(0, 7, 5)
@@ -119,30 +130,44 @@ class TestCrossEntropy:
             loss.backward()
             return loss.detach(), logits.grad
 
-        tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-        agree(probe, rtol=tolerance, atol=1e-2 if dtype == torch.float32 else 1e-9)
+        agree(probe, rtol=1e-5 if dtype == torch.float32 else 1e-9, atol=1e-2 if dtype == torch.float32 else 1e-9)
 
-    def test_double_precision_and_strides(self, agree, draw):
-        """A transposed float64 input keeps its dtype and its precision."""
-        x, y = draw.normal(11, 7, dtype=F64).t(), draw.integers(0, 11, 7)
-        agree(lambda m: m.cross_entropy(x, y, label_smoothing=0.1), rtol=1e-12, atol=1e-12)
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_double_precision_and_strides(self, agree, draw, layout):
+        """A float64 input that is not contiguous keeps its dtype and its precision; so may the targets be."""
+        x, y = draw.normal(7, 11, dtype=F64, layout=layout), draw.integers(0, 11, 7, layout="sliced")
+        agree(lambda m: m.cross_entropy(x, y, label_smoothing=0.1), rtol=1e-9, atol=1e-9)
 
     def test_wrong_targets_are_refused(self, agree, draw):
-        """A target of C or −1 is a ValueError unless it is ignore_index."""
+        """A target of C, of −1 or of −100 is a ValueError unless it is ignore_index."""
         x, y = draw.normal(5, 3), draw.integers(0, 3, 5)
-        high, low = y.clone(), y.clone()
-        high[3], low[1] = 3, -1
+        high, low, usual = y.clone(), y.clone(), y.clone()
+        high[3], low[1], usual[2] = 3, -1, -100
 
         def probe(m):
             return [
                 m.cross_entropy(x, y),
                 raised(ValueError, lambda: m.cross_entropy(x, high)),
                 raised(ValueError, lambda: m.cross_entropy(x, low)),
+                raised(ValueError, lambda: m.cross_entropy(x, usual, ignore_index=-1)),
                 m.cross_entropy(x, high, ignore_index=3),
                 m.cross_entropy(x, low, ignore_index=-1),
             ]
 
-        agree(probe, rtol=1e-5, atol=1e-5)
+        agree(probe, rtol=1e-3, atol=1e-4)
+
+
+def thawed(make, start, grads):
+    """The positions of parameters, each frozen while the optimizer is made, after a step with each row of gradients."""
+    params = [x.clone() for x in start]
+    optimizer = make(params)
+    path = []
+    for row in grads:
+        for p, g in zip(params, row, strict=True):
+            p.requires_grad_().grad = g
+        optimizer.step()
+        path.append([p.detach().clone() for p in params])
+    return path
 
 
 def descend(make, start, targets, steps, lrs=None):
@@ -151,7 +176,7 @@ def descend(make, start, targets, steps, lrs=None):
     optimizer = make(params)
     path = []
     for i in range(steps):
-        if lrs is not None:
+        if lrs is not None and lrs[i] is not None:
             optimizer.lr = lrs[i]
         for p in params:
             p.grad = None
@@ -161,10 +186,35 @@ def descend(make, start, targets, steps, lrs=None):
     return path
 
 
+def in_turns(make, start, grads):
+    """The positions of parameters that have an optimizer each, which take steps in turns; and then all over again with new optimizers."""
+    params = [leaf(x) for x in start]
+    for _ in range(2):
+        optimizers = [make([p]) for p in params]
+        for row in grads:
+            for p, g, optimizer in zip(params, row, optimizers, strict=True):
+                p.grad = g
+                optimizer.step()
+    return [p.detach() for p in params]
+
+
 def slope(draw, dtype=F64):
     """Starting points and targets for `descend`."""
-    start = [draw.normal(3, 5, dtype=dtype), draw.normal(7, dtype=dtype), draw.normal(1, dtype=dtype)[0]]
+    start = [draw.normal(3, 5, dtype=dtype, layout="transposed"), draw.normal(7, dtype=dtype), draw.normal(1, dtype=dtype)[0]]
     return start, [(x + draw.normal(1, dtype=dtype)) for x in start]
+
+
+def follow(make, start, grads):
+    """The positions of parameters after each step of an optimizer, with these very tensors as gradients; None where there is none."""
+    params = [leaf(x) for x in start]
+    optimizer = make(params)
+    path = []
+    for row in grads:
+        for p, g in zip(params, row, strict=True):
+            p.grad = g
+        optimizer.step()
+        path.append([p.detach().clone() for p in params])
+    return path
 
 
 @task("SGD")
@@ -192,27 +242,18 @@ class TestSGD:
     def test_parameters_without_gradient(self, agree, draw):
         """Where grad is None, neither the parameter nor its v changes."""
         x, grads = draw.normal(2, 5, dtype=F64), draw.normal(4, 2, 5, dtype=F64)
+        rows = [(a, b if i in (1, 3) else None) for i, (a, b) in enumerate(grads)]
+        agree(lambda m: follow(lambda p: m.SGD(p, 0.1, momentum=0.9, weight_decay=0.1), x, rows), rtol=1e-9, atol=1e-9)
 
-        def probe(m):
-            a, b = leaf(x[0]), leaf(x[1])
-            optimizer = m.SGD([a, b], 0.1, momentum=0.9, weight_decay=0.1)
-            path = []
-            for i, (ga, gb) in enumerate(grads):
-                a.grad, b.grad = ga.clone(), gb.clone() if i in (1, 3) else None
-                optimizer.step()
-                path.append((a.detach().clone(), b.detach().clone()))
-            return path
-
-        agree(probe, rtol=1e-9, atol=1e-9)
-
-    def test_gradients_are_left_alone(self, agree, draw):
+    @pytest.mark.parametrize("settings", [{"momentum": 0.9}, {"weight_decay": 0.3}, {"momentum": 0.8, "nesterov": True}], ids=" ".join)
+    def test_gradients_are_left_alone(self, agree, draw, settings):
         """Step changes no gradient, and gradients overwritten in place later don't reach v."""
         x, grads = draw.normal(7, dtype=F64), draw.normal(4, 7, dtype=F64)
 
         def probe(m):
             p = leaf(x)
             p.grad = torch.zeros_like(x)
-            optimizer = m.SGD([p], 0.1, momentum=0.9)
+            optimizer = m.SGD([p], 0.1, **settings)
             path = []
             for g in grads:
                 p.grad.copy_(g)
@@ -241,19 +282,25 @@ class TestSGD:
         agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_lr_can_be_changed(self, agree, draw):
-        """A learning rate set between steps holds from the next step on, for the whole of v."""
+        """A learning rate set between steps, or 0 at first, holds from the next step on, for the whole of v."""
         start, targets = slope(draw)
-        lrs = draw.uniform(6, low=0.01, high=0.1, dtype=F64).tolist()
-        agree(lambda m: descend(lambda p: m.SGD(p, 0.1, momentum=0.9), start, targets, 6, lrs), rtol=1e-9, atol=1e-9)
+        lrs = [None, *draw.uniform(5, low=0.01, high=0.1, dtype=F64).tolist()]
+        lrs[3] = 0.0
+        agree(lambda m: descend(lambda p: m.SGD(p, 0.0, momentum=0.9), start, targets, 6, lrs), rtol=1e-9, atol=1e-9)
+
+    def test_frozen_for_a_while(self, agree, draw):
+        """A parameter that is frozen when the optimizer is made learns as soon as it has a gradient."""
+        x, grads = draw.normal(3, 5, dtype=F64), draw.normal(3, 3, 5, dtype=F64)
+        agree(lambda m: thawed(lambda p: m.SGD(p, 0.1, momentum=0.9), x, grads), rtol=1e-9, atol=1e-9)
 
     def test_zero_grad(self, agree, draw):
-        """zero_grad sets every gradient to None, after a step that used it."""
-        x = draw.normal(2, 5, dtype=F64)
+        """zero_grad sets every gradient to None, after a step that used it; the gradient's tensor itself keeps its values."""
+        x, g = draw.normal(2, 5, dtype=F64), draw.normal(5, dtype=F64)
 
         def probe(m):
             a, b = leaf(x[0]), leaf(x[1])
             optimizer = m.SGD([a, b], 0.1)
-            a.grad = x[1].clone()
+            a.grad = g
             optimizer.step()
             optimizer.zero_grad()
             return a.detach(), a.grad, b.grad
@@ -261,19 +308,9 @@ class TestSGD:
         agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_two_optimizers(self, agree, draw):
-        """Each optimizer has its own v's."""
+        """Each optimizer has its own v's, also a second one for the same parameters."""
         x, grads = draw.normal(2, 5, dtype=F64), draw.normal(3, 2, 5, dtype=F64)
-
-        def probe(m):
-            params = [leaf(row) for row in x]
-            optimizers = [m.SGD([p], 0.1, momentum=0.9) for p in params]
-            for pair in grads:
-                for p, g, optimizer in zip(params, pair, optimizers, strict=True):
-                    p.grad = g.clone()
-                    optimizer.step()
-            return [p.detach() for p in params]
-
-        agree(probe, rtol=1e-9, atol=1e-9)
+        agree(lambda m: in_turns(lambda p: m.SGD(p, 0.1, momentum=1.0), x, grads), rtol=1e-9, atol=1e-9)
 
     def test_wrong_settings_are_refused(self, agree, draw):
         """A negative lr, and nesterov without momentum, are ValueErrors."""
@@ -286,7 +323,7 @@ class TestSGD:
                 raised(ValueError, lambda: m.SGD([leaf(start[0])], 0.1, nesterov=True)),
             ]
 
-        agree(probe, rtol=1e-9, atol=1e-9)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 @task("AdamW")
@@ -298,9 +335,10 @@ class TestAdamW:
             {"lr": 0.1, "weight_decay": 0.3},
             {"lr": 0.1, "betas": (0.5, 0.8), "weight_decay": 0.1},
             {"lr": 0.1, "eps": 0.7},
+            {"lr": 0.1, "betas": (0.0, 0.0), "eps": 0.0},
             {},
         ],
-        ids=["adam", "decay", "betas", "eps", "defaults"],
+        ids=["adam", "decay", "betas", "eps", "zeros", "defaults"],
     )
     def test_eight_steps(self, agree, draw, settings):
         """Eight steps follow the rule: bias correction, decoupled decay, eps outside the root, the stated defaults."""
@@ -309,33 +347,30 @@ class TestAdamW:
 
     def test_single_precision(self, agree, draw):
         """float32 parameters stay float32."""
-        x, grads = draw.normal(7), draw.normal(5, 7)
+        x, grads = [draw.normal(7)], draw.normal(5, 1, 7)
+        agree(lambda m: follow(lambda p: m.AdamW(p, 0.1, eps=0.1), x, grads), rtol=1e-4, atol=1e-4)
 
-        def probe(m):
-            p = leaf(x)
-            optimizer = m.AdamW([p], 0.1, eps=0.1)
-            for g in grads:
-                p.grad = g.clone()
-                optimizer.step()
-            return p.detach()
-
-        agree(probe, rtol=1e-4, atol=1e-4)
+    def test_gradients_of_any_size(self, agree, draw):
+        """Gradients from 1e-9 to 1e9 follow the rule, too, and step doesn't change them."""
+        x = [draw.normal(11, dtype=F64)]
+        grads = [[draw.magnitudes(11, low=1e-9, high=1e9, dtype=F64)] for _ in range(4)]
+        agree(lambda m: follow(lambda p: m.AdamW(p, 0.1), x, grads), rtol=1e-6, atol=1e-9)
 
     def test_parameters_without_gradient(self, agree, draw):
         """Where grad is None, nothing changes, and t counts only the parameter's own steps."""
         x, grads = draw.normal(2, 5, dtype=F64), draw.normal(5, 2, 5, dtype=F64)
+        rows = [(a, b if i in (2, 4) else None) for i, (a, b) in enumerate(grads)]
+        agree(lambda m: follow(lambda p: m.AdamW(p, 0.1, weight_decay=0.2), x, rows), rtol=1e-8, atol=1e-9)
 
-        def probe(m):
-            a, b = leaf(x[0]), leaf(x[1])
-            optimizer = m.AdamW([a, b], 0.1, weight_decay=0.2)
-            path = []
-            for i, (ga, gb) in enumerate(grads):
-                a.grad, b.grad = ga.clone(), gb.clone() if i in (2, 4) else None
-                optimizer.step()
-                path.append((a.detach().clone(), b.detach().clone()))
-            return path
+    def test_frozen_for_a_while(self, agree, draw):
+        """A parameter that is frozen when the optimizer is made learns as soon as it has a gradient."""
+        x, grads = draw.normal(3, 5, dtype=F64), draw.normal(3, 3, 5, dtype=F64)
+        agree(lambda m: thawed(lambda p: m.AdamW(p, 0.1), x, grads), rtol=1e-8, atol=1e-9)
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+    def test_two_optimizers(self, agree, draw):
+        """Each optimizer has its own t, m and v, also a second one for the same parameters."""
+        x, grads = draw.normal(2, 5, dtype=F64), draw.normal(3, 2, 5, dtype=F64)
+        agree(lambda m: in_turns(lambda p: m.AdamW(p, 0.1), x, grads), rtol=1e-8, atol=1e-9)
 
     @measured("flags")
     def test_updates_in_place_without_a_graph(self, agree, draw):
@@ -356,19 +391,20 @@ class TestAdamW:
         agree(probe, rtol=1e-8, atol=1e-9)
 
     def test_lr_can_be_changed(self, agree, draw):
-        """A learning rate set between steps holds from the next step on, for the decay too."""
+        """A learning rate set between steps, or 0 at first, holds from the next step on, for the decay too."""
         start, targets = slope(draw)
-        lrs = draw.uniform(6, low=0.01, high=0.1, dtype=F64).tolist()
-        agree(lambda m: descend(lambda p: m.AdamW(p, 0.1, weight_decay=0.5), start, targets, 6, lrs), rtol=1e-8, atol=1e-9)
+        lrs = [None, *draw.uniform(5, low=0.01, high=0.1, dtype=F64).tolist()]
+        lrs[3] = 0.0
+        agree(lambda m: descend(lambda p: m.AdamW(p, 0.0, weight_decay=0.5), start, targets, 6, lrs), rtol=1e-8, atol=1e-9)
 
     def test_zero_grad(self, agree, draw):
-        """zero_grad sets every gradient to None, after a step that used it."""
-        x = draw.normal(2, 5, dtype=F64)
+        """zero_grad sets every gradient to None, after a step that used it; the gradient's tensor itself keeps its values."""
+        x, g = draw.normal(2, 5, dtype=F64), draw.normal(5, dtype=F64)
 
         def probe(m):
             a, b = leaf(x[0]), leaf(x[1])
             optimizer = m.AdamW([a, b], 0.1)
-            a.grad = x[1].clone()
+            a.grad = g
             optimizer.step()
             optimizer.zero_grad()
             return a.detach(), a.grad, b.grad
@@ -384,17 +420,19 @@ class TestAdamW:
                 descend(lambda p: m.AdamW(p, 0.1, betas=(0.0, 0.9)), start, targets, 3),
                 raised(ValueError, lambda: m.AdamW([leaf(start[0])], -0.1)),
                 raised(ValueError, lambda: m.AdamW([leaf(start[0])], betas=(1.0, 0.9))),
+                raised(ValueError, lambda: m.AdamW([leaf(start[0])], betas=(-0.1, 0.9))),
+                raised(ValueError, lambda: m.AdamW([leaf(start[0])], betas=(0.9, 1.0))),
                 raised(ValueError, lambda: m.AdamW([leaf(start[0])], betas=(0.9, -0.1))),
             ]
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 @task("cosine_with_warmup")
 class TestCosineWithWarmup:
-    @pytest.mark.parametrize("min_factor", [0.0, 0.1])
+    @pytest.mark.parametrize("min_factor", [0.1, 0, 1])
     def test_every_step(self, agree, draw, min_factor):
-        """The whole curve, and some steps after its end."""
+        """The whole curve, and some steps after its end, for a minimum of 0, of 1 and between."""
         warmup = draw.integer(3, 9)
         total = warmup + draw.integer(11, 23)
 
@@ -418,11 +456,12 @@ class TestCosineWithWarmup:
         agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_only_warmup(self, agree, draw):
-        """With warmup_steps = total_steps there is no cosine, and no division by zero."""
+        """With warmup_steps = total_steps, 0 included, there is no cosine, and no division by zero."""
         total, low = draw.integer(7, 19), draw.integer(1, 9) / 16
 
         def probe(m):
-            return [m.cosine_with_warmup(step, warmup_steps=total, total_steps=total, min_factor=low) for step in range(total + 3)]
+            factors = [m.cosine_with_warmup(step, warmup_steps=total, total_steps=total, min_factor=low) for step in range(total + 3)]
+            return factors, m.cosine_with_warmup(0, warmup_steps=0, total_steps=0, min_factor=low)
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
@@ -445,7 +484,7 @@ class TestCosineWithWarmup:
         agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_wrong_numbers_are_refused(self, agree, draw):
-        """A negative step, a negative warm-up and one longer than everything are ValueErrors."""
+        """A negative step, a negative warm-up and one longer than everything are ValueErrors, whatever the step."""
         step, total = draw.integer(4, 9), draw.integer(11, 200)
 
         def probe(m):
@@ -454,17 +493,19 @@ class TestCosineWithWarmup:
                 raised(ValueError, lambda: m.cosine_with_warmup(-1, warmup_steps=3, total_steps=11)),
                 raised(ValueError, lambda: m.cosine_with_warmup(step, warmup_steps=12, total_steps=11)),
                 raised(ValueError, lambda: m.cosine_with_warmup(step, warmup_steps=-1, total_steps=11)),
+                raised(ValueError, lambda: m.cosine_with_warmup(20, warmup_steps=12, total_steps=11)),
+                raised(ValueError, lambda: m.cosine_with_warmup(20, warmup_steps=-1, total_steps=11)),
             ]
 
-        agree(probe, rtol=1e-9, atol=1e-9)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 def with_grads(grads):
-    """Parameters that have the given gradients; where one is None, the parameter has none."""
+    """Parameters that have these very tensors as gradients, the last one frozen; where one is None, the parameter has none."""
     params = []
-    for g in grads:
-        p = torch.zeros(3 if g is None else g.shape, dtype=None if g is None else g.dtype, requires_grad=True)
-        p.grad = None if g is None else g.clone()
+    for i, g in enumerate(grads):
+        p = torch.zeros(3) if g is None else torch.zeros_like(g)
+        p.requires_grad_(i < len(grads) - 1).grad = g
         params.append(p)
     return params
 
@@ -475,55 +516,64 @@ class TestClipGradNorm:
     @pytest.mark.parametrize("max_norm", [0.0, 0.5, 2.0])
     def test_clips_the_joint_norm(self, agree, draw, dtype, max_norm):
         """All gradients shrink by one factor; the norm before is returned; None is skipped; params may be a generator."""
-        grads = [draw.normal(5, 3, dtype=dtype) + 2, None, draw.normal(7, dtype=dtype) * 5, draw.normal(1, dtype=dtype)[0]]
+        grads = [draw.normal(5, 3, dtype=dtype, layout="transposed") + 2, None, draw.normal(7, dtype=dtype) * 5, draw.normal(dtype=dtype)]
 
         def probe(m):
             params = with_grads(grads)
             norm = m.clip_grad_norm_((p for p in params), max_norm)
             return norm, [p.grad for p in params]
 
-        agree(probe, rtol=1e-5, atol=1e-6)  # wide enough for torch's max_norm / (norm + 1e-6)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
-    def test_small_gradients_keep_their_bits(self, agree, student, draw):
-        """Below max_norm nothing is scaled, neither down nor up."""
-        grads = [draw.normal(5, 3), draw.normal(7)]
+    @pytest.mark.parametrize("max_norm", [1e-12, 1e-3, 1e6])
+    def test_gradients_of_any_size(self, agree, draw, max_norm):
+        """The factor is max_norm / norm for tiny and for huge gradients too, with nothing added to the norm."""
+        grads = [draw.normal(size, dtype=F64) * 10 * max_norm for size in (5, 7)]
 
         def probe(m):
-            params = with_grads(grads)
-            norm = m.clip_grad_norm_(params, 1000.0)
-            return norm, [p.grad for p in params]
+            norm = m.clip_grad_norm_(with_grads(grads), max_norm)
+            return norm / max_norm, [g / max_norm for g in grads]
 
-        agree(probe, rtol=1e-5, atol=1e-6)
-        _, after = student(probe)
-        assert all(torch.equal(a, g) for a, g in zip(after, grads, strict=True)), (
-            "The norm is below max_norm, and yet a gradient changed a little: it must keep its values bit for bit."
-        )
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    def test_small_gradients_keep_their_bits(self, agree, draw):
+        """Up to max_norm, also where the norm equals it, nothing is scaled, neither down nor up."""
+        grads = [draw.normal(5, 3), draw.normal(7)]
+        size = draw.integer(3, 99)
+        equal = [torch.tensor([3.0 * size]), torch.tensor([4.0 * size])]
+
+        def probe(m):
+            return m.clip_grad_norm_(with_grads(grads), 1000.0), m.clip_grad_norm_(with_grads(equal), 5 * size)
+
+        agree(probe, rtol=1e-5, atol=1e-6)  # and no captured gradient may change
 
     def test_works_in_place(self, agree, draw):
-        """Whoever holds the gradient's tensor sees it clipped."""
+        """Whoever holds the gradient's tensor sees it clipped, and so does the parameter."""
         grads = [draw.normal(5, 3) + 3, draw.normal(7)]
 
         def probe(m):
             params = with_grads(grads)
-            held = [p.grad for p in params]
             norm = m.clip_grad_norm_(params, 1.0)
-            return norm, held
+            return norm, grads, [p.grad for p in params]
 
         agree(probe, rtol=1e-5, atol=1e-6)
 
+    def test_squares_do_not_overflow_in_float16(self, agree, draw):
+        """300² exceeds float16's largest number: the squares must be taken in float32."""
+        grads = [draw.uniform(5, 3, low=250, high=400, dtype=torch.float16), draw.uniform(7, low=250, high=400, dtype=torch.float16)]
+        agree(lambda m: (m.clip_grad_norm_(with_grads(grads), 2.0), grads), rtol=1e-2, atol=1e-2)
+
     def test_no_or_zero_gradients(self, agree, draw):
         """Without gradients the norm is a float32 zero; gradients of zero stay zero, also for max_norm 0."""
-        g = draw.normal(5) + 3
+        g, zero = draw.normal(5) + 3, torch.zeros(3)
 
         def probe(m):
-            zero = with_grads([torch.zeros(3)])
-            other = with_grads([g])
             return [
                 m.clip_grad_norm_(with_grads([None, None]), 1.0),
-                m.clip_grad_norm_(zero, 0.0),
-                zero[0].grad,
-                m.clip_grad_norm_(other, 1.0),
-                other[0].grad,
+                m.clip_grad_norm_([], 1.0),
+                m.clip_grad_norm_(with_grads([zero]), 0.0),
+                m.clip_grad_norm_(with_grads([g]), 1.0),
+                g,
             ]
 
         agree(probe, rtol=1e-5, atol=1e-6)
@@ -535,30 +585,24 @@ class TestClipGradNorm:
         broken[1][1] = bad
 
         def probe(m):
-            first, second = with_grads(good), with_grads(broken)
-            return [
-                m.clip_grad_norm_(first, 1.0),
-                [p.grad for p in first],
-                raised(RuntimeError, lambda: m.clip_grad_norm_(second, 1.0)),
-                [p.grad for p in second],
-            ]
+            norm = m.clip_grad_norm_(with_grads(good), 1.0)
+            return norm, good, raised(RuntimeError, lambda: m.clip_grad_norm_(with_grads(broken), 1.0))
 
-        agree(probe, rtol=1e-5, atol=1e-6)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
     def test_negative_max_norm_is_refused(self, agree, draw):
-        """A negative max_norm is a ValueError, and no gradient is changed."""
-        grads = [draw.normal(5) + 3, draw.normal(3)]
+        """A negative max_norm is a ValueError, also if there are no gradients, and no gradient is changed."""
+        grads, spared = [draw.normal(5) + 3, draw.normal(3)], [draw.normal(5) + 3, draw.normal(3)]
 
         def probe(m):
-            first, second = with_grads(grads), with_grads(grads)
             return [
-                m.clip_grad_norm_(first, 1.0),
-                [p.grad for p in first],
-                raised(ValueError, lambda: m.clip_grad_norm_(second, -1.0)),
-                [p.grad for p in second],
+                m.clip_grad_norm_(with_grads(grads), 1.0),
+                grads,
+                raised(ValueError, lambda: m.clip_grad_norm_(with_grads(spared), -1.0)),
+                raised(ValueError, lambda: m.clip_grad_norm_([], -1.0)),
             ]
 
-        agree(probe, rtol=1e-5, atol=1e-6)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 def uneven_batches(draw, sizes=(2, 7, 3)):
@@ -578,7 +622,7 @@ class TestTrainEpoch:
             loss = m.train_epoch(model, batches, nn.functional.cross_entropy, optimizer)
             return loss, state_of(model)
 
-        agree(probe, rtol=1e-7, atol=1e-8)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_old_gradients_are_cleared(self, agree, draw):
         """Gradients left over from before the call have no influence."""
@@ -591,7 +635,7 @@ class TestTrainEpoch:
             loss = m.train_epoch(model, batches, nn.functional.cross_entropy, optimizer)
             return loss, state_of(model)
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_loss_counts_samples_not_batches(self, agree, draw):
         """Big batches weigh more in the mean loss; batches may come from a generator."""
@@ -602,34 +646,36 @@ class TestTrainEpoch:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
             return m.train_epoch(model, (batch for batch in batches), nn.functional.cross_entropy, optimizer)
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     @measured("calls, flags, hooks")
-    def test_training_mode_everywhere(self, agree, draw):
+    @pytest.mark.parametrize("training", [True, False])
+    def test_training_mode_everywhere(self, agree, draw, training):
         """Every submodule trains during the pass and afterwards, and the model sees each batch exactly once."""
         w1, w2, batches = draw.normal(7, 5, dtype=F64), draw.normal(3, 7, dtype=F64), uneven_batches(draw)
 
         def probe(m):
-            model = Recorder(classifier(w1, w2))
-            model.inner[1].eval()
+            model = Recorder(classifier(w1, w2)).train(training)
+            model.inner[1].train(not training)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             loss = m.train_epoch(model, batches, nn.functional.cross_entropy, optimizer)
             return loss, model.modes, model.sizes, [module.training for module in model.modules()]
 
-        agree(probe, rtol=1e-7, atol=1e-8)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_any_loss_and_optimizer(self, agree, draw):
-        """The given loss and the given optimizer do the work."""
-        w, b = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
-        batches = [(draw.normal(n, 5, dtype=F64), draw.normal(n, 3, dtype=F64)) for n in (3, 5)]
+        """The given loss and the given optimizer do the work, on just the optimizer's parameters; some may be the loss's own."""
+        w, b, scale = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64), draw.normal(3, dtype=F64)
+        batches = [(draw.normal(n, 5, dtype=F64), draw.normal(n, 3, dtype=F64)) for n in (3, 5, 4, 1)]
 
         def probe(m):
-            model = linear(w, b)
-            optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
-            loss = m.train_epoch(model, batches, lambda out, y: (out - y).abs().pow(3).mean(), optimizer)
-            return loss, state_of(model)
+            model, factor = linear(w, b), leaf(scale)
+            factor.square().sum().backward()
+            optimizer = torch.optim.AdamW([model.weight, factor], lr=0.1, weight_decay=0.1)
+            loss = m.train_epoch(model, batches, lambda out, y: (factor * out - y).abs().pow(3).mean(), optimizer)
+            return loss, state_of(model), factor
 
-        agree(probe, rtol=1e-7, atol=1e-8)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_no_batches_are_refused(self, agree, draw):
         """No batches, as a list or from a generator, are a ValueError."""
@@ -645,7 +691,7 @@ class TestTrainEpoch:
                 raised(ValueError, lambda: m.train_epoch(model, (batch for batch in []), loss_fn, optimizer)),
             ]
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 @task("evaluate")
@@ -659,11 +705,12 @@ class TestEvaluate:
         def probe(m):
             return m.evaluate(linear(w, b), (batch for batch in batches), nn.functional.cross_entropy)
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     @measured("calls, flags, hooks")
-    def test_eval_mode_without_a_graph(self, agree, draw):
-        """Every submodule is in eval mode meanwhile (batch norm uses its running statistics) and nothing is recorded."""
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_eval_mode_without_a_graph(self, agree, draw, recording):
+        """Every submodule is in eval mode meanwhile and nothing is recorded; then recording is on or off as before."""
         w1, w2, batches = draw.normal(7, 5, dtype=F64), draw.normal(3, 7, dtype=F64), uneven_batches(draw)
         mean = draw.normal(7, dtype=F64)
 
@@ -676,41 +723,54 @@ class TestEvaluate:
                 in_loss.append(torch.is_grad_enabled())
                 return nn.functional.cross_entropy(out, y)
 
-            return m.evaluate(model, batches, loss_fn), model.modes, model.grad_enabled, in_loss, torch.is_grad_enabled()
+            with torch.set_grad_enabled(recording):
+                result = m.evaluate(model, batches, loss_fn)
+                after = torch.is_grad_enabled()
+            return result, model.modes, model.grad_enabled, in_loss, after
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     @measured("flags")
     @pytest.mark.parametrize("training", [True, False])
     def test_modes_are_restored_one_by_one(self, agree, draw, training):
         """A submodule in another mode than its parent is so again afterwards."""
-        w1, w2, batches = draw.normal(7, 5, dtype=F64), draw.normal(3, 7, dtype=F64), uneven_batches(draw, (5, 5))
+        model, batches = mixed(draw, training), uneven_batches(draw, (5, 5))
 
         def probe(m):
-            model = classifier(w1, w2).train(training)
-            model[1].train(not training)
             result = m.evaluate(model, batches, nn.functional.cross_entropy)
             return result, [module.training for module in model.modules()]
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     @measured("flags")
-    def test_modes_are_restored_after_an_error(self, agree, draw):
-        """An error of loss_fn is passed on; modes and gradient recording are as before."""
-        w1, w2, batches = draw.normal(7, 5, dtype=F64), draw.normal(3, 7, dtype=F64), uneven_batches(draw, (5, 5))
+    @pytest.mark.parametrize("place", ["loss_fn", "model", "batches"])
+    def test_modes_are_restored_after_an_error(self, agree, draw, place):
+        """An error of the model, of loss_fn or of the batches is passed on; modes and gradient recording are as before."""
+        model, batches = mixed(draw, True), uneven_batches(draw, (5, 5))
+
+        class Broken(nn.Sequential):
+            def forward(self, x):
+                raise KeyError("model")
 
         def probe(m):
-            model = classifier(w1, w2).train()
-            model[1].eval()
-
-            def broken(out, y):
+            def loss_fn(out, y):
                 raise KeyError("loss")
 
-            good = m.evaluate(model, batches, nn.functional.cross_entropy)
-            error = raised(KeyError, lambda: m.evaluate(model, batches, broken))
-            return good, error, [module.training for module in model.modules()], torch.is_grad_enabled()
+            def some():
+                yield batches[0]
+                raise KeyError("batches")
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+            call = {
+                "loss_fn": lambda: m.evaluate(model, batches, loss_fn),
+                "model": lambda: m.evaluate(broken, batches, nn.functional.cross_entropy),
+                "batches": lambda: m.evaluate(model, some(), nn.functional.cross_entropy),
+            }[place]
+            broken = Broken(*model)
+            good = m.evaluate(model, batches, nn.functional.cross_entropy)
+            error = raised(KeyError, call)
+            return good, error, broken.training, [module.training for module in model.modules()], torch.is_grad_enabled()
+
+        agree(probe, rtol=1e-3, atol=1e-4)
 
     def test_model_is_not_changed(self, agree, draw):
         """Parameters, buffers and gradients keep their values."""
@@ -722,21 +782,21 @@ class TestEvaluate:
             result = m.evaluate(model, batches, nn.functional.cross_entropy)
             return result, state_of(model), [p.grad for p in model.parameters()]
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_no_batches_are_refused(self, agree, draw):
-        """No batches, as a list or from a generator, are a ValueError."""
-        w, b, batches = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64), uneven_batches(draw)
+        """No batches, as a list or from a generator, are a ValueError, and the modes are restored then, too."""
+        model, batches = mixed(draw, True), uneven_batches(draw)
 
         def probe(m):
-            model, loss_fn = linear(w, b), nn.functional.cross_entropy
+            loss_fn = nn.functional.cross_entropy
             return [
                 m.evaluate(model, batches, loss_fn),
                 raised(ValueError, lambda: m.evaluate(model, [], loss_fn)),
                 raised(ValueError, lambda: m.evaluate(model, (batch for batch in []), loss_fn)),
             ]
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 @task("accumulate_gradients")
@@ -745,14 +805,14 @@ class TestAccumulateGradients:
     def test_equals_the_whole_batch(self, agree, draw, size):
         """Gradients and loss are those of the whole batch of 11, also with a short last piece; no parameter changes."""
         w, b = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
-        x, y = draw.normal(11, 5, dtype=F64), draw.integers(0, 3, 11)
+        x, y = draw.normal(11, 5, dtype=F64, layout="transposed"), draw.integers(0, 3, 11, layout="sliced")
 
         def probe(m):
             model = linear(w, b)
             loss = m.accumulate_gradients(model, x, y, nn.functional.cross_entropy, size)
             return loss, [p.grad for p in model.parameters()], state_of(model)
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_adds_to_gradients(self, agree, draw):
         """Gradients that are there already stay in the sum, and two calls add up."""
@@ -765,13 +825,13 @@ class TestAccumulateGradients:
             losses = [m.accumulate_gradients(model, x, y, nn.functional.mse_loss, 3) for _ in range(2)]
             return losses, [p.grad for p in model.parameters()]
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     @measured("calls, flags, hooks")
     def test_one_piece_at_a_time(self, agree, draw):
-        """Each piece goes forward and backward before the next begins, in order; loss_fn too sees only its piece."""
+        """Nine samples go as 4, 4 and 1, in order, each piece forward and backward before the next; loss_fn too sees only its piece."""
         w, b = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
-        x, y = draw.normal(11, 5, dtype=F64), draw.integers(0, 3, 11)
+        x, y = draw.normal(9, 5, dtype=F64), draw.integers(0, 3, 9)
 
         def probe(m):
             model, targets = Recorder(linear(w, b)), []
@@ -783,38 +843,40 @@ class TestAccumulateGradients:
             loss = m.accumulate_gradients(model, x, y, loss_fn, 4)
             return loss, model.events, model.sizes, targets
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_several_layers(self, agree, draw):
-        """The same holds for a deeper model and another loss."""
+        """The same holds for a deeper model, samples of more axes and another loss; modes and frozen parameters stay as they are."""
         w1, w2 = draw.normal(7, 5, dtype=F64), draw.normal(3, 7, dtype=F64)
-        x, y = draw.normal(13, 5, dtype=F64), draw.normal(13, 3, dtype=F64)
+        x, y = draw.normal(13, 2, 5, dtype=F64), draw.normal(13, 2, 3, dtype=F64)
+        model = nn.Sequential(linear(w1, w1[:, 0]), nn.Dropout(), nn.Tanh(), linear(w2, w2[:, 0])).eval()
+        model[0].weight.requires_grad_(False)
 
         def probe(m):
-            model = nn.Sequential(linear(w1, w1[:, 0]), nn.Tanh(), linear(w2, w2[:, 0]))
             loss = m.accumulate_gradients(model, x, y, lambda out, y: (out - y).abs().pow(1.5).mean(), 5)
             return loss, [p.grad for p in model.parameters()]
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_pieces_of_nothing_are_refused(self, agree, draw):
-        """A micro_batch_size of 0 or less is a ValueError."""
+        """A micro_batch_size of 0 or less is a ValueError, and no gradient is computed."""
         w, b = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
         x, y = draw.normal(11, 5, dtype=F64), draw.integers(0, 3, 11)
+        spared = linear(w, b)
 
         def probe(m):
-            model, loss_fn = linear(w, b), nn.functional.cross_entropy
+            loss_fn = nn.functional.cross_entropy
             return [
-                m.accumulate_gradients(model, x, y, loss_fn, 5),
-                raised(ValueError, lambda: m.accumulate_gradients(model, x, y, loss_fn, 0)),
-                raised(ValueError, lambda: m.accumulate_gradients(model, x, y, loss_fn, -3)),
+                m.accumulate_gradients(linear(w, b), x, y, loss_fn, 5),
+                raised(ValueError, lambda: m.accumulate_gradients(spared, x, y, loss_fn, 0)),
+                raised(ValueError, lambda: m.accumulate_gradients(spared, x, y, loss_fn, -3)),
             ]
 
-        agree(probe, rtol=1e-8, atol=1e-9)
+        agree(probe, rtol=1e-3, atol=1e-4)
 
 
 def set_weights(model, values):
-    """Overwrite the parameters and batch-norm statistics of linear(2, 3) + BatchNorm1d(3), in place."""
+    """Overwrite the parameters and batch-norm statistics of a small model, in place."""
     with torch.no_grad():
         for tensor in (*model.parameters(), model[1].running_mean, model[1].running_var):
             tensor.copy_(values[: tensor.numel()].view(tensor.shape))
@@ -822,22 +884,25 @@ def set_weights(model, values):
 
 
 def small_model():
-    """A model with parameters and buffers."""
-    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    """A float64 model with parameters and buffers, one of them a view that is not contiguous."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).double()
+    model[0].weight = nn.Parameter(torch.zeros(2, 3, dtype=F64).T)
+    return model
 
 
 @task("EarlyStopping")
 class TestEarlyStopping:
     @pytest.mark.parametrize("patience", [1, 2, 4])
     def test_decisions(self, agree, draw, patience):
-        """The answers and best_loss follow the rule over a long row of losses, also after the first True."""
+        """The answers and best_loss follow the rule over a long row of losses, also below 0 and after the first True."""
         walk = draw.normal(29).cumsum(0).tolist()  # a walk that has some new lows and some dry spells
-        losses = [3.0, 2.0, 2.5, 1.5, 1.75, 1.5, 1.625, 1.25, 1.5, 1.5, 1.5, 1.5, 1.5, 1.0, *walk]
+        losses = [3.0, 2.0, 2.5, 1.5, 1.75, 1.5, 1.625, 1.25, 1.5, 1.5, 1.5, 1.5, 1.5, 1.0, 0.0, 0.5, 0.0, 0.25, *walk]
 
         def probe(m):
-            model, stopping = small_model(), m.EarlyStopping(patience)
+            model, stopping, other = small_model(), m.EarlyStopping(patience), m.EarlyStopping(patience)
             start = stopping.best_loss
-            return start, [(stopping.update(loss, model), stopping.best_loss) for loss in losses]
+            other.update(-99.0, model)
+            return start, [(stopping.update(loss, model), stopping.best_loss) for loss in losses], other.best_loss
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
@@ -852,10 +917,11 @@ class TestEarlyStopping:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
-    def test_nan_never_improves(self, agree, draw):
-        """NaN counts as no improvement: as the first loss, and later."""
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_nan_and_inf_never_improve(self, agree, draw, bad):
+        """NaN counts as no improvement, as the first loss and later; nor does inf, which isn't below the inf at the start."""
         a, b = draw.uniform(2, low=1, high=2).tolist()
-        losses = [math.nan, a + 5, math.nan, b, math.nan, math.nan, math.nan]
+        losses = [bad, a + 5, bad, b, bad, bad, bad]
 
         def probe(m):
             model, stopping = small_model(), m.EarlyStopping(2)
@@ -864,8 +930,8 @@ class TestEarlyStopping:
         agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_restores_the_best_not_the_last(self, agree, draw):
-        """Parameters and buffers come back as they were at the lowest loss, whatever was done to the model since."""
-        values = draw.normal(5, 6)
+        """Parameters and buffers come back as they were at the lowest loss, in this model or in another of its form."""
+        values, fresh = draw.normal(5, 6, dtype=F64), small_model().eval()
 
         def probe(m):
             model, stopping = small_model(), m.EarlyStopping(7)
@@ -875,39 +941,51 @@ class TestEarlyStopping:
                 stopping.update(loss, model)
                 untouched.append(model[0].bias.detach().clone())
             stopping.restore(model)
-            return state_of(model), untouched
+            stopping.restore(fresh)
+            return state_of(model), state_of(fresh), untouched
 
         agree(probe, rtol=0, atol=0)
 
-    @measured("flags")
-    def test_restores_in_place_and_again(self, agree, draw):
-        """The parameters stay the same tensors; training on after restore doesn't spoil the copy."""
-        values = draw.normal(3, 6)
+    def test_update_leaves_the_model_alone(self, agree, draw):
+        """Update changes neither the model nor its modes."""
+        model, losses = mixed(draw, False), draw.uniform(3, low=1, high=2).tolist()
 
         def probe(m):
-            model, stopping = small_model(), m.EarlyStopping(7)
+            stopping = m.EarlyStopping(2)
+            return [(stopping.update(loss, model), stopping.best_loss) for loss in losses]
+
+        agree(probe, rtol=1e-3, atol=1e-4)
+
+    @measured("flags")
+    def test_restores_in_place_and_again(self, agree, draw):
+        """The parameters stay the same tensors; training on after restore doesn't spoil the copy, and no count begins anew."""
+        values = draw.normal(3, 6, dtype=F64)
+
+        def probe(m):
+            model, stopping = small_model(), m.EarlyStopping(2)
             set_weights(model, values[0])
             stopping.update(1.0, model)
             held = [p.detach() for p in model.parameters()]
             restored = []
             for row in values[1:]:
                 set_weights(model, row)
+                answer = stopping.update(2.0, model)
                 stopping.restore(model)
-                restored.append([h.clone() for h in held])
+                restored.append((answer, [h.clone() for h in held]))
             return restored, [p.requires_grad for p in model.parameters()]
 
         agree(probe, rtol=0, atol=0)
 
     def test_wrong_calls_are_refused(self, agree, draw):
-        """A patience below 1 is a ValueError; restore before any improvement is a RuntimeError."""
-        values = draw.normal(6)
+        """A patience below 1 is a ValueError; restore before any improvement is a RuntimeError, and changes nothing."""
+        values, spared = draw.normal(6, dtype=F64), small_model()
 
         def probe(m):
             model, stopping = small_model(), m.EarlyStopping(1)
             set_weights(model, values)
-            early = [raised(RuntimeError, lambda: stopping.restore(model))]
-            stopping.update(math.nan, model)
-            early.append(raised(RuntimeError, lambda: stopping.restore(model)))
+            early = [raised(RuntimeError, lambda: stopping.restore(spared))]
+            early += [stopping.update(bad, spared) for bad in (math.nan, math.inf)]
+            early.append(raised(RuntimeError, lambda: stopping.restore(spared)))
             answer = stopping.update(1.5, model)
             model[0].weight.data.zero_()
             stopping.restore(model)
@@ -916,12 +994,16 @@ class TestEarlyStopping:
         agree(probe, rtol=0, atol=0)
 
 
+def dropout_model(weight):
+    """Linear with these weights, dropout, batch norm."""
+    return nn.Sequential(linear(weight, weight[:, 0]), nn.Dropout(0.4), nn.BatchNorm1d(len(weight), dtype=weight.dtype))
+
+
 class Session:
     """A model with dropout, an optimizer and a scheduler, in float64, for the checkpoint tasks."""
 
-    def __init__(self, weight, kind="sgd"):
-        bias = weight[:, 0]
-        self.model = nn.Sequential(linear(weight, bias), nn.Dropout(0.4), nn.BatchNorm1d(len(weight), dtype=weight.dtype))
+    def __init__(self, weight, kind="sgd", model=None):
+        self.model = model or dropout_model(weight)
         if kind == "sgd":
             self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
             self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=2, gamma=0.5)
@@ -989,40 +1071,46 @@ class TestSaveCheckpoint:
 
     @measured("flags")
     def test_changes_nothing_in_memory(self, agree, draw):
-        """Training goes on after saving as it would have without."""
+        """Training goes on after saving as it would have without: gradients, modes and all."""
         weight, batches = draw.normal(3, 5, dtype=F64), draw.normal(5, 7, 5, dtype=F64)
 
         def probe(m):
             session = Session(weight, "adamw")
-            modes = [module.training for module in session.model.modules()]
             session.train(batches[:2])
+            session.model[1].eval()
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "last.pt"
                 m.save_checkpoint(path, *session.parts, 3)
+                modes, grads = [module.training for module in session.model.modules()], [p.grad for p in session.model.parameters()]
                 session.train(batches[2:])
                 saved = torch.load(path, weights_only=True)["model"]
-            return state_of(session.model), plain(saved), modes, session.scheduler.get_last_lr()
+            return state_of(session.model), plain(saved), modes, grads, session.scheduler.get_last_lr()
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
-    def test_replaces_the_file_and_leaves_no_other(self, agree, draw):
-        """A second call replaces the first file, and nothing else lies in the folder."""
-        weight, epochs = draw.normal(3, 5, dtype=F64), [draw.integer(3, 50), draw.integer(50, 99)]
+    @pytest.mark.parametrize("relative", [False, True])
+    def test_replaces_the_file_and_leaves_no_other(self, agree, draw, relative):
+        """A second call replaces the first file, whatever its name and epoch, and nothing else lies in the folder."""
+        weight, epochs = draw.normal(3, 5, dtype=F64), [draw.integer(3, 50), 0, draw.integer(50, 99)]
 
         def probe(m):
-            session = Session(weight)
-            seen = []
+            session, seen, before = Session(weight), [], os.getcwd()
             with tempfile.TemporaryDirectory() as folder:
-                path = os.path.join(folder, "best")
-                for epoch in epochs:
-                    m.save_checkpoint(path, *session.parts, epoch)
-                    seen.append((torch.load(path, weights_only=True)["epoch"], sorted(os.listdir(folder))))
+                if relative:
+                    os.chdir(folder)
+                path = "best" if relative else os.path.join(folder, "best")
+                try:
+                    for epoch in epochs:
+                        m.save_checkpoint(path, *session.parts, epoch)
+                        seen.append((torch.load(path, weights_only=True)["epoch"], sorted(os.listdir(folder))))
+                finally:
+                    os.chdir(before)
             return seen
 
         agree(probe, rtol=0, atol=0)
 
     def test_a_failed_save_spares_the_old_file(self, agree, draw):
-        """If saving fails on the way, the error is passed on and the old checkpoint can still be read."""
+        """If saving fails on the way, the error is passed on, the old checkpoint can still be read, and no other file is left."""
         weight, epoch = draw.normal(3, 5, dtype=F64), draw.integer(3, 99)
 
         def probe(m):
@@ -1033,7 +1121,7 @@ class TestSaveCheckpoint:
                 session.optimizer.param_groups[0]["note"] = lambda: None  # can't be pickled
                 error = raised(Exception, lambda: m.save_checkpoint(path, *session.parts, epoch + 1))
                 state = torch.load(path, weights_only=True)
-                return error, state["epoch"], plain(state["model"])
+                return error, state["epoch"], plain(state["model"]), os.listdir(folder)
 
         agree(probe, rtol=0, atol=0)
 
@@ -1076,9 +1164,10 @@ class TestLoadCheckpoint:
             "The resumed run must end with the same weights as the uninterrupted one, bit for bit."
         )
 
-    def test_epoch_and_random_numbers(self, agree, draw):
-        """The epoch comes back, and the next random numbers are those after the saved state. Other keys are no trouble."""
-        weight, seed, epoch = draw.normal(3, 5, dtype=F64), draw.seed(), draw.integer(3, 99)
+    @pytest.mark.parametrize("later", [True, False])
+    def test_epoch_and_random_numbers(self, agree, draw, later):
+        """The epoch comes back, 0 too, and the next random numbers are those after the saved state. Other keys are no trouble."""
+        weight, seed, epoch = draw.normal(3, 5, dtype=F64), draw.seed(), draw.integer(3, 99) if later else 0
 
         def probe(m):
             session = Session(weight)
@@ -1091,20 +1180,22 @@ class TestLoadCheckpoint:
         agree(probe, rtol=0, atol=0)
 
     def test_works_in_place(self, agree, draw):
-        """The model's parameters stay the same tensors, still those that the optimizer updates."""
-        weight, other, batches = draw.normal(3, 5, dtype=F64), draw.normal(3, 5, dtype=F64), draw.normal(3, 7, 5, dtype=F64)
+        """The model's parameters and buffers stay the same tensors, still those that the optimizer updates; gradients and modes stay."""
+        weight, model, batches = draw.normal(3, 5, dtype=F64), dropout_model(draw.normal(3, 5, dtype=F64)), draw.normal(3, 7, 5, dtype=F64)
+        model[1].eval()
 
         def probe(m):
-            saved, session = Session(weight), Session(other)
+            saved, session = Session(weight), Session(weight, model=model)
             saved.train(batches[:2])
+            session.train(batches[:1])
             held = [p.detach() for p in session.model.parameters()]
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "last.pt")
                 torch.save(saved.content(2, torch.get_rng_state()), path)
                 epoch = m.load_checkpoint(path, *session.parts)
-            loaded = [h.clone() for h in held]
+            loaded, grads = [h.clone() for h in held], [p.grad for p in session.model.parameters()]
             session.train(batches[2:])
-            return epoch, loaded, held
+            return epoch, loaded, held, grads
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
@@ -1167,16 +1258,17 @@ class TestLoadCheckpoint:
 
 @task("collate_padded")
 class TestCollatePadded:
-    @pytest.mark.parametrize("padding", [None, -1.5])
+    @pytest.mark.parametrize("padding", [None, -1.5, -math.inf])
     def test_sequences_of_vectors(self, agree, draw, padding):
         """Float sequences (T_i, 3): padded batch, lengths, mask and labels, in the batch's order; padded with 0 if nothing is said."""
-        batch = [(draw.normal(n, 3), draw.integer(0, 9)) for n in (5, 2, 7, 1)]
+        batch = [(draw.normal(n, 3, layout="expanded" if n == 5 else "contiguous"), draw.integer(0, 9)) for n in (5, 2, 7, 1)]
+        batch[1] = (draw.poisoned(batch[1][0], draw.bools(2, 3)), batch[1][1])
         options = {} if padding is None else {"padding_value": padding}
         agree(lambda m: m.collate_padded(batch, **options), rtol=0, atol=0)
 
     def test_token_ids(self, agree, draw):
-        """Integer sequences (T_i,) stay integers; the padding is the given id."""
-        batch = [(draw.integers(0, 100, n), draw.integer(0, 9)) for n in (3, 11, 5)]
+        """Integer sequences (T_i,) stay integers, exact however large; the padding is the given id. Labels likewise."""
+        batch = [(draw.integers(2**60, 2**61, n), draw.integer(2**60, 2**61)) for n in (3, 11, 5)]
         pad = draw.integer(100, 999)
         agree(lambda m: m.collate_padded(batch, padding_value=pad), rtol=0, atol=0)
 
@@ -1191,6 +1283,12 @@ class TestCollatePadded:
         some = [(draw.normal(n, 3), draw.integer(0, 9)) for n in (0, 4, 0)]
         none = [(draw.normal(0, 3), draw.integer(0, 9)) for _ in range(2)]
         agree(lambda m: [m.collate_padded(some), m.collate_padded(none)], rtol=0, atol=0)
+
+    def test_long_and_short_sequences(self, agree, draw):
+        """A sequence of bytes may be longer than a byte can count; a batch may hold one entry, and vectors one number."""
+        long = [(draw.integers(0, 256, n).to(torch.uint8), draw.integer(0, 999)) for n in (257, 300, 3)]
+        short = [(draw.normal(n, 1), draw.integer(0, 9)) for n in (1, 3)]
+        agree(lambda m: [m.collate_padded(long), m.collate_padded(short), m.collate_padded(short[:1])], rtol=0, atol=0)
 
     @pytest.mark.parametrize("dtype", [F64, torch.float16, torch.bool])
     def test_other_shapes_and_dtypes(self, agree, draw, dtype):
@@ -1207,6 +1305,13 @@ class TestCollatePadded:
         """An empty batch is a ValueError."""
         batch = [(draw.normal(n, 3), draw.integer(0, 9)) for n in (2, 3)]
         agree(lambda m: [m.collate_padded(batch), raised(ValueError, lambda: m.collate_padded([]))], rtol=0, atol=0)
+
+
+def reseed(seed):
+    """Seed the global generators of torch, NumPy and Python."""
+    torch.manual_seed(seed)
+    numpy.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def shuffled_labels(draw, counts):
@@ -1236,29 +1341,40 @@ class TestSplitIndices:
     @pytest.mark.parametrize("fraction", [0.2, 0.25, 0.5, 0.75])
     def test_stratified(self, student, draw, fraction):
         """Disjoint, complete, sorted, with the stated share of every class; halves are rounded up; labels may be any integers."""
-        labels = shuffled_labels(draw, {0: 17, 7: 6, -3: 1, 100: 10, 4: 29})
+        labels = shuffled_labels(draw, {0: 17, 7: 6, -3: 1, 100: 10, 4: 29, 2**60: 5, 2**60 + 1: 3})
+        labels = torch.stack([labels, -labels], dim=1)[:, 0]  # not contiguous
         seed = draw.seed()
         check_split(student(lambda m: m.split_indices(labels, fraction, seed=seed)), labels, fraction)
 
-    def test_seed_alone_decides(self, student, draw):
-        """The same seed gives the same split whatever the global state is, and the global state isn't touched."""
-        labels, seed = shuffled_labels(draw, {0: 13, 1: 7}), draw.seed()
-        states = [draw.seed(), draw.seed()]
+    @pytest.mark.parametrize("zero", [True, False])
+    def test_seed_alone_decides(self, student, draw, zero):
+        """The same seed, 0 too, gives the same split whatever was drawn before, and draws nothing from global generators."""
+        labels, seed = shuffled_labels(draw, {0: 13, 1: 17, 2: 11, 3: 9}), 0 if zero else draw.seed()
+
+        def probe(m):
+            first = m.split_indices(labels, 0.5, seed=seed)
+            m.split_indices(labels, 0.25, seed=seed + 1)
+            return first, m.split_indices(labels, 0.5, seed=seed)
+
+        first, second = student(probe)
+        check_split(first, labels, 0.5)
+        check_split(second, labels, 0.5)
+        assert torch.equal(first[1], second[1]), "The same seed must give the same split again."
+
+    def test_global_state_has_no_influence(self, student, draw):
+        """The same seed gives the same split in whatever state torch's, NumPy's and Python's global generators are."""
+        labels, seed, states = shuffled_labels(draw, {0: 13, 1: 17, 2: 11, 3: 9}), draw.seed(), [draw.seed(), draw.seed()]
 
         def probe(m):
             out = []
             for state in states:
-                torch.manual_seed(state)
-                out.append((m.split_indices(labels, 0.5, seed=seed), torch.rand(4)))
+                reseed(state)
+                out.append(m.split_indices(labels, 0.5, seed=seed))
             return out
 
-        (first, after1), (second, after2) = student(probe)
+        first, second = student(probe)
         check_split(first, labels, 0.5)
-        check_split(second, labels, 0.5)
-        assert torch.equal(first[1], second[1]), "The same seed must give the same split again."
-        for state, after in zip(states, (after1, after2), strict=True):
-            expected = torch.rand(4, generator=torch.Generator().manual_seed(state))
-            assert torch.equal(after, expected), "The call must leave torch's global random state as it was."
+        assert torch.equal(first[1], second[1]), "The same seed must give the same split again, whatever the global generators' states."
 
     def test_seeds_differ(self, student, draw):
         """Different seeds give different splits."""
@@ -1296,18 +1412,20 @@ class TestSplitIndices:
         assert same < 6, "Two classes of the same size always hold out the same ranks: draw each class anew."
 
     def test_all_nothing_and_nonsense(self, student, draw):
-        """Fractions 0 and 1 work, one outside [0, 1] is a ValueError."""
+        """Fractions 0 and 1 work, and so does a data set without samples; a fraction outside [0, 1] is a ValueError."""
         labels, seed = shuffled_labels(draw, {0: draw.integer(5, 105), 1: draw.integer(7, 107)}), draw.seed()
 
         def probe(m):
             return [
                 m.split_indices(labels, 0.0, seed=seed),
                 m.split_indices(labels, 1.0, seed=seed),
+                m.split_indices(labels[:0], 0.5, seed=seed),
                 raised(ValueError, lambda: m.split_indices(labels, 1.25, seed=seed)),
                 raised(ValueError, lambda: m.split_indices(labels, -0.25, seed=seed)),
             ]
 
-        nothing, everything, *errors = student(probe)
+        nothing, everything, empty, *errors = student(probe)
+        check_split(empty, labels[:0], 0.5)
         check_split(nothing, labels, 0.0)
         check_split(everything, labels, 1.0)
         assert errors == [Ending("ValueError")] * 2, "A fraction outside [0, 1] must raise a ValueError."
@@ -1353,22 +1471,28 @@ class TestFitDigits:
         images, labels, new_images, new_labels = digits.split(draw)
         names, seed = draw.permutation(10), draw.seed()
         renamed = names[labels]
-        weights = student(lambda m: m.fit_digits(images, renamed, seed=seed), like=None)  # the reference need not train for their form
+
+        def probe(m):
+            reseed(1)  # so that the global generators may change
+            return m.fit_digits(images, renamed, seed=seed)
+
+        weights = student(probe, like=None)  # check_weights looks at their form
         model = check_weights(weights, *images.shape[2:])
         share = accuracy(model, new_images, names[new_labels])
         assert share >= 0.93, f"On 600 held-out images the weights are right for {share:.1%}; 93 % are needed."
 
     def test_seed_decides(self, student, draw, digits):
-        """The same seed gives the same weights whatever the global state is, another seed others, and both are weights that have learnt."""
+        """The same seed gives the same weights whatever the global state is, another seed others; for images of any size, and learnt."""
         images, labels, new_images, new_labels = digits.split(draw)
         names, seed = draw.permutation(10), draw.seed()
         renamed = names[labels]
+        few, some = images[:100, :, 1:6, :7], renamed[:100]  # 5×7; more than a batch, so that their order counts
 
         def probe(m):
             out = []
-            for state, s in (1, seed), (2, seed), (1, seed + 1):
-                torch.manual_seed(state)
-                weights = m.fit_digits(images[:64], renamed[:64], seed=s)
+            for state, s in (1, 0), (2, 0), (1, seed + 1):
+                reseed(state)
+                weights = m.fit_digits(few, some, seed=s)
                 out.append({name: value.detach().clone() for name, value in weights.items()})
             return out, m.fit_digits(images, renamed, seed=seed)
 
@@ -1376,8 +1500,8 @@ class TestFitDigits:
         share = accuracy(check_weights(learnt, *images.shape[2:]), new_images, names[new_labels])
         assert share >= 0.5, f"The seed counts only for weights that have learnt: they are right for {share:.1%} of held-out images."
         for state in first, again, other:
-            check_weights(state, *images.shape[2:])
+            check_weights(state, *few.shape[2:])
         same = all(torch.allclose(first[name], again[name], rtol=1e-3, atol=1e-4) for name in first)
-        assert same, "The same seed must give the same weights, whatever was drawn from torch's global generator before."
+        assert same, "The same seed must give the same weights, whatever was drawn from global generators before."
         different = all((first[name] - other[name]).abs().max() > 1e-3 for name in first)
         assert different, "Another seed must give other weights."

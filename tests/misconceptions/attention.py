@@ -1,5 +1,6 @@
 """Named wrong answers to the tasks of attention: the hidden suite must reject every one."""
 
+import copy
 import math
 
 import torch
@@ -112,6 +113,84 @@ def stays_in_half_precision(q, k, v, mask=None):
     return _mixed(q @ k.mT / math.sqrt(q.shape[-1]), v, mask, q.dtype)
 
 
+@misconception("scaled_dot_product_attention", "Puts −1e4 at masked scores: that hides nothing where the scores that count are as low.")
+def hides_with_minus_ten_thousand(q, k, v, mask=None):
+    h = torch.promote_types(q.dtype, torch.float32)
+    scores = q.to(h) @ k.to(h).transpose(-2, -1) / q.shape[-1] ** 0.5
+    if mask is None:
+        return (scores.softmax(-1) @ v.to(h)).to(q.dtype)
+    weights = scores.masked_fill(~mask, -1e4).softmax(-1).masked_fill(~mask, 0.0)
+    return (weights @ v.to(h)).to(q.dtype)
+
+
+@misconception("scaled_dot_product_attention", "Rounds the weights to 16 bits before they mix the values: only the result is rounded.")
+def rounds_the_weights(q, k, v, mask=None):
+    scores = q @ k.mT / math.sqrt(q.shape[-1]) if q.dtype == torch.float64 else q.float() @ k.float().mT / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1)
+    if mask is not None:
+        weights = weights * mask
+    return weights.to(v.dtype) @ v
+
+
+@misconception("scaled_dot_product_attention", "Computes everything in float32: float64 inputs lose half of their digits.")
+def always_in_single_precision(q, k, v, mask=None):
+    scores = q.float() @ k.float().transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -1e30)
+    weights = torch.softmax(scores, dim=-1)
+    if mask is not None:
+        weights = weights.masked_fill(~mask, 0)
+    return (weights @ v.float()).to(q.dtype)
+
+
+@misconception(
+    "scaled_dot_product_attention", "Flattens with view, which works for tensors without gaps only: reshape copies where it must."
+)
+def flattens_with_view(q, k, v, mask=None):
+    batch, (Tq, D), (Tk, E), h = q.shape[:-2], q.shape[-2:], v.shape[-2:], torch.promote_types(q.dtype, torch.float32)
+    scores = torch.bmm(q.view(-1, Tq, D).to(h), k.view(-1, Tk, D).to(h).transpose(1, 2)).view(*batch, Tq, Tk) / math.sqrt(D)
+    allowed = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
+    weights = scores.masked_fill(~allowed, -1e30).softmax(-1).masked_fill(~allowed, 0.0)
+    return torch.bmm(weights.view(-1, Tq, Tk), v.view(-1, Tk, E).to(h)).view(*batch, Tq, E).to(q.dtype)
+
+
+@misconception("scaled_dot_product_attention", "Squeezes the result: a batch of 1, a single query or a single feature loses its dimension.")
+def squeezes_the_result(q, k, v, mask=None):
+    return reference_attention(q, k, v, mask).squeeze()
+
+
+@misconception("scaled_dot_product_attention", "Scales the queries in place: the caller's q is changed.")
+def scales_in_place(q, k, v, mask=None):
+    if q.dtype in (torch.float16, torch.bfloat16) or q.requires_grad:
+        return reference_attention(q, k, v, mask)
+    q /= math.sqrt(q.shape[-1])
+    return _mixed(q @ k.transpose(-2, -1), v, mask, q.dtype)
+
+
+@misconception("scaled_dot_product_attention", "Takes a mask without a single True for no mask at all: it hides everything.")
+def ignores_a_mask_without_true(q, k, v, mask=None):
+    return _mixed(_scores(q, k), v, mask if mask is not None and mask.any() else None, q.dtype)
+
+
+@misconception("scaled_dot_product_attention", "Takes a mask of three dimensions for one of (B, Tq, Tk): masks broadcast from the right.")
+def puts_heads_into_masks(q, k, v, mask=None):
+    if mask is not None and mask.dim() == 3 and q.dim() == 4:
+        mask = mask.unsqueeze(1)
+    return reference_attention(q, k, v, mask)
+
+
+@misconception("scaled_dot_product_attention", "Subtracts the largest of all scores: in rows far below it, every exponential becomes 0.")
+def subtracts_one_maximum_for_all(q, k, v, mask=None):
+    scores = _scores(q, k)
+    e = (scores - scores.detach().max()).exp()
+    if mask is not None:
+        e = e * mask
+    total = e.sum(-1, keepdim=True)
+    return (e / total.masked_fill(total == 0, 1.0) @ v.to(e.dtype)).to(q.dtype)
+
+
 # causal_mask
 
 
@@ -161,6 +240,44 @@ def always_on_the_cpu(num_queries, num_keys, *, offset=0, window=None, device="c
     return reference_causal_mask(num_queries, num_keys, offset=offset, window=window)
 
 
+@misconception("causal_mask", "Takes a window of 0 for no window: `if window` can't tell 0 from None.")
+def takes_zero_for_no_window(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    if offset < 0 or (window and window < 1):
+        raise ValueError("offset or window")
+    p, j = torch.arange(num_queries, device=device).unsqueeze(1) + offset, torch.arange(num_keys, device=device)
+    mask = j <= p
+    return mask & (j > p - window) if window else mask
+
+
+@misconception("causal_mask", "Takes an offset of 0 for none, and aligns the last query with the last key: `offset or …`.")
+def takes_zero_for_no_offset(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    if offset < 0 or (window is not None and window < 1):
+        raise ValueError("offset or window")
+    offset = offset or max(num_keys - num_queries, 0)
+    mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(offset)
+    return mask if window is None else mask.triu(offset - window + 1)
+
+
+@misconception("causal_mask", "Counts positions in bytes, which end at 255.")
+def counts_in_bytes(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    if offset < 0 or (window is not None and window < 1):
+        raise ValueError("offset or window")
+    p = (torch.arange(num_queries, device=device)[:, None] + offset).to(torch.uint8)
+    j = torch.arange(num_keys, device=device).to(torch.uint8)
+    mask = j <= p
+    return mask if window is None else mask & (j.int() > p.int() - window)
+
+
+@misconception("causal_mask", "Cuts the mask from a table of 128 positions: longer texts need more.")
+def cuts_from_a_table(num_queries, num_keys, *, offset=0, window=None, device="cpu"):
+    if offset < 0 or (window is not None and window < 1):
+        raise ValueError("offset or window")
+    table = torch.ones(128, 128, dtype=torch.bool, device=device).tril()
+    if window is not None:
+        table = table.triu(1 - window)
+    return table[offset : offset + num_queries, :num_keys]
+
+
 # padding_mask
 
 
@@ -205,6 +322,40 @@ def cuts_off_long_sequences(lengths, max_length=None, *, left=False):
 @misconception("padding_mask", "Takes the maximum of the lengths, which fails where there are none.")
 def needs_a_sequence(lengths, max_length=None, *, left=False):
     return reference_padding_mask(lengths, int(lengths.max()) if max_length is None else max_length, left=left)
+
+
+@misconception("padding_mask", "Takes a max_length of 0 for none: `max_length or …` can't tell them apart.")
+def takes_zero_for_no_length(lengths, max_length=None, *, left=False):
+    longest = max(lengths.tolist(), default=0)
+    T = max_length or longest
+    if (lengths < 0).any() or longest > T:
+        raise ValueError("lengths")
+    position = torch.arange(T)
+    mask = position >= T - lengths[:, None] if left else position < lengths[:, None]
+    return mask[:, None, None, :]
+
+
+@misconception("padding_mask", "Squeezes the mask: with one sequence, or one token, a dimension is missing.")
+def squeezes_the_mask(lengths, max_length=None, *, left=False):
+    return reference_padding_mask(lengths, max_length, left=left).squeeze()[:, None, None]
+
+
+@misconception("padding_mask", "Refuses only if all lengths are impossible: one is enough.")
+def refuses_only_if_all_are_wrong(lengths, max_length=None, *, left=False):
+    T = max(lengths.tolist(), default=0) if max_length is None else max_length
+    if len(lengths) and ((lengths < 0).all() or (lengths > T).all()):
+        raise ValueError("lengths")
+    return reference_padding_mask(lengths.clamp(0, T), T, left=left)
+
+
+@misconception("padding_mask", "Counts tokens in bytes, which end at 255.")
+def counts_lengths_in_bytes(lengths, max_length=None, *, left=False):
+    reference_padding_mask(lengths, max_length)
+    T = max(lengths.tolist(), default=0) if max_length is None else max_length
+    position = torch.arange(T).to(torch.uint8)
+    lengths = lengths.to(torch.uint8)[:, None]
+    mask = position < lengths
+    return (mask.flip(-1) if left else mask)[:, None, None]
 
 
 # MultiHeadAttention
@@ -291,6 +442,98 @@ class BiasStartsAtRandom(ReferenceMHA):
         self.out_proj.reset_parameters()
 
 
+@misconception(
+    "MultiHeadAttention", "Takes a mask of three dimensions for one of (B, Tq, Tk): masks broadcast from the right, so it is (H, Tq, Tk)."
+)
+class MasksOfThreeDimensionsAreForSequences(_MHABase):
+    def forward(self, query, key, value, mask=None):
+        if mask is not None and mask.dim() == 3:
+            mask = mask.unsqueeze(1)
+        return super().forward(query, key, value, mask)
+
+
+@misconception("MultiHeadAttention", "Keeps the parts of the weights from the first call on: weights that are loaded later don't count.")
+class KeepsTheFirstWeights(ReferenceMHA):
+    def __init__(self, d_model, num_heads):
+        super().__init__(d_model, num_heads)
+        self.parts = None
+
+    def forward(self, query, key, value, mask=None):
+        if self.training:
+            return super().forward(query, key, value, mask)
+        if self.parts is None:
+            self.parts = [
+                (w.detach().clone(), b.detach().clone()) for w, b in zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
+            ]
+        q, k, v = (
+            F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x, (w, b) in zip((query, key, value), self.parts, strict=True)
+        )
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2))
+
+
+@misconception("MultiHeadAttention", "Draws Wq, Wk and Wv one by one: as one matrix of (3d, d), Xavier's bound is smaller.")
+class DrawsThreeMatrices(ReferenceMHA):
+    def __init__(self, d_model, num_heads):
+        super().__init__(d_model, num_heads)
+        for part in self.in_proj_weight.data.chunk(3):
+            nn.init.xavier_uniform_(part)
+
+
+@misconception("MultiHeadAttention", "Starts Wq, Wk and Wv with the same numbers.")
+class StartsThreeTimesAlike(ReferenceMHA):
+    def __init__(self, d_model, num_heads):
+        super().__init__(d_model, num_heads)
+        self.in_proj_weight.data = self.in_proj_weight.data[:d_model].repeat(3, 1)
+
+
+@misconception("MultiHeadAttention", "Squeezes the result: a batch of 1 loses its dimension.")
+class SqueezesTheResult(ReferenceMHA):
+    def forward(self, query, key, value, mask=None):
+        return super().forward(query, key, value, mask).squeeze()
+
+
+@misconception("MultiHeadAttention", "Flattens query, key and value with view, which works for tensors without gaps only.")
+class FlattensWithView(ReferenceMHA):
+    def forward(self, query, key, value, mask=None):
+        (B, Tq, d), Tk, H = query.shape, key.shape[1], self.num_heads
+        w, b = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q = F.linear(query.view(B * Tq, d), w[0], b[0]).view(B, Tq, H, d // H).transpose(1, 2)
+        k = F.linear(key.view(B * Tk, d), w[1], b[1]).view(B, Tk, H, d // H).transpose(1, 2)
+        v = F.linear(value.view(B * Tk, d), w[2], b[2]).view(B, Tk, H, d // H).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(y.transpose(1, 2).reshape(B, Tq, d))
+
+
+@misconception("MultiHeadAttention", "Collects the heads' outputs in a tensor of float32: with float64 parameters that does not fit.")
+class CollectsInSinglePrecision(_MHABase):
+    def join(self, y):
+        B, H, T, D = y.shape
+        joined = torch.zeros(B, T, H * D)
+        for h in range(H):
+            joined[..., h * D : (h + 1) * D] = y[:, h]
+        return joined
+
+
+@misconception("MultiHeadAttention", "Keeps the scale in a buffer: the state_dict gets an entry that nn.MultiheadAttention doesn't have.")
+class StoresTheScale(_MHABase):
+    def __init__(self, d_model, num_heads):
+        super().__init__(d_model, num_heads)
+        self.register_buffer("scale", torch.tensor((d_model // num_heads) ** -0.5))
+
+
+@misconception("MultiHeadAttention", "Takes a mask without a single True for no mask at all.")
+class IgnoresAMaskWithoutTrue(ReferenceMHA):
+    def forward(self, query, key, value, mask=None):
+        return super().forward(query, key, value, mask if mask is not None and mask.any() else None)
+
+
+@misconception("MultiHeadAttention", "Rounds D down where the heads don't fit, instead of refusing.")
+class RoundsTheHeads(ReferenceMHA):
+    def __init__(self, d_model, num_heads):
+        super().__init__(d_model, num_heads if d_model % num_heads == 0 else 1)
+
+
 # sinusoidal_positions
 
 
@@ -347,6 +590,30 @@ def angles_in_single_precision(positions, d_model, *, base=10_000.0):
 def counts_instead_of_reading(positions, d_model, *, base=10_000.0):
     numbers = torch.arange(positions.numel()).view(positions.shape)
     return reference_positions(numbers, d_model, base=base)
+
+
+@misconception("sinusoidal_positions", "Looks the positions up in a table of the first 5,000.")
+def looks_up_in_a_table(positions, d_model, *, base=10_000.0):
+    table = reference_positions(torch.arange(5_000), d_model, base=base)
+    return table[positions]
+
+
+@misconception("sinusoidal_positions", "Flattens with view, which works for tensors without gaps only.")
+def flattens_positions_with_view(positions, d_model, *, base=10_000.0):
+    _even(d_model)
+    frequency = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
+    angle = positions.view(-1, 1) * frequency
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).view(*positions.shape, d_model).float()
+
+
+@misconception("sinusoidal_positions", "Squeezes the result: where there is one position along a dimension, it is lost.")
+def squeezes_positions(positions, d_model, *, base=10_000.0):
+    return reference_positions(positions, d_model, base=base).squeeze()
+
+
+@misconception("sinusoidal_positions", "Does not look whether d_model is even: an odd one gets one feature more.")
+def rounds_odd_sizes_up(positions, d_model, *, base=10_000.0):
+    return reference_positions(positions, d_model + d_model % 2, base=base)
 
 
 # apply_rope
@@ -417,6 +684,67 @@ def rotates_in_place(x, positions, *, base=10_000.0):
     return y
 
 
+@misconception("apply_rope", "Views x as complex numbers as it lies in memory: that needs pairs side by side, without gaps.")
+def views_as_complex(x, positions, *, base=10_000.0):
+    if x.shape[-1] % 2:
+        raise ValueError("odd")
+    h = torch.float64 if x.dtype == torch.float64 else torch.float32
+    angle = positions[..., None] * base ** (-torch.arange(0, x.shape[-1], 2, dtype=torch.float64) / x.shape[-1])
+    z = torch.view_as_complex(x.to(h).unflatten(-1, (-1, 2)))
+    turned = z * torch.polar(torch.ones_like(angle), angle).to(z.dtype)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+@misconception("apply_rope", "Takes positions for a list of T: they may differ from sequence to sequence.")
+def takes_positions_for_a_list(x, positions, *, base=10_000.0):
+    if x.shape[-1] % 2:
+        raise ValueError("odd")
+    return _rotated(x, torch.outer(positions.reshape(-1), base ** (-torch.arange(0, x.shape[-1], 2, dtype=torch.float64) / x.shape[-1])))
+
+
+@misconception("apply_rope", "Rounds cosine and sine to float32: for an x of float64 that is too coarse.")
+def sines_in_single_precision(x, positions, *, base=10_000.0):
+    D = x.shape[-1]
+    if D % 2 != 0:
+        raise ValueError("odd")
+    angle = positions.double().unsqueeze(-1) / base ** (torch.arange(0, D, 2).double() / D)
+    cos, sin = angle.cos().float(), angle.sin().float()
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+@misconception("apply_rope", "Rotates 16-bit vectors in 16 bits: sines, products and sums are all rounded.")
+def rotates_in_half_precision(x, positions, *, base=10_000.0):
+    D = x.shape[-1]
+    if D % 2 != 0:
+        raise ValueError("odd")
+    angle = positions.double().unsqueeze(-1) / base ** (torch.arange(0, D, 2).double() / D)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+
+
+@misconception("apply_rope", "Looks sines and cosines up in a table of the first 4,096 positions.")
+def looks_angles_up_in_a_table(x, positions, *, base=10_000.0):
+    D = x.shape[-1]
+    if D % 2 != 0:
+        raise ValueError("odd")
+    table = torch.arange(4096)[:, None] * base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
+    return _rotated(x, table[positions])
+
+
+@misconception("apply_rope", "Squeezes the result: a single token or sequence loses its dimension.")
+def squeezes_the_vectors(x, positions, *, base=10_000.0):
+    return reference_rope(x, positions, base=base).squeeze()
+
+
+@misconception("apply_rope", "Leaves the last feature of an odd D as it is, instead of refusing.")
+def leaves_the_odd_feature(x, positions, *, base=10_000.0):
+    if x.shape[-1] % 2:
+        return torch.cat([reference_rope(x[..., :-1], positions, base=base), x[..., -1:]], dim=-1)
+    return reference_rope(x, positions, base=base)
+
+
 # GroupedQueryAttention
 
 
@@ -483,6 +811,76 @@ class GQATrueHides(_GQABase):
 class GQAChecksTooLittle(_GQABase):
     def __init__(self, d_model, num_heads, num_kv_heads):
         super().__init__(d_model, num_heads, num_kv_heads if num_heads % num_kv_heads == 0 else 1)
+
+
+@misconception(
+    "GroupedQueryAttention", "Takes a mask of three dimensions for one of (B, T, T): masks broadcast from the right, so it is (H, T, T)."
+)
+class GQAMasksAreForSequences(ReferenceGQA):
+    def forward(self, x, mask=None):
+        return super().forward(x, mask.unsqueeze(1) if mask is not None and mask.dim() == 3 else mask)
+
+
+@misconception(
+    "GroupedQueryAttention", "Keeps the heads' weights from the first call in eval mode on: weights that are loaded later don't count."
+)
+class GQAKeepsTheFirstWeights(ReferenceGQA):
+    def __init__(self, d_model, num_heads, num_kv_heads):
+        super().__init__(d_model, num_heads, num_kv_heads)
+        self.joint = None
+
+    def forward(self, x, mask=None):
+        if self.joint is None or self.training:
+            self.joint = torch.cat([proj.weight for proj in (self.q_proj, self.k_proj, self.v_proj)])
+        d, small = self.q_proj.out_features, self.k_proj.out_features
+        q, k, v = (
+            part.unflatten(-1, (-1, d // self.num_heads)).transpose(1, 2) for part in (x @ self.joint.T).split([d, small, small], -1)
+        )
+        k, v = (heads.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1) for heads in (k, v))
+        return self.out_proj(reference_attention(q, k, v, mask).transpose(1, 2).flatten(-2))
+
+
+@misconception(
+    "GroupedQueryAttention", "Leaves the weights in float32 after the softmax: with float64 parameters they don't fit the values."
+)
+class LeavesWeightsInSinglePrecision(_GQABase):
+    def attend(self, q, k, v, mask):
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        if mask is None:
+            return scores.softmax(-1, dtype=torch.float32) @ v
+        weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1, dtype=torch.float32)
+        return weights.masked_fill(~mask, 0.0) @ v
+
+
+@misconception("GroupedQueryAttention", "Flattens x with view, which works for tensors without gaps only.")
+class GQAFlattensWithView(ReferenceGQA):
+    def forward(self, x, mask=None):
+        B, T, d = x.shape
+        D = d // self.num_heads
+        flat = x.view(B * T, d)
+        q = self.q_proj(flat).view(B, T, self.num_heads, D).transpose(1, 2)
+        k, v = (proj(flat).view(B, T, self.num_kv_heads, D).transpose(1, 2) for proj in (self.k_proj, self.v_proj))
+        k, v = (heads.repeat_interleave(self.num_heads // self.num_kv_heads, 1) for heads in (k, v))
+        return self.out_proj(reference_attention(q, k, v, mask).transpose(1, 2).reshape(B, T, d))
+
+
+@misconception("GroupedQueryAttention", "Squeezes the result: a batch of 1 loses its dimension.")
+class GQASqueezesTheResult(ReferenceGQA):
+    def forward(self, x, mask=None):
+        return super().forward(x, mask).squeeze()
+
+
+@misconception("GroupedQueryAttention", "Gives the projections a bias.")
+class GQAHasBiases(_GQABase):
+    def __init__(self, d_model, num_heads, num_kv_heads):
+        super().__init__(d_model, num_heads, num_kv_heads)
+        self.out_proj = nn.Linear(d_model, d_model)
+
+
+@misconception("GroupedQueryAttention", "Takes a mask without a single True for no mask at all.")
+class GQAIgnoresAMaskWithoutTrue(ReferenceGQA):
+    def forward(self, x, mask=None):
+        return super().forward(x, mask if mask is not None and mask.any() else None)
 
 
 # KVCache
@@ -580,6 +978,102 @@ class GrowsByTruncate(ReferenceKVCache):
 class AlwaysSinglePrecision(ReferenceKVCache):
     def __init__(self, batch_size, num_heads, max_length, head_dim, *, dtype=torch.float32):
         super().__init__(batch_size, num_heads, max_length, head_dim)
+
+
+@misconception("KVCache", "Takes new memory when it truncates: what append returns begins at another place then.")
+class TakesNewMemory(ReferenceKVCache):
+    def truncate(self, length):
+        super().truncate(length)
+        keys, values = torch.zeros_like(self._keys), torch.zeros_like(self._values)
+        keys[:, :, :length], values[:, :, :length] = self._keys[:, :, :length], self._values[:, :, :length]
+        self._keys, self._values = keys, values
+
+
+@misconception("KVCache", "Returns at once where there are no new tokens, whatever their shape.")
+class LetsEmptyPiecesPass(ReferenceKVCache):
+    def append(self, k, v):
+        if k.numel() == 0:
+            return self._keys[:, :, : self.length], self._values[:, :, : self.length]
+        return super().append(k, v)
+
+
+@misconception("KVCache", "Takes a length of 0 for none given, and forgets nothing.")
+class CantForgetAll(ReferenceKVCache):
+    def truncate(self, length):
+        super().truncate(length or self.length)
+
+
+@misconception("KVCache", "Detaches the keys and values themselves: the caller's tensors lose their graph.")
+class DetachesInPlace(ReferenceKVCache):
+    def append(self, k, v):
+        if k.is_leaf:
+            k.requires_grad_(False)
+            v.requires_grad_(False)
+        return super().append(k, v)
+
+
+@misconception("KVCache", "Compares the shape of the keys only.")
+class ChecksTheKeysOnly(ReferenceKVCache):
+    def append(self, k, v):
+        B, H, max_length, D = self._keys.shape
+        if k.dim() != 4 or (k.shape[0], k.shape[1], k.shape[3]) != (B, H, D):
+            raise ValueError("shape")
+        end = self.length + k.shape[2]
+        if end > max_length:
+            raise ValueError("full")
+        self._keys[:, :, self.length : end], self._values[:, :, self.length : end] = k.detach(), v.detach()
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+
+@misconception(
+    "KVCache", "Leaves it to the assignment to complain about a shape: that is a RuntimeError, and no error at all for a batch of 1."
+)
+class LeavesShapesToTorch(ReferenceKVCache):
+    def append(self, k, v):
+        end = self.length + k.shape[-2]
+        if end > self._keys.shape[2]:
+            raise ValueError("full")
+        with torch.no_grad():
+            self._keys[:, :, self.length : end], self._values[:, :, self.length : end] = k, v
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+
+@misconception("KVCache", "Keeps the memory in the class: all caches of one size share it.")
+class SharesItsMemory(ReferenceKVCache):
+    keys = values = None
+
+    def __init__(self, batch_size, num_heads, max_length, head_dim, *, dtype=torch.float32):
+        super().__init__(batch_size, num_heads, max_length, head_dim, dtype=dtype)
+        kind = type(self)
+        if kind.keys is None or kind.keys.shape != self._keys.shape or kind.keys.dtype != dtype:
+            kind.keys, kind.values = self._keys, self._values
+        self._keys, self._values = kind.keys, kind.values
+
+
+@misconception("KVCache", "Squeezes what it returns: a batch of 1, or a single head, loses its dimension.")
+class SqueezesItsAnswers(ReferenceKVCache):
+    def append(self, k, v):
+        keys, values = super().append(k, v)
+        return keys.squeeze(), values.squeeze()
+
+
+@misconception("KVCache", "Copies through flat memory with view, which works for tensors without gaps only.")
+class CopiesThroughViews(ReferenceKVCache):
+    def append(self, k, v):
+        start = self.length
+        keys, values = super().append(k, v)
+        for memory, new in ((keys, k), (values, v)):
+            memory[:, :, start:] = new.detach().view(-1).view(new.shape)
+        return keys, values
+
+
+@misconception("KVCache", "Counts the tokens in a tensor, which the caller gets instead of an int.")
+class CountsInATensor(ReferenceKVCache):
+    def __init__(self, *sizes, **settings):
+        super().__init__(*sizes, **settings)
+        self.length = torch.tensor(0)
 
 
 # blockwise_attention
@@ -715,6 +1209,55 @@ def queries_are_the_first(q, k, v, block_size, *, key_mask=None, causal=False):
     return Wrong()(q, k, v, block_size, key_mask=key_mask, causal=causal)
 
 
+@misconception("blockwise_attention", "Puts −1e4 at hidden scores: that hides nothing where the scores that count are as low.")
+def hides_blocks_with_minus_ten_thousand(q, k, v, block_size, *, key_mask=None, causal=False):
+    if block_size < 1:
+        raise ValueError("block_size")
+    Tq, Tk, D = q.shape[-2], k.shape[-2], q.shape[-1]
+    m, z, a = q.new_full((*q.shape[:-1], 1), -1e30), q.new_zeros(*q.shape[:-1], 1), q.new_zeros(*q.shape[:-1], v.shape[-1])
+    seen = torch.zeros_like(z, dtype=torch.bool)
+    for start in range(0, Tk, block_size):
+        j = torch.arange(start, min(start + block_size, Tk))
+        s = q @ k[..., j, :].transpose(-2, -1) / math.sqrt(D)
+        allowed = torch.ones_like(s, dtype=torch.bool)
+        if key_mask is not None:
+            allowed = allowed & key_mask[..., None, j]
+        if causal:
+            allowed = allowed & (j <= torch.arange(Tk - Tq, Tk)[:, None])
+        s = s.masked_fill(~allowed, -1e4)
+        new = torch.maximum(m, s.detach().amax(-1, keepdim=True))
+        p, seen = (s - new).exp(), seen | allowed.any(-1, keepdim=True)
+        z, a, m = z * (m - new).exp() + p.sum(-1, keepdim=True), a * (m - new).exp() + p @ v[..., j, :], new
+    return (a / z).masked_fill(~seen, 0.0)
+
+
+@misconception("blockwise_attention", "Flattens with view, which works for tensors without gaps only.")
+def flattens_blocks_with_view(q, k, v, block_size, *, key_mask=None, causal=False):
+    shapes = [x.shape for x in (q, k, v)]
+    flat = [x.view(-1, *shape[-2:]) for x, shape in zip((q, k, v), shapes, strict=True)]
+    if key_mask is not None:
+        key_mask = key_mask.expand(*shapes[1][:-1]).reshape(-1, shapes[1][-2])
+    return reference_blockwise(*flat, block_size, key_mask=key_mask, causal=causal).view(*shapes[0][:-1], shapes[2][-1])
+
+
+@misconception("blockwise_attention", "Takes the first dimension of a key_mask for the batch: its dimensions broadcast from the right.")
+def masks_from_the_left(q, k, v, block_size, *, key_mask=None, causal=False):
+    if key_mask is not None and key_mask.dim() > 1:
+        while key_mask.dim() < k.dim() - 1:
+            key_mask = key_mask.unsqueeze(1)
+    return reference_blockwise(q, k, v, block_size, key_mask=key_mask, causal=causal)
+
+
+@misconception("blockwise_attention", "Squeezes the result: a batch of 1, a single query or a single feature loses its dimension.")
+def squeezes_the_mixture(q, k, v, block_size, *, key_mask=None, causal=False):
+    return reference_blockwise(q, k, v, block_size, key_mask=key_mask, causal=causal).squeeze()
+
+
+@misconception("blockwise_attention", "Takes a block size below 1 for one block.")
+def takes_any_block_size(q, k, v, block_size, *, key_mask=None, causal=False):
+    return reference_blockwise(q, k, v, block_size if block_size > 0 else k.shape[-2], key_mask=key_mask, causal=causal)
+
+
 # TransformerBlock
 
 
@@ -803,6 +1346,65 @@ class HeadsBeforeQkv(_BlockBase):
     def forward(self, x):
         x = x + self.attention(self.norm1(x))
         return x + self.network(self.norm2(x))
+
+
+@misconception("TransformerBlock", "Keeps a mask of 1,024 positions in a buffer: it lands in the state_dict.")
+class StoresTheMask(_BlockBase):
+    def __init__(self, d_model, num_heads):
+        super().__init__(d_model, num_heads)
+        self.register_buffer("mask", torch.ones(1024, 1024, dtype=torch.bool).tril())
+
+
+@misconception("TransformerBlock", "Cuts the mask from one of 128 positions: longer texts need more.")
+class HasAMaskOfOneSize(_BlockBase):
+    def __init__(self, d_model, num_heads):
+        super().__init__(d_model, num_heads)
+        self.register_buffer("mask", torch.ones(128, 128, dtype=torch.bool).tril(), persistent=False)
+
+    def forward(self, x):
+        T = x.shape[1]
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask[:T, :T])
+        x = x + self.out(y.transpose(1, 2).flatten(-2))
+        return x + self.network(self.norm2(x))
+
+
+@misconception("TransformerBlock", "Looks ahead in eval mode: what comes later counts for nothing in either mode.")
+class LooksAheadInEvalMode(_BlockBase):
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x), causal=self.training)
+        return x + self.network(self.norm2(x))
+
+
+@misconception(
+    "TransformerBlock", "Keeps the weights of qkv from the first call in eval mode on: weights that are loaded later don't count."
+)
+class KeepsTheFirstQkv(_BlockBase):
+    kept = None
+
+    def attention(self, x, causal=True):
+        if self.training or self.kept is None:
+            self.kept = self.qkv.weight.T.contiguous(), self.qkv.bias
+        q, k, v = (x @ self.kept[0] + self.kept[1]).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(-2))
+
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.network(self.norm2(x))
+
+
+@misconception("TransformerBlock", "Flattens x with view, which works for tensors without gaps only.")
+class BlockFlattensWithView(_BlockBase):
+    def forward(self, x):
+        B, T, d = x.shape
+        x = x + self.attention(self.norm1(x))
+        return x + self.network(self.norm2(x.view(B * T, d))).view(B, T, d)
+
+
+@misconception("TransformerBlock", "Rounds D down where the heads don't fit, instead of refusing.")
+class BlockRoundsTheHeads(ReferenceBlock):
+    def __init__(self, d_model, num_heads):
+        super().__init__(d_model, num_heads if d_model % num_heads == 0 else 1)
 
 
 # sample_next
@@ -929,6 +1531,68 @@ def returns_the_rank(logits, *, temperature=1.0, top_k=None, top_p=None, generat
     if temperature == 0:
         scores = logits
     return reference_sample_next(scores, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Divides the logits in place: the caller's are changed.")
+def divides_in_place(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if temperature > 0 and temperature != 1:
+        logits = logits.div_(temperature)
+        temperature = 1.0
+    return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Takes a temperature of 0 for none given: `temperature or 1.0` can't tell them apart.")
+def takes_zero_for_no_temperature(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    return reference_sample_next(logits, temperature=temperature or 1.0, top_k=top_k, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Takes a top_k of 0 for none given: `if top_k` can't tell them apart.")
+def takes_zero_for_no_top_k(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    return reference_sample_next(logits, temperature=temperature, top_k=top_k or None, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Returns the largest at temperature 0 before it has looked at the other settings.")
+def checks_after_the_largest(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Draws first and looks at the settings afterwards: the generator has moved on when the error comes.")
+def checks_at_the_end(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    number = torch.rand(logits.shape[:-1], generator=generator, dtype=torch.float64)[..., None]
+    if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
+        raise ValueError("settings")
+    if temperature == 0:
+        return logits.argmax(-1)
+    scores, tokens = (logits.double() / temperature).sort(dim=-1, descending=True, stable=True)
+    if top_k is not None:
+        scores[..., top_k:] = -torch.inf
+    p = scores.softmax(-1)
+    if top_p is not None and top_p < 1:
+        p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0.0)
+    sums = p.cumsum(-1)
+    rank = (sums <= number * sums[..., -1:]).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    return tokens.gather(-1, rank).squeeze(-1)
+
+
+@misconception("sample_next", "Squeezes the tokens: a batch of 1 loses its dimension.")
+def squeezes_the_tokens(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator).squeeze()
+
+
+@misconception("sample_next", "Flattens the logits with view, which works for tensors without gaps only.")
+def flattens_logits_with_view(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    rows = logits.view(-1, logits.shape[-1])
+    tokens = reference_sample_next(rows, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    return tokens.view(logits.shape[:-1])
+
+
+@misconception("sample_next", "Cuts by top_k with a k that must not be above V.")
+def needs_a_small_top_k(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if top_k is not None and top_k > 0:
+        logits.topk(top_k)
+    return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
 
 
 # TinyGPT
@@ -1060,3 +1724,112 @@ class TinyUpdates(ReferenceTinyGPT):
             optimizer.zero_grad()
             F.cross_entropy(self(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
             optimizer.step()
+
+
+@misconception("TinyGPT", "Leaves the last window of the text out: a text of T + 1 tokens has no other.")
+class LeavesTheLastWindowOut(ReferenceTinyGPT):
+    def fit(self, text):
+        def pairs(T):
+            starts = torch.randint(len(text) - T - 1, (12, 1)) + torch.arange(T)
+            return text[starts], text[starts + 1]
+
+        _train(self, text, pairs)
+
+
+@misconception("TinyGPT", "Seeds torch's global generator itself: every fit draws the same places.")
+class SeedsTorch(ReferenceTinyGPT):
+    def fit(self, text):
+        torch.manual_seed(0)
+        super().fit(text)
+
+
+@misconception("TinyGPT", "Trains a copy and takes its parameters over: those that the caller holds are the old ones.")
+class TrainsACopy(ReferenceTinyGPT):
+    def fit(self, text):
+        trained = copy.deepcopy(self)
+        ReferenceTinyGPT.fit(trained, text)
+        self.__dict__.update(trained.__dict__)
+
+
+@misconception("TinyGPT", "Switches to train mode for fit, and to eval mode after it, whatever the modes were.")
+class EndsInEvalMode(ReferenceTinyGPT):
+    def fit(self, text):
+        self.train()
+        super().fit(text)
+        self.eval()
+
+
+@misconception("TinyGPT", "Trains the blocks only: the vectors of tokens and positions stay as they were drawn.")
+class TrainsTheBlocksOnly(ReferenceTinyGPT):
+    def fit(self, text):
+        others = [*self.tokens.parameters(), *self.positions.parameters(), *self.norm.parameters()]
+        for p in others:
+            p.requires_grad_(False)
+        super().fit(text)
+        for p in others:
+            p.requires_grad_(True)
+
+
+@misconception("TinyGPT", "Makes targets for the seven tokens of the example only.")
+class KnowsSevenTokens(ReferenceTinyGPT):
+    def fit(self, text):
+        T, windows = self.positions.num_embeddings, text.unfold(0, self.positions.num_embeddings + 1, 1)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=5e-3)
+        for _ in range(100):
+            batch = windows[torch.randint(len(windows), (12,))]
+            targets = F.one_hot(batch[:, 1:], 7).float()
+            optimizer.zero_grad()
+            F.cross_entropy(self(batch[:, :T]).flatten(0, 1), targets.flatten(0, 1)).backward()
+            optimizer.step()
+
+
+@misconception("TinyGPT", "Draws the embeddings uniformly, with the right deviation: a normal distribution is asked for.")
+class StartsUniform(ReferenceTinyGPT):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        for embedding in (self.tokens, self.positions):
+            nn.init.uniform_(embedding.weight, -0.02 * 3**0.5, 0.02 * 3**0.5)
+
+
+@misconception("TinyGPT", "Keeps the mask in a buffer: it lands in the state_dict.")
+class GPTStoresTheMask(_GPTBase):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        T = self.positions.num_embeddings
+        self.register_buffer("future", torch.ones(T, T, dtype=torch.bool).triu(1))
+
+    def mask(self, L):
+        return self.future[:L, :L]
+
+
+@misconception("TinyGPT", "Has a mask of 128 positions, whatever the context.")
+class HasOneMask(_GPTBase):
+    def mask(self, L):
+        return torch.ones(128, 128, dtype=torch.bool).triu(1)[:L, :L]
+
+
+@misconception("TinyGPT", "Flattens the ids with view, which works for tensors without gaps only.")
+class FlattensTheIds(_GPTBase):
+    def embed(self, ids, L):
+        return self.tokens.weight[ids.view(-1)].view(len(ids), L, -1) + self.positions.weight[:L]
+
+
+@misconception("TinyGPT", "Keeps the positions' vectors from the first call in eval mode on: weights that are loaded later don't count.")
+class KeepsTheFirstPositions(_GPTBase):
+    kept = None
+
+    def embed(self, ids, L):
+        if self.kept is None or self.training or len(self.kept) < L:
+            self.kept = self.positions(torch.arange(L)).clone()
+        return self.tokens(ids) + (self.positions.weight if self.training else self.kept)[:L]
+
+
+@misconception("TinyGPT", "Leaves dropout at the default of 0.1.")
+class DropsOut(ReferenceTinyGPT):
+    def __init__(self, vocab_size, context, d_model, num_heads, num_layers):
+        super().__init__(vocab_size, context, d_model, num_heads, num_layers)
+        layers = [
+            nn.TransformerEncoderLayer(d_model, num_heads, 4 * d_model, activation="gelu", batch_first=True, norm_first=True)
+            for _ in range(num_layers)
+        ]
+        self.blocks = nn.ModuleList(layers)

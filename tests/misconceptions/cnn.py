@@ -71,6 +71,16 @@ def checks_after_truncating(size, kernel_size, *, stride=1, padding=0, dilation=
     return result
 
 
+@misconception("conv_output_size", "Looks for zeros only: negative numbers are impossible as well.")
+def refuses_zero_alone(size, kernel_size, *, stride=1, padding=0, dilation=1):
+    if not (size and kernel_size and stride and dilation):
+        raise ValueError("zero")
+    span = size + 2 * padding - dilation * (kernel_size - 1)
+    if span < 1:
+        raise ValueError("does not fit")
+    return (span - 1) // stride + 1
+
+
 # conv2d
 
 
@@ -131,6 +141,82 @@ def drops_outputs_that_are_left_over(x, weight, bias=None, *, groups=1, **settin
     return reference_conv2d(x, weight[:kept], None if bias is None else bias[:kept], groups=groups, **settings)
 
 
+@misconception("conv2d", "Computes strides in memory from the shape: an image that isn't contiguous has others.")
+def strides_from_the_shape(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    _check_conv(x, weight, padding, dilation, groups)
+    if any(padding):
+        x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    n, c, height, width = x.shape
+    outputs, part, k_h, k_w = weight.shape
+    rows = (height - dilation[0] * (k_h - 1) - 1) // stride[0] + 1
+    columns = (width - dilation[1] * (k_w - 1) - 1) // stride[1] + 1
+    shape = (n, groups, part, rows, columns, k_h, k_w)
+    image, plane = c * height * width, height * width
+    steps = (image, part * plane, plane, width * stride[0], stride[1], width * dilation[0], dilation[1])
+    kernels = weight.reshape(groups, outputs // groups, part, k_h, k_w)
+    y = torch.einsum("ngcijuv,gocuv->ngoij", x.as_strided(shape, steps), kernels).reshape(n, outputs, rows, columns)
+    return y if bias is None else y + bias[:, None, None]
+
+
+@misconception("conv2d", "Views the weight as a matrix: a weight that isn't contiguous can't be viewed. Use reshape.")
+def views_the_weight(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    _check_conv(x, weight, padding, dilation, groups)
+    outputs, part, k_h, k_w = weight.shape
+    rows = (x.shape[2] + 2 * padding[0] - dilation[0] * (k_h - 1) - 1) // stride[0] + 1
+    columns = F.unfold(x, (k_h, k_w), dilation, padding, stride).unflatten(1, (groups, -1))
+    kernels = weight.view(groups, outputs // groups, part * k_h * k_w)
+    y = (kernels @ columns).flatten(1, 2).unflatten(2, (rows, -1))
+    return y if bias is None else y + bias.view(1, -1, 1, 1)
+
+
+@misconception("conv2d", "Fills the weights between groups with zeros: zero times NaN is NaN, so one group's NaN reaches all others.")
+def zeros_between_groups(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    _check_conv(x, weight, padding, dilation, groups)
+    outputs, part, k_h, k_w = weight.shape
+    full = weight.new_zeros(outputs, x.shape[1], k_h, k_w)
+    for g in range(groups):
+        out = slice(g * outputs // groups, (g + 1) * outputs // groups)
+        full[out, g * part : (g + 1) * part] = weight[out]
+    rows = (x.shape[2] + 2 * padding[0] - dilation[0] * (k_h - 1) - 1) // stride[0] + 1
+    y = (full.flatten(1) @ F.unfold(x, (k_h, k_w), dilation, padding, stride)).unflatten(2, (rows, -1))
+    return y if bias is None else y + bias.view(1, -1, 1, 1)
+
+
+@misconception("conv2d", "Lets a single channel be broadcast: channels that don't fit are an error, one included.")
+def broadcasts_one_channel(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    if groups == 1 and weight.shape[1] != x.shape[1] and 1 in (weight.shape[1], x.shape[1]):
+        channels = max(weight.shape[1], x.shape[1])
+        x, weight = x.expand(-1, channels, -1, -1), weight.expand(-1, channels, -1, -1)
+    return reference_conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+@misconception("conv2d", "Squeezes the result: a single image or channel loses its dimension.")
+def squeezes_the_images(x, weight, bias=None, **settings):
+    return reference_conv2d(x, weight, bias, **settings).squeeze()
+
+
+@misconception("conv2d", "Forgets that the division rounds -1 towards 0 in int(): a kernel that is a little too large seems to fit.")
+def truncates_the_size(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    if x.shape[1] != groups * weight.shape[1] or weight.shape[0] % groups:
+        raise ValueError("channels")
+    sizes = []
+    for size, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True):
+        sizes.append(int((size + 2 * p - d * (k - 1) - 1) / s) + 1)
+    if min(sizes) < 1:
+        raise ValueError("the kernel is larger than the padded input")
+    y = x.new_zeros(len(x), weight.shape[0], *sizes)
+    x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    for g, part in enumerate(x.chunk(groups, 1)):
+        kernels = weight.chunk(groups)[g]
+        for i in range(sizes[0]):
+            for j in range(sizes[1]):
+                top, left = i * stride[0], j * stride[1]
+                window = part[:, :, top:, left:][:, :, :: dilation[0], :: dilation[1]][:, :, : weight.shape[2], : weight.shape[3]]
+                kept = kernels[:, :, : window.shape[2], : window.shape[3]]
+                y[:, g * len(kernels) : (g + 1) * len(kernels), i, j] = torch.einsum("ncuv,ocuv->no", window, kept)
+    return y if bias is None else y + bias[:, None, None]
+
+
 # max_pool2d
 
 
@@ -182,6 +268,44 @@ def keeps_incomplete_windows(x, kernel_size, *, stride=None, padding=(0, 0)):
     (p_h, p_w), (m_h, m_w) = padding, missing
     padded = F.pad(x, (p_w, p_w + m_w, p_h, p_h + m_h), value=-torch.inf)
     return padded.unfold(2, kernel_size[0], s[0]).unfold(3, kernel_size[1], s[1]).amax(dim=(-2, -1))
+
+
+@misconception("max_pool2d", "Pads with the smallest finite number, which is larger than an entry of -inf.")
+def pads_with_the_smallest_number(x, kernel_size, *, stride=None, padding=(0, 0)):
+    return _pool(x, kernel_size, stride, padding, torch.finfo(x.dtype).min).amax(dim=(-2, -1))
+
+
+@misconception("max_pool2d", "Computes strides in memory from the shape: an image that isn't contiguous has others.")
+def pools_by_strides_of_the_shape(x, kernel_size, *, stride=None, padding=(0, 0)):
+    windows = _pool(x, kernel_size, stride, padding)
+    if padding == (0, 0):
+        _, c, height, width = x.shape
+        s_h, s_w = stride or kernel_size
+        windows = x.as_strided(windows.shape, (c * height * width, height * width, s_h * width, s_w, width, 1))
+    return windows.amax(dim=(-2, -1))
+
+
+class _Largest(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, windows):
+        y = windows.amax(dim=(-2, -1), keepdim=True)
+        ctx.save_for_backward(windows == y)
+        return y[..., 0, 0]
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (mask,) = ctx.saved_tensors
+        return mask * gradient[..., None, None]
+
+
+@misconception("max_pool2d", "Gives the whole gradient to each of several equally large entries: together they get it once.")
+def gradient_to_every_largest(x, kernel_size, *, stride=None, padding=(0, 0)):
+    return _Largest.apply(_pool(x, kernel_size, stride, padding))
+
+
+@misconception("max_pool2d", "Squeezes the result: a single image or channel loses its dimension.")
+def squeezes_the_maxima(x, kernel_size, *, stride=None, padding=(0, 0)):
+    return _pool(x, kernel_size, stride, padding).amax(dim=(-2, -1)).squeeze()
 
 
 # BatchNorm2d
@@ -321,6 +445,112 @@ class NeverCounts(_Norm):
         return y
 
 
+@misconception("BatchNorm2d", "Takes a momentum of 0 for none given: with 0, the running statistics stay as they are.")
+class MomentumOfZeroIsNone(_Norm):
+    def remember(self, mean, var, a):
+        super().remember(mean, var, self.momentum or 1 / self.num_batches_tracked.item())
+
+
+@misconception("BatchNorm2d", "Takes an eps of 0 for none given.")
+class EpsOfZeroIsNone(_Norm):
+    def __init__(self, num_features, *, eps=1e-5, momentum=0.1):
+        super().__init__(num_features, eps=eps or 1e-5, momentum=momentum)
+
+
+@misconception(
+    "BatchNorm2d", "Keeps the scale and shift of the first call in eval mode: weights that are loaded or changed later don't count."
+)
+class KeepsTheScale(_Norm):
+    def train(self, mode=True):
+        self.kept = None
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training or x.ndim != 4 or x.shape[1] != len(self.weight):
+            return super().forward(x)
+        if self.kept is None:
+            scale = self.weight / (self.running_var + self.eps).sqrt()
+            self.kept = scale[:, None, None], (self.bias - self.running_mean * scale)[:, None, None]
+        return x * self.kept[0] + self.kept[1]
+
+
+@misconception("BatchNorm2d", "Centres x in place: whoever else uses x gets something else.")
+class CentresInPlace(_Norm):
+    def normalise(self, x, mean, var):
+        if not x.requires_grad:
+            x -= mean[:, None, None]
+            mean = torch.zeros_like(mean)
+        return super().normalise(x, mean, var)
+
+
+@misconception("BatchNorm2d", "Lifts tiny variances to 1e-12: eps alone guards the division.")
+class LiftsTinyVariances(_Norm):
+    def normalise(self, x, mean, var):
+        return super().normalise(x, mean, var.clamp(min=1e-12))
+
+
+@misconception("BatchNorm2d", "Checks the input in training mode only: in eval mode, a single channel is broadcast to all.")
+class ChecksInTrainingOnly(_Norm):
+    def forward(self, x):
+        if self.training:
+            return super().forward(x)
+        return self.normalise(x, self.running_mean, self.running_var)
+
+
+@misconception("BatchNorm2d", "Remembers the mean of squares minus the square of the mean, which has no digits left far from zero.")
+class RemembersMeanOfSquares(_Norm):
+    def statistics(self, x):
+        mean, biased, _ = super().statistics(x)
+        n = x.numel() / x.shape[1]
+        return mean, biased, (x.square().mean((0, 2, 3)) - mean.square()) * n / (n - 1)
+
+
+@misconception("BatchNorm2d", "Weighs the batch's statistics with 0 in eval mode: zero times NaN is NaN, so one image spoils all.")
+class WeighsByTheMode(_Norm):
+    def forward(self, x):
+        if self.training or x.ndim != 4 or x.shape[1] != len(self.weight) or not len(x):
+            return super().forward(x)
+        t = float(self.training)
+        mean = t * x.mean((0, 2, 3)) + (1 - t) * self.running_mean
+        var = t * x.var((0, 2, 3), correction=0) + (1 - t) * self.running_var
+        return self.normalise(x, mean, var)
+
+
+@misconception(
+    "BatchNorm2d", "Views x as rows of pixels: images that aren't contiguous can't be viewed. Use reshape, or reduce over three dimensions."
+)
+class ViewsPixels(_Norm):
+    def statistics(self, x):
+        rows = x.view(x.shape[0], x.shape[1], -1)
+        return rows.mean((0, 2)), rows.var((0, 2), correction=0), rows.var((0, 2))
+
+
+@misconception("BatchNorm2d", "Counts the batch before it looks at it: a batch that is refused changes a buffer all the same.")
+class CountsRefusedBatches(_Norm):
+    def forward(self, x):
+        if self.training:
+            self.num_batches_tracked += 1
+        y = super().forward(x)
+        if self.training:
+            self.num_batches_tracked -= 1
+        return y
+
+
+@misconception("BatchNorm2d", "Leaves the running statistics out of state_dict (persistent=False): a loaded network has lost them.")
+class StatisticsThatAreNotSaved(_Norm):
+    def __init__(self, num_features, *, eps=1e-5, momentum=0.1):
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.register_buffer("running_mean", torch.zeros(num_features), persistent=False)
+        self.register_buffer("running_var", torch.ones(num_features), persistent=False)
+
+
+@misconception("BatchNorm2d", "Moves the running statistics only while gradients are recorded: the layer's own mode decides.")
+class MovesWithGradientsOnly(_Norm):
+    def remember(self, mean, var, a):
+        if torch.is_grad_enabled():
+            super().remember(mean, var, a)
+
+
 # ResidualBlock
 
 
@@ -396,6 +626,42 @@ class BiasedConvolutions(_Block):
         super().__init__(in_channels, out_channels, stride=stride)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+
+
+@misconception(
+    "ResidualBlock", "Draws its convolutions' weights by He's rule, as torchvision's ResNet does: here they are torch's defaults."
+)
+class HeStart(_Block):
+    def __init__(self, in_channels, out_channels, *, stride=1):
+        super().__init__(in_channels, out_channels, stride=stride)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+@misconception("ResidualBlock", "Starts the second batch norm's weight at 0, as some recipes do: here it is torch's default.")
+class ZeroStart(_Block):
+    def __init__(self, in_channels, out_channels, *, stride=1):
+        super().__init__(in_channels, out_channels, stride=stride)
+        nn.init.zeros_(self.bn2.weight)
+
+
+@misconception("ResidualBlock", "Leaves x as it is where a single channel could be broadcast: channels that differ need a projection.")
+class BroadcastsOneChannel(_Block):
+    def __init__(self, in_channels, out_channels, *, stride=1):
+        super().__init__(in_channels, out_channels, stride=stride)
+        if in_channels == 1 and stride == 1:
+            self.shortcut = nn.Sequential()
+
+
+@misconception(
+    "ResidualBlock",
+    "Adds x itself wherever shapes happen to agree: a stride leaves a single pixel as it is, and still needs the projection.",
+)
+class AsksTheShapes(_Block):
+    def forward(self, x):
+        h = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(h + (x if x.shape == h.shape else self.shortcut(x)))
 
 
 # LeNet
@@ -523,6 +789,146 @@ class ReplacesItsLayers(ReferenceLeNet):
             setattr(self, name, layer)
 
 
+@misconception("LeNet", "Views the feature maps as rows: those of images that aren't contiguous can't be viewed. Use flatten or reshape.")
+class ViewsFeatures(ReferenceLeNet):
+    def forward(self, x):
+        h = F.max_pool2d(torch.tanh(self.conv1(x)), 2)
+        h = F.max_pool2d(torch.tanh(self.conv2(h)), 2)
+        h = h.view(h.shape[0], -1)
+        return self.fc3(torch.tanh(self.fc2(torch.tanh(self.fc1(h)))))
+
+
+@misconception("LeNet", "Squeezes the feature maps: a single image loses its dimension.")
+class SqueezesFeatures(ReferenceLeNet):
+    def forward(self, x):
+        h = F.max_pool2d(torch.tanh(self.conv1(x)), 2)
+        h = F.max_pool2d(torch.tanh(self.conv2(h)), 2)
+        h = h.flatten(1).squeeze()
+        return self.fc3(torch.tanh(self.fc2(torch.tanh(self.fc1(h)))))
+
+
+@misconception("LeNet", "Draws initial weights by Xavier's rule: here they are torch's defaults.")
+class XavierStart(ReferenceLeNet):
+    def __init__(self, size=(8, 8), *, in_channels=1, num_classes=10):
+        super().__init__(size, in_channels=in_channels, num_classes=num_classes)
+        for layer in self.children():
+            nn.init.xavier_uniform_(layer.weight)
+
+
+@misconception("LeNet", "Starts with biases of 0: here they are torch's defaults.")
+class BiasesOfZero(ReferenceLeNet):
+    def __init__(self, size=(8, 8), *, in_channels=1, num_classes=10):
+        super().__init__(size, in_channels=in_channels, num_classes=num_classes)
+        for layer in self.children():
+            nn.init.zeros_(layer.bias)
+
+
+@misconception("LeNet", "Drops the last batch if it is smaller than 64: of 40 images, none is left.")
+class DropsTheLastBatch(ReferenceLeNet):
+    def fit(self, images, labels, *, seed):
+        generator = torch.Generator().manual_seed(seed)
+        data = torch.utils.data.TensorDataset(images, labels)
+        loader = torch.utils.data.DataLoader(data, batch_size=64, shuffle=True, drop_last=True, generator=generator)
+        optimizer = torch.optim.Adam(self.parameters(), lr=5e-3)
+        for _ in range(6):
+            for x, y in loader:
+                optimizer.zero_grad()
+                F.cross_entropy(self(x), y).backward()
+                optimizer.step()
+
+
+@misconception(
+    "LeNet", "Puts new parameters in place of its own, though with the same values as the old ones: they must stay the same tensors."
+)
+class MakesNewParameters(ReferenceLeNet):
+    def fit(self, images, labels, *, seed):
+        super().fit(images, labels, seed=seed)
+        for layer in self.children():
+            layer.weight, layer.bias = nn.Parameter(layer.weight.detach().clone()), nn.Parameter(layer.bias.detach().clone())
+
+
+@misconception("LeNet", "Seeds the global generator: the caller's own random numbers change.")
+class SeedsTheGlobalGenerator(ReferenceLeNet):
+    def fit(self, images, labels, *, seed):
+        torch.manual_seed(seed)
+        _train(self, images, labels, lambda: [(i, i) for i in torch.randperm(len(images)).split(64)], epochs=6)
+
+
+@misconception("LeNet", "Takes a seed of 0 for none given: then the order is another one each time.")
+class SeedOfZeroIsNone(ReferenceLeNet):
+    def fit(self, images, labels, *, seed):
+        generator = torch.Generator()
+        if seed:
+            generator.manual_seed(seed)
+        else:
+            generator.seed()
+        _train(self, images, labels, lambda: [(i, i) for i in torch.randperm(len(images), generator=generator).split(64)], epochs=6)
+
+
+@misconception("LeNet", "Clears the gradients after the step only: what .grad holds before goes into the first update.")
+class ClearsAfterTheStep(ReferenceLeNet):
+    def fit(self, images, labels, *, seed):
+        generator = torch.Generator().manual_seed(seed)
+        optimizer = torch.optim.Adam(self.parameters(), lr=5e-3)
+        for _ in range(6):
+            for batch in torch.randperm(len(images), generator=generator).split(64):
+                F.cross_entropy(self(images[batch]), labels[batch]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+@misconception("LeNet", "Keeps the optimizer from one call of fit to the next: its averages are those of the earlier training.")
+class KeepsTheOptimizer(ReferenceLeNet):
+    def __init__(self, size=(8, 8), *, in_channels=1, num_classes=10):
+        super().__init__(size, in_channels=in_channels, num_classes=num_classes)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=5e-3)
+
+    def fit(self, images, labels, *, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(6):
+            for batch in torch.randperm(len(images), generator=generator).split(64):
+                self.optimizer.zero_grad()
+                F.cross_entropy(self(images[batch]), labels[batch]).backward()
+                self.optimizer.step()
+
+
+@misconception("LeNet", "Ends in eval mode, in whatever mode the network was before.")
+class EndsInEvalMode(ReferenceLeNet):
+    def fit(self, images, labels, *, seed):
+        self.train()
+        super().fit(images, labels, seed=seed)
+        self.eval()
+
+
+@misconception("LeNet", "Trains on ten classes, however many the network has.")
+class TenClassesInFit(ReferenceLeNet):
+    def fit(self, images, labels, *, seed):
+        generator = torch.Generator().manual_seed(seed)
+        optimizer = torch.optim.Adam(self.parameters(), lr=5e-3)
+        targets = F.one_hot(labels, 10).float()
+        for _ in range(6):
+            for batch in torch.randperm(len(images), generator=generator).split(64):
+                optimizer.zero_grad()
+                F.cross_entropy(self(images[batch]), targets[batch]).backward()
+                optimizer.step()
+
+
+@misconception("LeNet", "Normalises the images in place: whoever else uses them gets something else.")
+class NormalisesInPlace(ReferenceLeNet):
+    def fit(self, images, labels, *, seed):
+        images -= images.mean()
+        super().fit(images, labels, seed=seed)
+
+
+@misconception("LeNet", "Restores the network's own mode with train(mode), which switches all layers to it, whichever they had.")
+class RestoresOneMode(ReferenceLeNet):
+    def fit(self, images, labels, *, seed):
+        mode = self.training
+        self.train()
+        super().fit(images, labels, seed=seed)
+        self.train(mode)
+
+
 # fold_batchnorm
 
 
@@ -617,6 +1023,68 @@ def leaves_the_norm_in_eval(conv, bn):
     return reference_fold_batchnorm(conv, bn)
 
 
+@misconception("fold_batchnorm", "Copies the convolution with its flags: the weights of a frozen one can't learn.")
+def stays_frozen(conv, bn):
+    folded = copy.deepcopy(conv)
+    values = reference_fold_batchnorm(conv, bn)
+    with torch.no_grad():
+        folded.weight.copy_(values.weight)
+        folded.bias = nn.Parameter(values.bias.detach(), requires_grad=conv.weight.requires_grad)
+    return folded
+
+
+@misconception("fold_batchnorm", "Lifts tiny variances to 1e-12: eps alone guards the division.")
+def lifts_tiny_variances(conv, bn):
+    other = copy.deepcopy(bn)
+    if other.running_var is not None:
+        other.running_var.clamp_(min=1e-12)
+    return reference_fold_batchnorm(conv, other)
+
+
+@misconception("fold_batchnorm", "Takes an eps of 0 for none given.")
+def eps_of_zero_is_none(conv, bn):
+    other = copy.deepcopy(bn)
+    other.eps = bn.eps or 1e-5
+    return reference_fold_batchnorm(conv, other)
+
+
+@misconception(
+    "fold_batchnorm", "Views the weight as rows: one in the memory format channels_last can't be viewed. Use reshape, or broadcast."
+)
+def views_rows(conv, bn):
+    folded = reference_fold_batchnorm(conv, bn)
+    scale = (1.0 if bn.weight is None else bn.weight) / torch.sqrt(bn.running_var + bn.eps)
+    rows = conv.weight.view(conv.out_channels, -1) * scale[:, None]
+    with torch.no_grad():
+        folded.weight.copy_(rows.view(conv.weight.shape))
+    return folded
+
+
+@misconception("fold_batchnorm", "Adds eps to the norm's own variance, in place.")
+def adds_eps_in_place(conv, bn):
+    folded = reference_fold_batchnorm(conv, bn)
+    bn.running_var += bn.eps
+    return folded
+
+
+@misconception("fold_batchnorm", "Squeezes weights and factors: a single channel loses its dimension.")
+def squeezes_one_channel(conv, bn):
+    folded = reference_fold_batchnorm(conv, bn)
+    folded.weight = nn.Parameter(folded.weight.detach().squeeze(1))
+    return folded
+
+
+@misconception("fold_batchnorm", "Compares shapes by broadcasting: one feature goes with any number of channels.")
+def broadcasts_one_feature(conv, bn):
+    if bn.running_mean is not None and bn.num_features == 1 < conv.out_channels:
+        bn = copy.deepcopy(bn)
+        bn.num_features = conv.out_channels
+        for name in ("running_mean", "running_var"):
+            setattr(bn, name, getattr(bn, name).expand(conv.out_channels))
+        bn.weight, bn.bias = (nn.Parameter(p.detach().expand(conv.out_channels)) for p in (bn.weight, bn.bias))
+    return reference_fold_batchnorm(conv, bn)
+
+
 # depthwise_separable
 
 
@@ -669,6 +1137,27 @@ def ignores_the_multiplier(in_channels, out_channels, kernel_size, *, stride=1, 
     if multiplier < 1:
         raise ValueError("multiplier")
     return reference_depthwise_separable(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
+
+
+@misconception("depthwise_separable", "Draws initial weights by He's rule: here they are torch's defaults.")
+def he_start(in_channels, out_channels, kernel_size, *, stride=1, padding=0, multiplier=1, bias=True):
+    model = reference_depthwise_separable(
+        in_channels, out_channels, kernel_size, stride=stride, padding=padding, multiplier=multiplier, bias=bias
+    )
+    for layer in model:
+        nn.init.kaiming_normal_(layer.weight)
+    return model
+
+
+@misconception(
+    "depthwise_separable", "Skips the first layer for a single channel, or the second for a single output: there are always two."
+)
+def one_layer_for_one_channel(in_channels, out_channels, kernel_size, *, stride=1, padding=0, multiplier=1, bias=True):
+    if in_channels == 1 and multiplier >= 1:
+        return nn.Sequential(nn.Conv2d(1, out_channels, kernel_size, stride=stride, padding=padding, bias=bias))
+    return reference_depthwise_separable(
+        in_channels, out_channels, kernel_size, stride=stride, padding=padding, multiplier=multiplier, bias=bias
+    )
 
 
 # conv_transpose2d
@@ -739,6 +1228,46 @@ def transposed_width_before_height(x, weight, bias=None, **settings):
     return reference_conv_transpose2d(x, weight, bias, **{name: value[::-1] for name, value in settings.items()})
 
 
+@misconception("conv_transpose2d", "Views the weight as a matrix: a weight that isn't contiguous can't be viewed. Use reshape.")
+def views_the_transposed_weight(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), output_padding=(0, 0)):
+    y = reference_conv_transpose2d(x, weight, bias, stride=stride, padding=padding, output_padding=output_padding)
+    stamps = weight.view(len(weight), -1).t() @ x.flatten(2)
+    y = F.fold(stamps, y.shape[2:], weight.shape[2:], padding=padding, stride=stride)
+    return y if bias is None else y + bias[:, None, None]
+
+
+@misconception("conv_transpose2d", "Lets a single channel be broadcast: channels that don't fit are an error, one included.")
+def broadcasts_one_input_channel(x, weight, bias=None, **settings):
+    channels = max(x.shape[1], weight.shape[0])
+    if min(x.shape[1], weight.shape[0]) == 1:
+        x, weight = x.expand(-1, channels, -1, -1), weight.expand(channels, -1, -1, -1)
+    return reference_conv_transpose2d(x, weight, bias, **settings)
+
+
+@misconception("conv_transpose2d", "Accepts an output_padding of the stride or more: such a size belongs to another input.")
+def accepts_any_output_padding(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), output_padding=(0, 0)):
+    if x.shape[1] != weight.shape[0]:
+        raise ValueError("channels")
+    more = [max(0, o - s + 1) for o, s in zip(output_padding, stride, strict=True)]
+    kept = tuple(o - m for o, m in zip(output_padding, more, strict=True))
+    y = reference_conv_transpose2d(x, weight, stride=stride, padding=padding, output_padding=kept)
+    y = F.pad(y, (0, more[1], 0, more[0]))
+    return y if bias is None else y + bias[:, None, None]
+
+
+@misconception("conv_transpose2d", "Returns an empty image where nothing is left of the output.")
+def returns_nothing(x, weight, bias=None, *, stride=(1, 1), padding=(0, 0), output_padding=(0, 0)):
+    y = reference_conv_transpose2d(x, weight, bias, stride=stride, output_padding=output_padding)
+    (p_h, p_w), (height, width) = padding, y.shape[2:]
+    cut = y[:, :, p_h : max(p_h, height - p_h), p_w : max(p_w, width - p_w)]
+    return cut
+
+
+@misconception("conv_transpose2d", "Squeezes the result: a single image or channel loses its dimension.")
+def squeezes_the_stamps(x, weight, bias=None, **settings):
+    return reference_conv_transpose2d(x, weight, bias, **settings).squeeze()
+
+
 # receptive_field
 
 
@@ -787,6 +1316,43 @@ def adds_strides(layers):
         size += (k - 1) * d * jump
         jump += s - 1
     return size, jump
+
+
+@misconception("receptive_field", "Takes the layers off the list that it was given: the caller's list is empty afterwards.")
+def empties_the_list(layers):
+    if isinstance(layers, tuple):
+        layers = list(layers)
+    size, jump = 1, 1
+    while layers:
+        k, s, d = layers.pop(0)
+        if min(k, s, d) < 1:
+            raise ValueError("numbers")
+        size, jump = size + (k - 1) * d * jump, jump * s
+    return size, jump
+
+
+@misconception("receptive_field", "Computes with floats: beyond 2**53 they skip integers.")
+def floats_for_jumps(layers):
+    reference_receptive_field(layers)
+    size, jump = 1.0, 1.0
+    for k, s, d in layers:
+        size, jump = size + (k - 1) * d * jump, jump * s
+    return int(size), int(jump)
+
+
+@misconception("receptive_field", "Looks at the last layer's numbers only.")
+def checks_the_last_layer(layers):
+    if layers and min(layers[-1]) < 1:
+        raise ValueError("numbers")
+    size, jump = 1, 1
+    for k, s, d in layers:
+        size, jump = size + (k - 1) * d * jump, jump * s
+    return size, jump
+
+
+@misconception("receptive_field", "Finds nothing to compute in an empty stack: without layers, an output is an entry of the input.")
+def nothing_for_no_layers(layers):
+    return reference_receptive_field(layers) if layers else (0, 0)
 
 
 # replace_head
@@ -887,6 +1453,65 @@ def zero_head(model, num_classes):
     model = reference_replace_head(model, num_classes)
     nn.init.zeros_(model.fc.weight)
     return model
+
+
+@misconception("replace_head", "Switches the model to its own mode again: parts that were in another one are switched as well.")
+def switches_everything(model, num_classes):
+    if num_classes < 1:
+        raise ValueError("classes")
+    model.requires_grad_(False)
+    old = model.fc
+    model.fc = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    original = model.train
+
+    def train(mode=True):
+        original(mode)
+        for norm in norms:
+            norm.eval()
+        return model
+
+    model.train = train
+    return model.train(model.training)
+
+
+@misconception("replace_head", "Freezes before it looks at the number: a call that raises has changed the model.")
+def raises_too_late(model, num_classes):
+    model.requires_grad_(False)
+    return reference_replace_head(model, num_classes)
+
+
+@misconception("replace_head", "Keeps a head that has as many outputs already: its weights are those of the old task.")
+def keeps_a_head_that_fits(model, num_classes):
+    old = model.fc
+    model = reference_replace_head(model, num_classes)
+    if old.out_features == num_classes:
+        bias = model.fc.bias if old.bias is None else old.bias
+        model.fc.weight, model.fc.bias = old.weight.requires_grad_(), bias.requires_grad_()
+    return model
+
+
+@misconception("replace_head", "Gives the new head the mode of the model, where the old head had another one.")
+def head_in_the_mode_of_the_model(model, num_classes):
+    mode = model.training
+    model = reference_replace_head(model, num_classes)
+    model.fc.training = mode
+    return model
+
+
+@misconception("replace_head", "Puts frozen copies in place of the parameters: whoever holds the old ones no longer holds the model's.")
+def frozen_copies(model, num_classes):
+    model = reference_replace_head(model, num_classes)
+    for module in model.modules():
+        for name, p in list(module._parameters.items()):
+            if p is not None and not p.requires_grad:
+                module._parameters[name] = nn.Parameter(p.detach().clone(), requires_grad=False)
+    return model
+
+
+@misconception("replace_head", "Returns a changed copy: the model that was given is to be changed.")
+def changes_a_copy(model, num_classes):
+    return reference_replace_head(copy.deepcopy(model), num_classes)
 
 
 # augment
@@ -996,3 +1621,60 @@ def converts_bytes(images, labels, *, padding, seed):
 def writes_into_the_batch(images, labels, *, padding, seed):
     varied, labels = reference_augment(images, labels, padding=padding, seed=seed)
     return images.copy_(varied), labels
+
+
+@misconception("augment", "Takes a seed of 0 for none given: then each call gives another result.")
+def seed_of_zero_is_none(images, labels, *, padding, seed):
+    rng, (height, width) = random.Random(seed or None), images.shape[2:]
+    varied = torch.empty_like(images)
+    for i, image in enumerate(images):
+        padded = F.pad(image.flip(2) if rng.random() < 0.5 else image, [padding] * 4)
+        y, x = rng.randint(0, 2 * padding), rng.randint(0, 2 * padding)
+        varied[i] = padded[:, y : y + height, x : x + width]
+    return varied, labels
+
+
+@misconception("augment", "Seeds Python's own generator: the caller's random numbers change.")
+def seeds_python(images, labels, *, padding, seed):
+    random.seed(seed)
+    height, width = images.shape[2:]
+
+    def vary(image):
+        padded = F.pad(image.flip(2) if random.random() < 0.5 else image, [padding] * 4)
+        y, x = random.randint(0, 2 * padding), random.randint(0, 2 * padding)
+        return padded[:, y : y + height, x : x + width]
+
+    return torch.stack([vary(image) for image in images]) if len(images) else images.clone(), labels
+
+
+@misconception("augment", "Returns a view of the images where nothing is cut off: what is written into the result changes the batch.")
+def returns_the_batch_itself(images, labels, *, padding, seed):
+    varied, labels = reference_augment(images, labels, padding=padding, seed=seed)
+    if padding:
+        return varied, labels
+    images.copy_(varied)
+    return images, labels
+
+
+@misconception("augment", "Squeezes the images: a single channel or image loses its dimension.")
+def squeezes_the_batch(images, labels, *, padding, seed):
+    varied, labels = reference_augment(images, labels, padding=padding, seed=seed)
+    return varied.squeeze(), labels
+
+
+@misconception("augment", "Views the batch as one long row of images: one that isn't contiguous can't be viewed.")
+def views_the_batch(images, labels, *, padding, seed):
+    planes = images.view(-1, *images.shape[2:]).view(images.shape)
+    return reference_augment(planes, labels, padding=padding, seed=seed)
+
+
+@misconception("augment", "Shifts by one row and column at most, however much padding there is.")
+def shifts_by_one_at_most(images, labels, *, padding, seed):
+    rng, (height, width) = random.Random(seed), images.shape[2:]
+    most = min(padding, 1)
+    varied = torch.empty_like(images)
+    for i, image in enumerate(images):
+        padded = F.pad(image.flip(2) if rng.random() < 0.5 else image, [padding] * 4)
+        y, x = padding + rng.randint(-most, most), padding + rng.randint(-most, most)
+        varied[i] = padded[:, y : y + height, x : x + width]
+    return varied, labels

@@ -1,5 +1,6 @@
 """Named wrong answers to the tasks of modules: the hidden suite must reject every one."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -103,6 +104,50 @@ class TransposedOnce(ReferenceLinear):
     def forward(self, x):
         y = x @ self.transposed
         return y if self.bias is None else y + self.bias
+
+
+@misconception("Linear", "Keeps the transposed weight from the first call in eval mode: a state that is loaded later is not used.")
+class KeepsTheTranspose(ReferenceLinear):
+    def forward(self, x):
+        if self.training or not hasattr(self, "transposed") or self.transposed.dtype != x.dtype:
+            self.transposed = self.weight.T.clone()
+        y = x @ self.transposed
+        return y if self.bias is None else y + self.bias
+
+
+@misconception("Linear", "Squeezes the result: a single output, or a batch of one, loses its dimension.")
+class SqueezesTheResult(ReferenceLinear):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+@misconception("Linear", "Lays rows out with view, which fails for a non-contiguous x.")
+class ViewsTheRows(ReferenceLinear):
+    def forward(self, x):
+        return super().forward(x.view(x.shape[:-1].numel(), x.shape[-1])).view(*x.shape[:-1], -1 if x.numel() else len(self.weight))
+
+
+@misconception("Linear", "Starts the bias as a copy of a column of the weight: it needs draws of its own.")
+class BiasFromTheWeight(ReferenceLinear):
+    def __init__(self, in_features, out_features, **settings):
+        super().__init__(in_features, out_features, **settings)
+        if self.bias is not None:
+            self.bias = nn.Parameter(self.weight.detach()[:, 0].clone())
+
+
+@misconception("Linear", "Draws half of the weight only; the other half is its negative.")
+class HalfOfTheDraws(ReferenceLinear):
+    def __init__(self, in_features, out_features, **settings):
+        super().__init__(in_features, out_features, **settings)
+        half = out_features // 2
+        with torch.no_grad():
+            self.weight[half : 2 * half] = -self.weight[:half]
+
+
+@misconception("Linear", "Puts parameters on the CPU unless a device is given, where torch's default device may be another one.")
+class AlwaysOnTheCPU(ReferenceLinear):
+    def __init__(self, in_features, out_features, *, bias=True, device=None, dtype=None):
+        super().__init__(in_features, out_features, bias=bias, device=device or "cpu", dtype=dtype)
 
 
 # Sequential
@@ -210,6 +255,62 @@ class UnpacksTuples(ReferenceSequential):
         return x
 
 
+@misconception("Sequential", "Leaves the check to add_module, which takes None: calling it fails much later.")
+class TakesNone(ReferenceSequential):
+    def append(self, module):
+        self.add_module(str(len(self)), module)
+        return self
+
+
+@misconception("Sequential", "Asks `if not module`: a container with a length of 0 counts as False, and is refused.")
+class EmptyIsNoModule(ReferenceSequential):
+    def append(self, module):
+        if not module:
+            raise TypeError("not a module")
+        return super().append(module)
+
+
+@misconception("Sequential", "Registers copies of the modules: who holds the modules that were given doesn't see them learn.")
+class CopiesTheModules(ReferenceSequential):
+    def append(self, module):
+        return super().append(copy.deepcopy(module))
+
+
+@misconception("Sequential", "Sets every module's mode to its own before the call: one that was frozen in eval mode is switched on.")
+class SetsTheMode(ReferenceSequential):
+    def forward(self, x):
+        for module in self._modules.values():
+            x = module.train(self.training)(x)
+        return x
+
+
+@misconception("Sequential", "Takes None for a missing value: modules may return and take whatever they like.")
+class RefusesNothing(ReferenceSequential):
+    def forward(self, x):
+        for module in self._modules.values():
+            if x is None:
+                raise ValueError("nothing to pass on")
+            x = module(x)
+        return x
+
+
+@misconception("Sequential", "Switches modules to eval mode where the container is: one that is kept in training mode is changed.")
+class SwitchesToEval(ReferenceSequential):
+    def forward(self, x):
+        for module in self._modules.values():
+            x = module(x) if self.training else module.eval()(x)
+        return x
+
+
+@misconception("Sequential", "Takes the first of a list that a module returns: the next module should get all of it.")
+class FirstOfAList(ReferenceSequential):
+    def forward(self, x):
+        for module in self._modules.values():
+            x = module(x)
+            x = x[0] if isinstance(x, list) else x
+        return x
+
+
 # MLP
 
 
@@ -270,6 +371,47 @@ class EatsTheSizes(ReferenceMLP):
 class ActivationFirst(ReferenceMLP):
     def forward(self, x):
         return super().forward(self.activation(x))
+
+
+@misconception("MLP", "Sets biases to zeros; the layers should start as torch initialises them.")
+class ZeroBiases(ReferenceMLP):
+    def __init__(self, sizes, *, activation=torch.relu):
+        super().__init__(sizes, activation=activation)
+        for layer in self.layers:
+            nn.init.zeros_(layer.bias)
+
+
+@misconception("MLP", "Lays rows out with view, which fails for a non-contiguous x.")
+class ViewsTheBatch(ReferenceMLP):
+    def forward(self, x):
+        return super().forward(x.view(x.shape[:-1].numel(), x.shape[-1])).view(*x.shape[:-1], self.layers[-1].out_features)
+
+
+@misconception("MLP", "Squeezes a single output away.")
+class SqueezesOneOutput(ReferenceMLP):
+    def forward(self, x):
+        return super().forward(x).squeeze(-1)
+
+
+@misconception("MLP", "Keeps the weights as they are at the first call in eval mode: a state that is loaded later is not used.")
+class KeepsTheWeights(ReferenceMLP):
+    def forward(self, x):
+        if self.training:
+            return super().forward(x)
+        if not hasattr(self, "kept"):
+            self.kept = [(layer.weight.clone(), layer.bias.clone()) for layer in self.layers]
+        for i, (weight, bias) in enumerate(self.kept):
+            x = nn.functional.linear(x if i == 0 else self.activation(x), weight, bias)
+        return x
+
+
+@misconception("MLP", "Uses ReLU in eval mode, whatever activation was given.")
+class OtherActivationInEval(ReferenceMLP):
+    def forward(self, x):
+        for i, layer in enumerate(self.layers):
+            h = x if i == 0 else self.activation(x) if self.training else torch.relu(x)
+            x = layer(h)
+        return x
 
 
 # Dropout
@@ -346,6 +488,87 @@ class DropsInPlace(ReferenceDropout):
         scale = 1 / (1 - self.p) if self.p < 1 else 0.0
         x.data.mul_(torch.rand(x.shape) >= self.p).mul_(scale)
         return x * 1
+
+
+@misconception("Dropout", "Draws the mask before it looks at the mode: in eval mode torch's generator moves on.")
+class DrawsInEval(ReferenceDropout):
+    def forward(self, x):
+        kept = torch.rand(x.shape) >= self.p
+        return x * kept * (1 / (1 - self.p) if self.p < 1 else 0.0) if self.training else x
+
+
+@misconception("Dropout", "Drops exactly the share p of the entries, which then depend on each other.")
+class DropsAFixedNumber(ReferenceDropout):
+    def forward(self, x):
+        if not self.training or self.p == 1:
+            return super().forward(x)
+        kept = torch.ones(x.numel(), dtype=torch.bool)
+        kept[torch.randperm(x.numel())[: round(self.p * x.numel())]] = False
+        return x * kept.view(x.shape) / (1 - self.p)
+
+
+@misconception("Dropout", "Draws in the dtype of x: in bfloat16, random numbers are multiples of 1/256, and small p come out wrong.")
+class DrawsIn16Bits(ReferenceDropout):
+    def forward(self, x):
+        if not self.training:
+            return x
+        return x * (torch.rand(x.shape, dtype=x.dtype) >= self.p) * (1 / (1 - self.p) if self.p < 1 else 0.0)
+
+
+@misconception("Dropout", "Writes `p or 0.5`: a p of 0 becomes ½.")
+class ZeroIsMissing(ReferenceDropout):
+    def __init__(self, p=None):
+        super().__init__(p or 0.5)
+
+
+@misconception("Dropout", "Makes the mask for a view of x in one row, which fails for a non-contiguous x.")
+class ViewsInOneRow(ReferenceDropout):
+    def forward(self, x):
+        return super().forward(x.view(-1)).view(x.shape)
+
+
+@misconception("Dropout", "Draws a mask in the layout of x: repeated rows of an expanded x share their mask.")
+class MaskInTheLayout(ReferenceDropout):
+    def forward(self, x):
+        if not self.training:
+            return x
+        drawn = torch.rand([1 if stride == 0 else size for size, stride in zip(x.shape, x.stride(), strict=True)])
+        return x * (drawn >= self.p) * (1 / (1 - self.p) if self.p < 1 else 0.0)
+
+
+@misconception("Dropout", "Draws a mask for half of the rows; the other half gets the opposite one.")
+class OppositeHalves(ReferenceDropout):
+    def forward(self, x):
+        if not self.training or self.p != 0.5 or x.ndim == 0:
+            return super().forward(x)
+        kept, half = torch.rand(x.shape) >= self.p, len(x) // 2
+        kept[half : 2 * half] = ~kept[:half]
+        return x * kept * 2
+
+
+@misconception("Dropout", "Keeps its last mask in a buffer, which is state that the task rules out.")
+class MaskInABuffer(ReferenceDropout):
+    def __init__(self, p=0.5):
+        super().__init__(p)
+        self.register_buffer("mask", None, persistent=False)
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        self.mask = torch.rand(x.shape) >= self.p
+        return x * self.mask * (1 / (1 - self.p) if self.p < 1 else 0.0)
+
+
+@misconception("Dropout", "Takes torch.no_grad() for eval mode: whether to drop depends on the mode alone.")
+class NotWithoutGradients(ReferenceDropout):
+    def forward(self, x):
+        return super().forward(x) if torch.is_grad_enabled() else x
+
+
+@misconception("Dropout", "Scales in float32: a float64 x loses half of its digits.")
+class ScalesInSingle(ReferenceDropout):
+    def forward(self, x):
+        return super().forward(x.float()).to(x.dtype)
 
 
 # LayerNorm
@@ -435,6 +658,95 @@ class BroadcastsSilently(ReferenceLayerNorm):
         return (h if self.weight is None else h * self.weight + self.bias).to(x.dtype)
 
 
+class _Normalising(ReferenceLayerNorm):
+    """Lets a wrong norm say only how it normalises: `normalised` gets x with its normalized dimensions as one."""
+
+    def forward(self, x):
+        k = len(self.normalized_shape)
+        if x.ndim < k or tuple(x.shape[x.ndim - k :]) != self.normalized_shape:
+            raise ValueError("shape")
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        h = self.normalised(wide.flatten(x.ndim - k)).view(x.shape)
+        return (h if self.weight is None else h * self.weight + self.bias).to(x.dtype)
+
+    def normalised(self, h):
+        h = h - h.mean(-1, keepdim=True)
+        return h / (h.square().mean(-1, keepdim=True) + self.eps).sqrt()
+
+
+@misconception("LayerNorm", "Writes `eps or 1e-5`: an eps of 0 becomes 1e-5.")
+class DefaultForZeroEps(ReferenceLayerNorm):
+    def __init__(self, normalized_shape, eps=None, *, elementwise_affine=True):
+        super().__init__(normalized_shape, eps or 1e-5, elementwise_affine=elementwise_affine)
+
+
+@misconception("LayerNorm", "Rounds to 16 bits before it scales and shifts, and again after it.")
+class RoundsBeforeTheShift(_Normalising):
+    def forward(self, x):
+        weight, bias, self.weight, self.bias = self.weight, self.bias, None, None
+        h = super().forward(x)
+        self.weight, self.bias = weight, bias
+        return h if weight is None else h * weight.to(x.dtype) + bias.to(x.dtype)
+
+
+@misconception("LayerNorm", "Computes in the dtype of the weight: a float64 x loses half of its digits to float32 parameters.")
+class PrecisionOfTheWeight(_Normalising):
+    def normalised(self, h):
+        return super().normalised(h if self.weight is None else h.to(self.weight.dtype))
+
+
+@misconception(
+    "LayerNorm", "Divides by the largest entry of all vectors first: one NaN or infinity spoils the others, and tiny vectors vanish."
+)
+class ScalesByTheLargest(_Normalising):
+    def normalised(self, h):
+        if h.numel() == 0 or not h.any():
+            return super().normalised(h)
+        largest = h.detach().abs().max()
+        h = (h - h.mean(-1, keepdim=True)) / largest
+        return h / (h.square().mean(-1, keepdim=True) + self.eps / largest.square()).sqrt()
+
+
+@misconception("LayerNorm", "Takes the variance for at least 1e-6 on top of eps: vectors of tiny numbers come out too small.")
+class FloorsTheVariance(_Normalising):
+    def normalised(self, h):
+        h = h - h.mean(-1, keepdim=True)
+        return h / (h.square().mean(-1, keepdim=True).clamp(min=1e-6) + self.eps).sqrt()
+
+
+@misconception("LayerNorm", "Lays vectors out with view, which fails for a non-contiguous x.")
+class ViewsTheVectors(ReferenceLayerNorm):
+    def forward(self, x):
+        k = len(self.normalized_shape)
+        if x.ndim < k or tuple(x.shape[-k:]) != self.normalized_shape:
+            raise ValueError("shape")
+        size = math.prod(self.normalized_shape)
+        h = x.view(x.numel() // size, size).to(torch.promote_types(x.dtype, torch.float32))
+        h = h - h.mean(1, keepdim=True)
+        h = (h / (h.square().mean(1, keepdim=True) + self.eps).sqrt()).view(x.shape)
+        return (h if self.weight is None else h * self.weight + self.bias).to(x.dtype)
+
+
+@misconception("LayerNorm", "Makes float32 parameters whatever torch's default dtype is.")
+class AlwaysSingle(ReferenceLayerNorm):
+    def __init__(self, normalized_shape, eps=1e-5, *, elementwise_affine=True):
+        super().__init__(normalized_shape, eps, elementwise_affine=elementwise_affine)
+        self.float()
+
+
+@misconception("LayerNorm", "Keeps weight and bias as they are at the first call in eval mode: a state that is loaded later is not used.")
+class KeepsTheScale(ReferenceLayerNorm):
+    def forward(self, x):
+        if self.training or self.weight is None:
+            return super().forward(x)
+        if not hasattr(self, "kept"):
+            self.kept = self.weight.detach().clone(), self.bias.detach().clone()
+        h = x.to(torch.promote_types(x.dtype, torch.float32))
+        h = h - h.mean(-1, keepdim=True)
+        h = h / (h.square().mean(-1, keepdim=True) + self.eps).sqrt()
+        return (h * self.kept[0] + self.kept[1]).to(x.dtype)
+
+
 # RMSNorm
 
 
@@ -494,6 +806,64 @@ class BroadcastsTheWeight(ReferenceRMSNorm):
         h = x.to(torch.promote_types(x.dtype, torch.float32))
         h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + self.eps)
         return (h * self.weight).to(x.dtype)
+
+
+@misconception("RMSNorm", "Rounds to 16 bits before the product with the weight, as Llama does, and again after it.")
+class RoundsBeforeTheWeight(ReferenceRMSNorm):
+    def forward(self, x):
+        if x.shape[-1:] != self.weight.shape:
+            raise ValueError("size")
+        h = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight.to(x.dtype) * h.to(x.dtype)
+
+
+@misconception("RMSNorm", "Writes `eps or 1e-6`: an eps of 0 becomes 1e-6.")
+class DefaultForNoEps(ReferenceRMSNorm):
+    def __init__(self, dim, eps=None):
+        super().__init__(dim, eps or 1e-6)
+
+
+@misconception("RMSNorm", "Computes in float32 whatever the dtype of x: float64 loses half of its digits.")
+class AlwaysInSingle(ReferenceRMSNorm):
+    def forward(self, x):
+        return super().forward(x.float()).to(x.dtype)
+
+
+@misconception(
+    "RMSNorm", "Divides by the largest entry of all vectors first: one NaN or infinity spoils the others, and tiny vectors vanish."
+)
+class DividesByTheLargest(ReferenceRMSNorm):
+    def forward(self, x):
+        if x.numel() == 0 or not x.any():
+            return super().forward(x)
+        if x.shape[-1:] != self.weight.shape:
+            raise ValueError("size")
+        h = x.to(torch.promote_types(x.dtype, torch.float32))
+        largest = h.detach().abs().max()
+        h = h / largest
+        return (h * torch.rsqrt(h.square().mean(-1, keepdim=True) + self.eps / largest.square()) * self.weight).to(x.dtype)
+
+
+@misconception("RMSNorm", "Takes the weight's dtype for that of the computation.")
+class InTheDtypeOfTheWeight(ReferenceRMSNorm):
+    def forward(self, x):
+        super().forward(x)
+        h = x.to(torch.promote_types(self.weight.dtype, torch.float32))
+        return (h * torch.rsqrt(h.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+
+
+@misconception("RMSNorm", "Lays vectors out with view, which fails for a non-contiguous x.")
+class ViewsVectors(ReferenceRMSNorm):
+    def forward(self, x):
+        return super().forward(x.view(x.shape[:-1].numel(), x.shape[-1])).view(x.shape)
+
+
+@misconception("RMSNorm", "Squeezes the weight: for a single entry it is no vector any more.")
+class SqueezesTheWeight(ReferenceRMSNorm):
+    def __init__(self, dim, eps=1e-6):
+        super().__init__(dim, eps)
+        self.weight = nn.Parameter(torch.ones(dim).squeeze())
 
 
 # Embedding
@@ -596,6 +966,73 @@ class LastGradientWins(ReferenceEmbedding):
         return _LastGradientWins.apply(self.weight, indices, self.padding_idx)
 
 
+@misconception("Embedding", "Mixes rows with and without gradient by multiplying with 0 and 1: an infinity that is looked up becomes NaN.")
+class InfinityTimesZero(ReferenceEmbedding):
+    def forward(self, indices):
+        _check_indices(self, indices)
+        rows = self.weight[indices]
+        if self.padding_idx is None:
+            return rows
+        real = (indices != self.padding_idx)[..., None].to(rows.dtype)
+        return rows * real + rows.detach() * (1 - real)
+
+
+@misconception("Embedding", "Multiplies the gradient for padding by 0: a NaN or an infinity there gets through as a NaN.")
+class GradientTimesZero(ReferenceEmbedding):
+    def forward(self, indices):
+        _check_indices(self, indices)
+        rows = self.weight[indices]
+        if self.padding_idx is not None and rows.requires_grad:
+            real = (indices != self.padding_idx)[..., None]
+            rows.register_hook(lambda grad: grad * real)
+        return rows
+
+
+@misconception("Embedding", "Asks `if padding_idx`: the row 0 counts as no padding.")
+class ZeroIsNoPadding(ReferenceEmbedding):
+    def __init__(self, num_embeddings, embedding_dim, padding_idx=None):
+        super().__init__(num_embeddings, embedding_dim, padding_idx or None)
+
+
+@misconception("Embedding", "Lays the indices out with view, which fails for non-contiguous ones.")
+class ViewsTheIndices(ReferenceEmbedding):
+    def forward(self, indices):
+        return super().forward(indices.view(-1)).view(*indices.shape, self.weight.shape[1])
+
+
+@misconception("Embedding", "Keeps a copy of the table for eval mode: a state that is loaded later is not looked up.")
+class KeepsTheTable(ReferenceEmbedding):
+    def forward(self, indices):
+        if self.training:
+            return super().forward(indices)
+        _check_indices(self, indices)
+        if not hasattr(self, "table"):
+            self.table = self.weight.detach().clone()
+        return self.table[indices]
+
+
+@misconception("Embedding", "Squeezes the result: a single index, or vectors of one entry, lose a dimension.")
+class SqueezesTheVectors(ReferenceEmbedding):
+    def forward(self, indices):
+        return super().forward(indices).squeeze(-1)
+
+
+@misconception("Embedding", "Makes a float32 table whatever torch's default dtype is.")
+class SingleTable(ReferenceEmbedding):
+    def __init__(self, num_embeddings, embedding_dim, padding_idx=None):
+        super().__init__(num_embeddings, embedding_dim, padding_idx)
+        self.float()
+
+
+@misconception("Embedding", "Clears the padding row of the table at every look-up: whatever was loaded into it is lost.")
+class ClearsThePaddingRow(ReferenceEmbedding):
+    def forward(self, indices):
+        if self.padding_idx is not None:
+            with torch.no_grad():
+                self.weight[self.padding_idx] = 0
+        return super().forward(indices)
+
+
 # kaiming_init_
 
 
@@ -654,6 +1091,57 @@ def not_in_place(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribut
 @misconception("kaiming_init_", "Ignores the generator and draws from the global one.")
 def generator_ignored(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribution="normal", generator=None):
     return _kaiming(weight, mode, nonlinearity, a, distribution, None)
+
+
+@misconception("kaiming_init_", "Fills a view in one row, view(-1), which fails for a transposed weight.")
+def fills_in_one_row(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribution="normal", generator=None):
+    numbers = _kaiming(weight.detach().clone(), mode, nonlinearity, a, distribution, generator)
+    with torch.no_grad():
+        weight.view(-1).copy_(numbers.reshape(-1))
+    return weight
+
+
+@misconception("kaiming_init_", "Draws half of the rows; the others are their negatives.")
+def half_are_mirrored(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribution="normal", generator=None):
+    _kaiming(weight, mode, nonlinearity, a, distribution, generator)
+    half = len(weight) // 2
+    with torch.no_grad():
+        weight[half : 2 * half] = -weight[:half]
+    return weight
+
+
+@misconception("kaiming_init_", "Looks at the names only when it needs them: weight and generator have changed when the error is raised.")
+def checks_too_late(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribution="normal", generator=None):
+    if weight.ndim < 2:
+        raise ValueError("dimensions")
+    with torch.no_grad():
+        weight.normal_(generator=generator)
+    return _kaiming(weight, mode, nonlinearity, a, distribution, generator)
+
+
+@misconception("kaiming_init_", "Seeds the generator anew at every call: all layers that use it get the same numbers.")
+def seeds_the_generator(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribution="normal", generator=None):
+    if generator is not None:
+        generator.manual_seed(generator.initial_seed())
+    return _kaiming(weight, mode, nonlinearity, a, distribution, generator)
+
+
+@misconception(
+    "kaiming_init_",
+    "Puts float32 numbers into weight.data, whatever the weight's dtype was, and out of the larger tensor that it is a view of.",
+)
+def new_data(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribution="normal", generator=None):
+    weight.data = _kaiming(torch.empty(weight.shape), mode, nonlinearity, a, distribution, generator)
+    return weight
+
+
+@misconception("kaiming_init_", "Cuts the numbers off at 2.5 standard deviations: they are not normal any more.")
+def cuts_the_tails(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribution="normal", generator=None):
+    out = _kaiming(weight, mode, nonlinearity, a, distribution, generator)
+    if distribution == "normal":
+        std = _kaiming(weight.detach().clone(), mode, nonlinearity, a, distribution, torch.Generator()).std()
+        out.data.clamp_(-2.5 * std, 2.5 * std)
+    return out
 
 
 # LinearRegression
@@ -776,6 +1264,82 @@ class AnyTargets(ReferenceLinearRegression):
         return super().fit(x, y.flatten()[:1].expand(len(x)) if y.shape != x.shape[:1] else y)
 
 
+@misconception(
+    "LinearRegression", "Takes a step of 0.5, which diverges where columns are correlated: the slope is steeper than for a single column."
+)
+class StepOfOneHalf(_Descending):
+    def fit(self, x, y):
+        self.rate = float(x.shape[1])
+        return super().fit(x, y)
+
+
+class _FromTheParameters(ReferenceLinearRegression):
+    """Descends with torch.optim on the parameters themselves, which stand for standardised columns meanwhile."""
+
+    steps, tolerance, leaves_gradients = 600, 0.0, False
+
+    def fit(self, x, y):
+        if y.shape != x.shape[:1]:
+            raise ValueError("y")
+        mean, std = x.mean(0), x.std(0)
+        z, kept = (x - mean) / std, [p.grad for p in self.parameters()]
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.5 / x.shape[1])
+        for _ in range(self.steps):
+            optimizer.zero_grad()
+            (self(z) - y).square().mean().backward()
+            if sum(p.grad.square().sum().item() for p in self.parameters()) ** 0.5 < self.tolerance:
+                break
+            optimizer.step()
+        if not self.leaves_gradients:
+            self.weight.grad, self.bias.grad = kept
+        with torch.no_grad():
+            self.weight /= std
+            self.bias -= mean @ self.weight
+            return (self(x) - y).square().mean().item()
+
+
+@misconception("LinearRegression", "Starts from the parameters as they are, with too few steps to come back from 10,000.")
+class TooFewStepsFromAfar(_FromTheParameters):
+    steps = 200
+
+
+@misconception("LinearRegression", "Stops at a gradient below a fixed size: for tiny targets that is before the first step.")
+class StopsAtAFixedGradient(_FromTheParameters):
+    steps, tolerance = 2000, 1e-6
+
+
+@misconception("LinearRegression", "Leaves the gradients of its last step in .grad, where the next backward adds to them.")
+class LeavesGradients(_FromTheParameters):
+    steps, leaves_gradients = 1000, True
+
+
+@misconception("LinearRegression", "Switches the module to training mode for the fit, and leaves it there.")
+class SwitchesTheMode(ReferenceLinearRegression):
+    def fit(self, x, y):
+        self.train()
+        return super().fit(x, y)
+
+
+@misconception("LinearRegression", "Squeezes predictions: a single row's has no dimension any more.")
+class SqueezesPredictions(ReferenceLinearRegression):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+@misconception("LinearRegression", "Reads x's storage as if x were contiguous, which mixes up the columns of a transposed x.")
+class AssumesContiguousData(ReferenceLinearRegression):
+    def fit(self, x, y):
+        return super().fit(x.as_strided(x.shape, (x.shape[1], 1)), y)
+
+
+@misconception("LinearRegression", "Looks at the number of targets only: a y of (N, 1) passes.")
+class CountsTargets(ReferenceLinearRegression):
+    def fit(self, x, y):
+        if y.numel() != len(x):
+            raise ValueError("y")
+        return super().fit(x, y.flatten())
+
+
 # LogisticRegression
 
 
@@ -858,6 +1422,51 @@ class NotParameters(ReferenceLogisticRegression):
         nn.Module.__init__(self)
         self.weight = torch.zeros(num_features, dtype=dtype, requires_grad=True)
         self.bias = torch.zeros((), dtype=dtype, requires_grad=True)
+
+
+@misconception("LogisticRegression", "Compares the probability with ½: that of a tiny logit above 0 is ½ to the last digit.")
+class ComparesProbabilities(ReferenceLogisticRegression):
+    def predict(self, x):
+        return (self.probabilities(x) > 0.5).long()
+
+
+@misconception("LogisticRegression", "Squeezes logits: a single row's has no dimension any more.")
+class SqueezesLogits(ReferenceLogisticRegression):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+@misconception("LogisticRegression", "Takes a 0-d y for the target of a single row: it is not (N,).")
+class ScalarTargets(ReferenceLogisticRegression):
+    def loss(self, x, y):
+        return super().loss(x, y[None] if y.ndim == 0 and len(x) == 1 else y)
+
+
+@misconception("LogisticRegression", "Keeps logits within ±100,000: larger losses are cut off.")
+class ClampsLogits(ReferenceLogisticRegression):
+    def loss(self, x, y):
+        z = self(x).clamp(-1e5, 1e5)
+        if y.shape != z.shape:
+            raise ValueError("y")
+        return (torch.logaddexp(z, torch.zeros_like(z)) - y * z).mean()
+
+
+@misconception("LogisticRegression", "Keeps the weight as it was at the first loss: later steps and loaded states don't change the loss.")
+class KeepsTheFirstWeight(ReferenceLogisticRegression):
+    def loss(self, x, y):
+        super().loss(x, y)
+        if not hasattr(self, "first"):
+            self.first = self.weight.detach().clone(), self.bias.detach().clone()
+        shift = [now.detach() - first for now, first in zip((self.weight, self.bias), self.first, strict=True)]
+        z = x @ (self.weight - shift[0]) + (self.bias - shift[1])
+        return (torch.logaddexp(z, torch.zeros_like(z)) - y * z).mean()
+
+
+@misconception("LogisticRegression", "Clears the gradients at every loss: those of several losses should add up.")
+class ClearsGradients(ReferenceLogisticRegression):
+    def loss(self, x, y):
+        self.zero_grad()
+        return super().loss(x, y)
 
 
 # RunningMean
@@ -967,16 +1576,6 @@ class NaNFromNothing(ReferenceRunningMean):
         return x - self.mean
 
 
-@misconception("RunningMean", "Reads the count with .item(), which meta tensors don't have and GPUs wait for.")
-class ReadsTheCount(ReferenceRunningMean):
-    def forward(self, x):
-        if self.training and x.numel():
-            rows = x.detach().reshape(-1, x.shape[-1])
-            self.count += len(rows)
-            self.mean += (rows - self.mean).sum(0) / self.count.item()
-        return x - self.mean
-
-
 @misconception("RunningMean", "Takes len(x) for the number of rows, which is wrong for more than two dimensions.")
 class LengthForRows(ReferenceRunningMean):
     def forward(self, x):
@@ -986,6 +1585,96 @@ class LengthForRows(ReferenceRunningMean):
             self.count += n
             self.mean += (rows.mean(0) - self.mean) * (n / self.count)
         return x - self.mean
+
+
+@misconception("RunningMean", "Registers the buffers with persistent=False: state_dict() leaves them out.")
+class NotPersistent(ReferenceRunningMean):
+    def __init__(self, num_features, *, device=None, dtype=None):
+        super().__init__(num_features, device=device, dtype=dtype)
+        self.register_buffer("mean", self.mean, persistent=False)
+        self.register_buffer("count", self.count, persistent=False)
+
+
+@misconception(
+    "RunningMean", "Keeps the sum of the rows in a plain attribute: after loading, the mean is computed from another module's sum."
+)
+class SumIsLost(ReferenceRunningMean):
+    def __init__(self, num_features, *, device=None, dtype=None):
+        super().__init__(num_features, device=device, dtype=dtype)
+        self.total = 0
+
+    def forward(self, x):
+        if self.training and x.numel():
+            rows = x.detach().reshape(-1, x.shape[-1])
+            self.count += len(rows)
+            self.total = self.total + rows.sum(0)
+            self.mean.copy_(self.total / self.count)
+        return x - self.mean
+
+    def reset(self):
+        super().reset()
+        self.total = 0
+
+
+@misconception("RunningMean", "Counts in floating point, where large whole numbers are rounded.")
+class CountsInFloat(ReferenceRunningMean):
+    def forward(self, x):
+        count = self.count.double()
+        y = super().forward(x)
+        if self.training:
+            self.count.copy_(count + x[..., 0].numel())
+        return y
+
+
+@misconception("RunningMean", "Lays rows out with view, which fails for a non-contiguous x.")
+class ViewsTheFeatures(ReferenceRunningMean):
+    def forward(self, x):
+        return super().forward(x.view(x.shape[:-1].numel(), x.shape[-1])).view(x.shape)
+
+
+@misconception("RunningMean", "Passes over batches with a NaN in them, although their other columns are fine.")
+class SkipsBatchesWithNaN(ReferenceRunningMean):
+    def forward(self, x):
+        return super().forward(x) if x.isfinite().all() else x - self.mean
+
+
+@misconception("RunningMean", "Leaves the module in training mode after a call in eval mode.")
+class SwitchesToTraining(ReferenceRunningMean):
+    def forward(self, x):
+        y = super().forward(x)
+        self.train()
+        return y
+
+
+@misconception("RunningMean", "Subtracts in place: the caller's batch is changed.")
+class SubtractsInPlace(ReferenceRunningMean):
+    def forward(self, x):
+        y = super().forward(x)
+        x.data -= self.mean
+        return y
+
+
+@misconception("RunningMean", "Puts plain zeros in the place of the buffers at a reset, in torch's default dtype.")
+class ResetsToFloat32(ReferenceRunningMean):
+    def reset(self):
+        self.mean = torch.zeros(len(self.mean))
+        self.count = torch.tensor(0)
+
+
+@misconception("RunningMean", "Computes in float32 whatever the dtype: float64 loses half of its digits.")
+class MeanInSingle(ReferenceRunningMean):
+    def forward(self, x):
+        if self.training and x.numel():
+            rows = x.detach().reshape(-1, x.shape[-1]).float()
+            self.count += len(rows)
+            self.mean += ((rows - self.mean.float()).sum(0) / self.count).to(self.mean.dtype)
+        return x - self.mean
+
+
+@misconception("RunningMean", "Updates the mean only where gradients are recorded: under torch.no_grad() it stands still.")
+class NoUpdateWithoutGradients(ReferenceRunningMean):
+    def forward(self, x):
+        return super().forward(x) if torch.is_grad_enabled() else x - self.mean
 
 
 # count_parameters
@@ -1028,3 +1717,22 @@ def trainable_always(model, *, trainable_only=False):
 def children_only(model, *, trainable_only=False):
     seen = {id(p): p for child in model.children() for p in child.parameters()}
     return sum(p.numel() for p in seen.values() if p.requires_grad or not trainable_only)
+
+
+@misconception("count_parameters", "Recognises shared weights by their address: two parameters may share memory, and still are two.")
+def recognises_by_memory(model, *, trainable_only=False):
+    found = [p for p in model.parameters() if p.requires_grad or not trainable_only]
+    keys = {(p.data_ptr() if p.device.type == "cpu" and p.numel() else id(p), p.shape): p.numel() for p in found}
+    return sum(keys.values())
+
+
+@misconception("count_parameters", "Switches the model to eval mode to look at it.")
+def switches_to_eval(model, *, trainable_only=False):
+    return sum(p.numel() for p in model.eval().parameters() if p.requires_grad or not trainable_only)
+
+
+@misconception("count_parameters", "Clears the gradients of the model before it counts.")
+def clears_gradients(model, *, trainable_only=False):
+    n = sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+    model.zero_grad()
+    return n

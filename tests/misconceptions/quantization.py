@@ -1,6 +1,7 @@
 """Named wrong answers to the tasks of quantization: the hidden suite must reject every one."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -84,6 +85,42 @@ def real_zero_point(low, high, *, qmin=-128, qmax=127):
     return scale, qmin - low / scale
 
 
+@misconception("affine_qparams", "Rounds low / scale before it subtracts: where qmin is odd, halves go to the odd code.")
+def rounds_before_it_subtracts(low, high, *, qmin=-128, qmax=127):
+    _check_range(low, high, qmin, qmax)
+    low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        return 1.0, qmin
+    scale = (high - low) / (qmax - qmin)
+    return scale, qmin - round(low / scale)
+
+
+@misconception("affine_qparams", "Takes a qmax of 0 for a missing one: 0 is a code like any other.")
+def zero_counts_as_missing(low, high, *, qmin=None, qmax=None):
+    qmin, qmax = -128 if qmin is None else qmin, qmax or 127
+    _check_range(low, high, qmin, qmax)
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / (qmax - qmin) or 1.0
+    return scale, round(qmin - low / scale)
+
+
+@misconception("affine_qparams", "Clamps the zero point to the codes of 8 bits, whatever qmin and qmax are.")
+def zero_point_of_eight_bits(low, high, *, qmin=-128, qmax=127):
+    _check_range(low, high, qmin, qmax)
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / (qmax - qmin) or 1.0
+    return scale, min(max(round(qmin - low / scale), -128), 255)
+
+
+@misconception("affine_qparams", "Looks at the order of low and high only after widening the range to 0, when they are always in order.")
+def checks_too_late(low, high, *, qmin=-128, qmax=127):
+    low, high = min(low, 0.0), max(high, 0.0)
+    if not math.isfinite(high - low) or low > high or qmin >= qmax:
+        raise ValueError("range")
+    scale = (high - low) / (qmax - qmin) or 1.0
+    return scale, round(qmin - low / scale)
+
+
 # quantize
 
 
@@ -151,6 +188,31 @@ def quantizes_in_place(x, scale, zero_point, *, dtype=torch.int8):
     return _promoted(x).div_(scale).round_().add_(zero_point).clamp_(info.min, info.max).to(dtype)
 
 
+@misconception("quantize", "Multiplies by 1 / scale, which is rounded itself: halves are missed.")
+def multiplies_by_the_reciprocal(x, scale, zero_point, *, dtype=torch.int8):
+    info, inverse = torch.iinfo(dtype), 1.0 / scale
+    return (torch.round(_promoted(x) * inverse) + zero_point).clamp(info.min, info.max).to(dtype)
+
+
+@misconception("quantize", "Rounds into int32 before clamping: numbers of more than 2³¹ steps wrap around.")
+def clamps_integers(x, scale, zero_point, *, dtype=torch.int8):
+    info = torch.iinfo(dtype)
+    return (torch.round(_promoted(x) / scale).to(torch.int32) + zero_point).clamp(info.min, info.max).to(dtype)
+
+
+@misconception("quantize", "Keeps the scale above 1e-12 to avoid a division by zero: smaller ones are possible.")
+def floor_under_a_given_scale(x, scale, zero_point, *, dtype=torch.int8):
+    info = torch.iinfo(dtype)
+    return (torch.round(_promoted(x) / max(scale, 1e-12)) + zero_point).clamp(info.min, info.max).to(dtype)
+
+
+@misconception("quantize", "Flattens with view, which only goes where the entries lie one after another.")
+def flattens_by_view(x, scale, zero_point, *, dtype=torch.int8):
+    info = torch.iinfo(dtype)
+    q = torch.round(_promoted(x).view(-1) / scale) + zero_point
+    return q.clamp(info.min, info.max).to(dtype).view(x.shape)
+
+
 # dequantize
 
 
@@ -182,6 +244,16 @@ def divides_by_the_scale(q, scale, zero_point):
 @misconception("dequantize", "Computes in float64 and stays there: float32 is asked for.")
 def stays_in_float64(q, scale, zero_point):
     return (q.double() - zero_point) * scale
+
+
+@misconception("dequantize", "Subtracts in int16, which can't hold differences of int16 codes.")
+def subtracts_in_int16(q, scale, zero_point):
+    return (q.to(torch.int16) - zero_point).to(torch.float32) * scale
+
+
+@misconception("dequantize", "Keeps the scale above 1e-12: smaller ones are possible.")
+def floor_under_the_step(q, scale, zero_point):
+    return (q.to(torch.float32) - zero_point) * max(scale, 1e-12)
 
 
 # quantize_per_channel
@@ -250,6 +322,48 @@ def channels_cut_off(x, dim):
     shape = [1] * x.ndim
     shape[dim] = -1
     return (x / scale.view(shape)).to(torch.int8), scale
+
+
+def _channel_tops(x, dim):
+    return x.movedim(dim, 0).reshape(x.shape[dim], -1).abs().amax(1)
+
+
+@misconception("quantize_per_channel", "Keeps every scale above 1e-12: a channel of 1e-20 is a channel like any other.")
+def floor_under_the_scales(x, dim):
+    top = _channel_tops(x, dim)
+    return _with_scales(x, torch.where(top == 0, top, (top / 127).clamp(min=1e-12)), dim)
+
+
+@misconception("quantize_per_channel", "Flattens the channels with view, which only goes where they lie one after another.")
+def channels_by_view(x, dim):
+    rows = x.transpose(0, dim)
+    rows = rows.contiguous().view(x.shape[dim], -1) if dim % x.ndim else x.view(x.shape[0], -1)
+    return _with_scales(x, rows.abs().amax(1) / 127, dim)
+
+
+@misconception("quantize_per_channel", "Multiplies by 127 / max, which is rounded itself: halves are missed.")
+def channels_by_the_reciprocal(x, dim):
+    top = _channel_tops(x, dim)
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    inverse = torch.where(top > 0, 127 / top, 1.0)
+    return torch.round(x * inverse.view(shape)).to(torch.int8), torch.where(top > 0, top / 127, 1.0)
+
+
+@misconception("quantize_per_channel", "Squeezes the scales: a single channel has a scale of shape (1,), not a number.")
+def squeezes_the_scales(x, dim):
+    scale = x.abs()
+    for d in _other_dims(x, dim):
+        scale = scale.amax(d, keepdim=True)
+    scale = scale / 127
+    scale = scale.masked_fill(scale == 0, 1.0)
+    return torch.round(x / scale).to(torch.int8), scale.squeeze()
+
+
+@misconception("quantize_per_channel", "Finds the codes in float32: a float64 x loses the digits that decide about rounding.")
+def channels_in_float32(x, dim):
+    scale = _channel_tops(x, dim) / 127
+    return _with_scales(x.float(), scale.float(), dim)[0], scale.masked_fill(scale == 0, 1.0)
 
 
 # MinMaxObserver
@@ -333,6 +447,111 @@ class RangeWithoutZero(ReferenceMinMax):
         return scale, torch.round(-128 - self.low / scale).to(torch.int32)
 
 
+@misconception("MinMaxObserver", "Flattens with view, which only goes where the entries lie one after another.")
+class ObservesByView(ReferenceMinMax):
+    def forward(self, x):
+        if x.numel():
+            seen = x.detach()
+            if self.low.ndim == 0:
+                low, high = seen.view(-1).min(), seen.view(-1).max()
+            else:
+                rows = seen.view(seen.shape[0], seen.shape[1], -1)
+                low, high = rows.amin((0, 2)), rows.amax((0, 2))
+            self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        return x
+
+
+@misconception("MinMaxObserver", "Notes in a plain attribute that it has seen something: a loaded range is refused.")
+class RemembersThatItSaw(ReferenceMinMax):
+    def __init__(self, channels=None):
+        super().__init__(channels)
+        self.seen = False
+
+    def forward(self, x):
+        self.seen |= x.numel() > 0
+        return super().forward(x)
+
+    def qparams(self):
+        if not self.seen:
+            raise RuntimeError("nothing seen")
+        return super().qparams()
+
+
+@misconception("MinMaxObserver", "Goes on from a range of its own and only copies it into the buffers: a loaded one is lost.")
+class CopiesIntoTheBuffers(ReferenceMinMax):
+    def __init__(self, channels=None):
+        super().__init__(channels)
+        self.range = [self.low.clone(), self.high.clone()]
+
+    def forward(self, x):
+        if x.numel():
+            rows = x.detach().reshape(1, -1) if self.low.ndim == 0 else x.detach().transpose(0, 1).flatten(1)
+            low, high = self.range
+            self.range = [torch.minimum(low, rows.amin(1).view_as(low)), torch.maximum(high, rows.amax(1).view_as(high))]
+            self.low.copy_(self.range[0])
+            self.high.copy_(self.range[1])
+        return x
+
+
+@misconception("MinMaxObserver", "Keeps the scale and zero point that it gave first: they must follow the range.")
+class KeepsItsAnswer(ReferenceMinMax):
+    def forward(self, x):
+        self.answer = None
+        return super().forward(x)
+
+    def qparams(self):
+        if self.__dict__.get("answer") is None:
+            self.answer = super().qparams()
+        return self.answer
+
+
+@misconception("MinMaxObserver", "Keeps scales above float32's eps, as torch's observers do: small ranges are left with few codes.")
+class FloorUnderTheScale(ReferenceMinMax):
+    def qparams(self):
+        scale, zero_point = super().qparams()
+        floor = torch.finfo(torch.float32).eps
+        return scale.clamp(min=floor), torch.where(scale < floor, torch.round(-128 - self.low.clamp(max=0) / floor).int(), zero_point)
+
+
+@misconception("MinMaxObserver", "Widens the range to 0 in the buffers themselves: what was seen is lost.")
+class WidensTheBuffers(ReferenceMinMax):
+    def qparams(self):
+        scale, zero_point = super().qparams()
+        self.low.clamp_(max=0)
+        self.high.clamp_(min=0)
+        return scale, zero_point
+
+
+@misconception("MinMaxObserver", "Registers the buffers with persistent=False: `.to` moves them, but state_dict doesn't have them.")
+class NotPersistent(ReferenceMinMax):
+    def __init__(self, channels=None):
+        super().__init__(channels)
+        for name in ("low", "high"):
+            self.register_buffer(name, getattr(self, name), persistent=False)
+
+
+@misconception("MinMaxObserver", "Uses parameters without gradient: they appear among those that an optimizer gets.")
+class FrozenParameters(ReferenceMinMax):
+    def __init__(self, channels=None):
+        super().__init__(channels)
+        low, high = self.low, self.high
+        del self.low, self.high
+        self.low, self.high = nn.Parameter(low, requires_grad=False), nn.Parameter(high, requires_grad=False)
+
+    def forward(self, x):
+        if x.numel():
+            rows = x.detach().reshape(1, -1) if self.low.ndim == 0 else x.detach().transpose(0, 1).flatten(1)
+            self.low.copy_(torch.minimum(self.low, rows.amin(1).view_as(self.low)))
+            self.high.copy_(torch.maximum(self.high, rows.amax(1).view_as(self.high)))
+        return x
+
+
+@misconception("MinMaxObserver", "Treats one channel like none: low and high lose their dimension.")
+class OneChannelIsNone(ReferenceMinMax):
+    def __init__(self, channels=None):
+        super().__init__(None if channels == 1 else channels)
+
+
 # PercentileObserver
 
 
@@ -367,7 +586,20 @@ class SymmetricRange(ReferencePercentile):
 @misconception("PercentileObserver", "Keeps the tensor itself instead of a copy: when it is overwritten later, so is the observation.")
 class KeepsReferences(ReferencePercentile):
     def observe(self, x):
-        self._values.append(x.detach().flatten().to(torch.float32))
+        self._values.append(x.detach().flatten())
+
+    def range(self):
+        values, self._values = self._values, [values.double() for values in self._values]
+        try:
+            return super().range()
+        finally:
+            self._values = values
+
+
+@misconception("PercentileObserver", "Keeps values with the graph that they came from: nothing of what was computed before can be freed.")
+class KeepsGraphs(ReferencePercentile):
+    def observe(self, x):
+        self._values.append(x.flatten().double())
 
 
 @misconception("PercentileObserver", "Forgets what came before: only the last batch counts.")
@@ -400,7 +632,51 @@ class NearestValue(ReferencePercentile):
 class RoundsToHalf(ReferencePercentile):
     def range(self):
         super().range()
-        self._values = [values.half().float() for values in self._values]
+        self._values = [values.half().double() for values in self._values]
+        return super().range()
+
+
+@misconception("PercentileObserver", "Flattens with view, which only goes where the entries lie one after another.")
+class FlattensByView(ReferencePercentile):
+    def observe(self, x):
+        self._values.append(x.detach().view(-1).double())
+
+
+@misconception("PercentileObserver", "Takes a tail of 0 for a missing one.")
+class ZeroIsTheDefault(ReferencePercentile):
+    def __init__(self, tail=None):
+        super().__init__(tail or 0.001)
+
+
+@misconception("PercentileObserver", "Keeps at most 100,000 values: the others don't count.")
+class KeepsTheFirstValues(ReferencePercentile):
+    def observe(self, x):
+        room = 100_000 - sum(len(values) for values in self._values)
+        super().observe(x.flatten()[:room])
+
+
+@misconception("PercentileObserver", "Drops what it has observed when it is asked for the range: observing may go on afterwards.")
+class ForgetsWhenAsked(ReferencePercentile):
+    def range(self):
+        result = super().range()
+        self._values = []
+        return result
+
+
+@misconception("PercentileObserver", "Keeps the values in an attribute of the class: all observers share them.")
+class SharesItsValues(ReferencePercentile):
+    shared: ClassVar[list] = []
+
+    def __init__(self, tail=0.001):
+        super().__init__(tail)
+        self._values = SharesItsValues.shared
+
+
+@misconception("PercentileObserver", "Counts equal values once.")
+class CountsEachValueOnce(ReferencePercentile):
+    def range(self):
+        super().range()
+        self._values = [torch.cat(self._values).unique()]
         return super().range()
 
 
@@ -444,6 +720,29 @@ def adds_zero_points(a, b, a_zero_point, b_zero_point):
 @misconception("int8_matmul", "Returns int64: the result of int8 products is an int32.")
 def returns_int64(a, b, a_zero_point, b_zero_point):
     return (a.long() - a_zero_point) @ (b.long() - b_zero_point)
+
+
+@misconception("int8_matmul", "Takes the zero points off only where neither is 0.")
+def a_zero_point_of_zero_is_none(a, b, a_zero_point, b_zero_point):
+    a, b = a.to(torch.int32), b.to(torch.int32)
+    c = a @ b
+    if a_zero_point and b_zero_point:
+        c = (a - a_zero_point) @ (b - b_zero_point)
+    return c
+
+
+@misconception("int8_matmul", "Squeezes the result: a single column is a matrix, too.")
+def squeezes_a_single_column(a, b, a_zero_point, b_zero_point):
+    return ((a.to(torch.int32) - a_zero_point) @ (b.to(torch.int32) - b_zero_point)).squeeze()
+
+
+@misconception("int8_matmul", "Takes the zero point off a's own memory.")
+def subtracts_in_place(a, b, a_zero_point, b_zero_point):
+    if a_zero_point == 0:
+        return a.to(torch.int32) @ (b.to(torch.int32) - b_zero_point)
+    result = (a.to(torch.int32) - a_zero_point) @ (b.to(torch.int32) - b_zero_point)
+    a -= a_zero_point
+    return result
 
 
 # QuantizedLinear
@@ -540,6 +839,94 @@ class HalvesUp(ReferenceQuantized):
         return layer
 
 
+def _filled(linear, scale):
+    layer = ReferenceQuantized(linear.in_features, linear.out_features, bias=linear.bias is not None)
+    layer.weight = torch.round(linear.weight.detach() / scale[:, None]).to(torch.int8)
+    layer.scale = scale
+    if linear.bias is not None:
+        layer.bias = linear.bias.detach().clone()
+    return layer
+
+
+@misconception("QuantizedLinear", "Keeps every scale above 1e-8: rows of small weights are left with few codes.")
+class FloorUnderTheScales(ReferenceQuantized):
+    @classmethod
+    def from_float(cls, linear):
+        scale = linear.weight.detach().abs().amax(1) / 127
+        return _filled(linear, torch.where(scale == 0, 1.0, scale.clamp(min=1e-8)))
+
+
+@misconception("QuantizedLinear", "Doesn't detach the weight: the scales drag the float layer's graph behind them.")
+class ScalesKeepTheGraph(ReferenceQuantized):
+    @classmethod
+    def from_float(cls, linear):
+        scale = linear.weight.abs().amax(1) / 127
+        return _filled(linear, torch.where(scale == 0, 1.0, scale))
+
+
+@misconception("QuantizedLinear", "Stores the codes as a parameter without gradient: they are to be a buffer.")
+class CodesAreAParameter(ReferenceQuantized):
+    def __init__(self, in_features, out_features, bias=True):
+        super().__init__(in_features, out_features, bias)
+        del self.weight
+        self.weight = nn.Parameter(torch.zeros(out_features, in_features, dtype=torch.int8), requires_grad=False)
+
+    @classmethod
+    def from_float(cls, linear):
+        layer = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
+        layer.load_state_dict(ReferenceQuantized.from_float(linear).state_dict())
+        return layer
+
+
+@misconception("QuantizedLinear", "Makes a batch of rows with view(-1, …), which fails for an empty batch and for some strides.")
+class ForwardByView(ReferenceQuantized):
+    def forward(self, x):
+        y = super().forward(x.view(-1, x.shape[-1]))
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+@misconception("QuantizedLinear", "Computes in float16: float32 is asked for.")
+class ComputesInHalf(ReferenceQuantized):
+    def forward(self, x):
+        y = x @ (self.weight.half() * self.scale.half()[:, None]).to(x.dtype).T
+        return y if self.bias is None else y + self.bias
+
+
+@misconception("QuantizedLinear", "Switches the float layer to evaluation mode and freezes it: it is to stay as it is.")
+class FreezesTheFloatLayer(ReferenceQuantized):
+    @classmethod
+    def from_float(cls, linear):
+        return super().from_float(linear.eval().requires_grad_(False))
+
+
+@misconception("QuantizedLinear", "Keeps the float codes of the last forward, and drops them only when something is loaded.")
+class CachesUntilLoading(ReferenceQuantized):
+    def load_state_dict(self, *args, **kwargs):
+        self.__dict__.pop("codes", None)
+        return super().load_state_dict(*args, **kwargs)
+
+    def forward(self, x):
+        codes = self.__dict__.setdefault("codes", self.weight.to(x.dtype).T)
+        y = (x @ codes) * self.scale
+        return y if self.bias is None else y + self.bias
+
+
+@misconception("QuantizedLinear", "Multiplies by 1 / scale, which is rounded itself: halves are missed.")
+class ByTheReciprocal(ReferenceQuantized):
+    @classmethod
+    def from_float(cls, linear):
+        layer = super().from_float(linear)
+        layer.weight = torch.round(linear.weight.detach() * (1 / layer.scale)[:, None]).to(torch.int8)
+        return layer
+
+
+@misconception("QuantizedLinear", "Switches gradients off in forward: none reaches x.")
+class ForwardWithoutGradients(ReferenceQuantized):
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+
 # fake_quantize
 
 
@@ -594,6 +981,50 @@ def ends_are_outside(x, scale, zero_point, qmin, qmax):
 @misconception("fake_quantize", "Rounds halves up with floor(x + 0.5): they go to the even step.")
 def fakes_halves_up(x, scale, zero_point, qmin, qmax):
     q = torch.floor(x.detach() / scale + 0.5) + zero_point
+    return (q.clamp(qmin, qmax) - zero_point) * scale + torch.where((q >= qmin) & (q <= qmax), x - x.detach(), 0.0)
+
+
+@misconception("fake_quantize", "Returns x + (y − x): where x is much larger than y, the last digits of y are lost.")
+def adds_the_difference(x, scale, zero_point, qmin, qmax):
+    q = torch.round(x.detach() / scale) + zero_point
+    y = (q.clamp(qmin, qmax) - zero_point) * scale
+    through = torch.where((q >= qmin) & (q <= qmax), x, x.detach())
+    return through + (y - through).detach()
+
+
+@misconception("fake_quantize", "Rounds in float32: a float64 x loses the digits that decide.")
+def rounds_in_float32(x, scale, zero_point, qmin, qmax):
+    q = torch.round(x.detach().float() / (scale.float() if isinstance(scale, torch.Tensor) else scale)).to(x.dtype) + zero_point
+    return (q.clamp(qmin, qmax) - zero_point) * scale + torch.where((q >= qmin) & (q <= qmax), x - x.detach(), 0.0)
+
+
+@misconception("fake_quantize", "Multiplies by 1 / scale, which is rounded itself: halves are missed.")
+def fakes_by_the_reciprocal(x, scale, zero_point, qmin, qmax):
+    q = torch.round(x.detach() * (1 / scale)) + zero_point
+    return (q.clamp(qmin, qmax) - zero_point) * scale + torch.where((q >= qmin) & (q <= qmax), x - x.detach(), 0.0)
+
+
+@misconception("fake_quantize", "Keeps the scale above 1e-8: smaller ones are possible.")
+def fakes_with_a_floor(x, scale, zero_point, qmin, qmax):
+    scale = torch.as_tensor(scale, dtype=x.dtype).clamp(min=1e-8)
+    q = torch.round(x.detach() / scale) + zero_point
+    return (q.clamp(qmin, qmax) - zero_point) * scale + torch.where((q >= qmin) & (q <= qmax), x - x.detach(), 0.0)
+
+
+@misconception("fake_quantize", "Flattens with view, which only goes where the entries lie one after another.")
+def fakes_by_view(x, scale, zero_point, qmin, qmax):
+    flat = x.view(-1)
+    scales = torch.as_tensor(scale, dtype=x.dtype).expand(x.shape).reshape(-1)
+    zeros = torch.as_tensor(zero_point).expand(x.shape).reshape(-1)
+    q = torch.round(flat.detach() / scales) + zeros
+    y = (q.clamp(qmin, qmax) - zeros) * scales + torch.where((q >= qmin) & (q <= qmax), flat - flat.detach(), 0.0)
+    return y.view(x.shape)
+
+
+@misconception("fake_quantize", "Takes a qmax of 0 for a missing one: 0 is a code like any other.")
+def fakes_with_a_default(x, scale, zero_point, qmin, qmax):
+    qmax = qmax or 127
+    q = torch.round(x.detach() / scale) + zero_point
     return (q.clamp(qmin, qmax) - zero_point) * scale + torch.where((q >= qmin) & (q <= qmax), x - x.detach(), 0.0)
 
 
@@ -677,6 +1108,54 @@ def calibrates_with_halves_up(weights, images):
     return result
 
 
+@misconception("calibrate_model", "Looks at the first 256 images only: all are there to be looked at.")
+def looks_at_the_first_batch(weights, images):
+    return reference_calibrate(weights, images[:256])
+
+
+@misconception("calibrate_model", "Averages the hidden range over batches, which cuts off what was largest.")
+def averages_hidden_ranges(weights, images):
+    scales = [reference_calibrate(weights, batch)["hidden_scale"] for batch in images.split(64)]
+    return reference_calibrate(weights, images) | {"hidden_scale": sum(scales) / len(scales)}
+
+
+@misconception("calibrate_model", "Runs the float classifier on rounded pixels when it looks for the hidden range.")
+def hidden_range_of_rounded_pixels(weights, images):
+    result = reference_calibrate(weights, images)
+    scale, zero_point = result["input_scale"], result["input_zero_point"]
+    rounded = ((torch.round(images / scale) + zero_point).clamp(-128, 127) - zero_point) * scale
+    return result | {"hidden_scale": reference_calibrate(weights, rounded)["hidden_scale"]}
+
+
+@misconception("calibrate_model", "Keeps the scales above 1e-8: small values are left with few codes.")
+def floor_under_all_scales(weights, images):
+    result = reference_calibrate(weights, images)
+    for name in ("1", "3"):
+        scale = result[f"{name}.scale"].clamp(min=1e-8)
+        result[f"{name}.scale"], result[f"{name}.weight"] = scale, torch.round(weights[f"{name}.weight"] / scale[:, None]).to(torch.int8)
+    return result | {name: max(result[name], 1e-8) for name in ("input_scale", "hidden_scale")}
+
+
+@misconception("calibrate_model", "Flattens the images with view, which only goes where they lie one after another.")
+def flattens_images_by_view(weights, images):
+    return reference_calibrate(weights, images.view(len(images), -1)[:, None, None])
+
+
+@misconception("calibrate_model", "Takes the codes out of the dict of weights while it works through it: the caller's dict is changed.")
+def empties_the_weights(weights, images):
+    result = reference_calibrate(weights, images)
+    return result | {name: weights.pop(name) for name in ("1.bias", "3.bias")}
+
+
+@misconception("calibrate_model", "Builds a network of its own to run the images: the start values are drawn from torch's generator.")
+def draws_start_values(weights, images):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), len(weights["1.weight"])), nn.ReLU())
+    model.load_state_dict({name: value for name, value in weights.items() if name[0] == "1"})
+    result = reference_calibrate(weights, images)
+    result["hidden_scale"], result["hidden_zero_point"] = _activation_qparams(0.0, model(images).max().item())
+    return result
+
+
 # QATLinear
 
 
@@ -751,6 +1230,84 @@ class TrainsWithHalvesUp(ReferenceQAT):
         return torch.floor(self.weight.detach() / scale[:, None] + 0.5).to(torch.int8), scale
 
 
+@misconception("QATLinear", "Keeps every scale above 1e-8: rows of small weights are left with few codes.")
+class TrainsWithAFloor(ReferenceQAT):
+    def quantized(self):
+        w = self.weight.detach()
+        scale = w.abs().amax(1) / (2 ** (self.bits - 1) - 1)
+        scale = torch.where(scale == 0, 1.0, scale.clamp(min=1e-8))
+        return torch.round(w / scale[:, None]).to(torch.int8), scale
+
+
+@misconception("QATLinear", "Rounds in training mode only: in evaluation mode, it is an ordinary layer.")
+class RoundsInTrainingOnly(ReferenceQAT):
+    def forward(self, x):
+        return super().forward(x) if self.training else nn.functional.linear(x, self.weight, self.bias)
+
+
+@misconception("QATLinear", "Keeps the codes in evaluation mode: a weight that is changed or loaded then doesn't count.")
+class KeepsCodesInEval(ReferenceQAT):
+    def quantized(self):
+        if self.training or "kept" not in self.__dict__:
+            self.kept = super().quantized()
+        return self.kept
+
+
+@misconception("QATLinear", "Keeps the scales in a buffer: state_dict holds more than weight and bias.")
+class ScalesInTheState(ReferenceQAT):
+    def __init__(self, in_features, out_features, bits=4):
+        super().__init__(in_features, out_features, bits)
+        self.register_buffer("scale", torch.ones(out_features))
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        return super().load_state_dict(state_dict, strict=False)
+
+    def quantized(self):
+        q, scale = super().quantized()
+        self.scale.copy_(scale)
+        return q, scale
+
+
+@misconception("QATLinear", "Makes a new parameter in every forward pass: the optimizer goes on with the old one.")
+class NewParameters(ReferenceQAT):
+    def forward(self, x):
+        self.weight = nn.Parameter(self.weight.detach().clone())
+        return super().forward(x)
+
+
+@misconception("QATLinear", "Doesn't detach the scales that quantized() returns.")
+class ScalesWithAGraph(ReferenceQAT):
+    def quantized(self):
+        scale = self.weight.abs().amax(1) / (2 ** (self.bits - 1) - 1)
+        return super().quantized()[0], torch.where(scale == 0, 1.0, scale)
+
+    def forward(self, x):
+        q, scale = ReferenceQAT.quantized(self)
+        return x @ (q * scale[:, None] + (self.weight - self.weight.detach())).T + self.bias
+
+
+@misconception("QATLinear", "Multiplies by 1 / scale, which is rounded itself: halves are missed.")
+class TrainsByTheReciprocal(ReferenceQAT):
+    def quantized(self):
+        scale = super().quantized()[1]
+        return torch.round(self.weight.detach() * (1 / scale)[:, None]).to(torch.int8), scale
+
+
+@misconception("QATLinear", "Gives x the gradient of the exact weight: the product was taken with the rounded one.")
+class ExactGradientOfX(ReferenceQAT):
+    def forward(self, x):
+        y = nn.functional.linear(x, self.weight, self.bias)
+        return y + (super().forward(x) - y).detach()
+
+
+@misconception("QATLinear", "Passes no gradient on to the largest weights of a row, as if they had been cut off.")
+class EndsGetNoGradient(ReferenceQAT):
+    def forward(self, x):
+        q, scale = self.quantized()
+        inside = self.weight * (q.abs() < 2 ** (self.bits - 1) - 1)
+        return x @ (q * scale[:, None] + (inside - inside.detach())).T + self.bias
+
+
 # pack_int4
 
 
@@ -823,6 +1380,29 @@ def repeats_the_last_code(q):
     return _joined(q[..., 0::2], q[..., 1::2])
 
 
+@misconception("pack_int4", "Looks at the smallest and largest absolute value only: 8 looks like −8.")
+def checks_the_size_only(q):
+    if (q.to(torch.int32).abs() > 8).any():
+        raise ValueError("codes")
+    q = nn.functional.pad(q, (0, q.shape[-1] % 2))
+    return _joined(q[..., 0::2], q[..., 1::2])
+
+
+@misconception("pack_int4", "Pairs the codes with reshape(…, −1, 2), which fails where there are none.")
+def pairs_by_reshape(q):
+    _check_codes(q)
+    pairs = nn.functional.pad(q, (0, q.shape[-1] % 2)).reshape(*q.shape[:-1], -1, 2)
+    return _joined(pairs[..., 0], pairs[..., 1])
+
+
+@misconception("pack_int4", "Cuts the codes to four bits in their own memory.")
+def packs_in_place(q):
+    _check_codes(q)
+    q &= 15
+    q = nn.functional.pad(q, (0, q.shape[-1] % 2))
+    return _joined(q[..., 0::2], q[..., 1::2])
+
+
 # unpack_int4
 
 
@@ -872,6 +1452,27 @@ def signs_of_the_lower_half_only(packed, size):
 @misconception("unpack_int4", "Never looks at the number of bytes: a wrong size gives too few codes in silence.")
 def any_size_goes(packed, size):
     return reference_unpack(packed, packed.shape[-1] * 2)[..., : max(size, 0)]
+
+
+@misconception("unpack_int4", "Takes a size of 0 for a missing one, and returns all codes.")
+def zero_means_all(packed, size):
+    size = size or packed.shape[-1] * 2
+    _check_size(packed, size)
+    return reference_unpack(packed, size)
+
+
+@misconception("unpack_int4", "Refuses only sizes that are too large: with 8 of 10 codes, a whole byte is left over.")
+def too_small_is_fine(packed, size):
+    if not 0 <= size <= packed.shape[-1] * 2:
+        raise ValueError("size")
+    return reference_unpack(packed, packed.shape[-1] * 2)[..., :size]
+
+
+@misconception("unpack_int4", "Joins the halves with view(…, −1), which fails where there are no rows.")
+def joins_by_view(packed, size):
+    _check_size(packed, size)
+    q = torch.stack([packed & 15, packed >> 4], dim=-1).to(torch.int8)
+    return ((q ^ 8) - 8).view(*packed.shape[:-1], -1)[..., :size]
 
 
 # quantize_groupwise
@@ -955,6 +1556,42 @@ def zeros_without_scale(weight, group_size=32):
     return packed, scale
 
 
+@misconception("quantize_groupwise", "Takes a group_size of 0 for a missing one.")
+def zero_is_the_usual_size(weight, group_size=32):
+    groups = _groups(weight, group_size or 32)
+    return _packed_groups(groups, (groups.abs().amax(-1) / 7).half(), weight.shape[1])
+
+
+@misconception("quantize_groupwise", "Multiplies by 1 / scale, which is rounded itself: halves are missed.")
+def groups_by_the_reciprocal(weight, group_size=32):
+    groups = _groups(weight, group_size)
+    scale = (groups.abs().amax(-1) / 7).half()
+    scale = scale.masked_fill(scale == 0, 1.0)
+    return _packed_groups(groups * (1 / scale.float())[..., None], torch.ones_like(scale), weight.shape[1])[0], scale
+
+
+@misconception("quantize_groupwise", "Divides in float16, which can't hold the digits that decide about rounding.")
+def groups_in_half_precision(weight, group_size=32):
+    groups = _groups(weight, group_size)
+    scale = (groups.abs().amax(-1) / 7).half()
+    scale = scale.masked_fill(scale == 0, 1.0)
+    return _packed_groups((groups.half() / scale[..., None]).float(), torch.ones_like(scale), weight.shape[1])[0], scale
+
+
+@misconception("quantize_groupwise", "Keeps the scales above 0.01: groups of small weights are left with few codes.")
+def floor_under_group_scales(weight, group_size=32):
+    groups = _groups(weight, group_size)
+    scale = groups.abs().amax(-1) / 7
+    return _packed_groups(groups, torch.where(scale == 0, scale, scale.clamp(min=0.01)).half(), weight.shape[1])
+
+
+@misconception("quantize_groupwise", "Cuts the groups with view, which only goes where the rows lie one after another.")
+def groups_by_view(weight, group_size=32):
+    groups = weight.view(-1, group_size) if group_size > 0 and weight.shape[1] % group_size == 0 else _groups(weight, group_size)
+    groups = groups.view(len(weight), -1, group_size)
+    return _packed_groups(groups, (groups.abs().amax(-1) / 7).half(), weight.shape[1])
+
+
 # dynamic_quantized_linear
 
 
@@ -1032,3 +1669,42 @@ def activations_cut_off(x, weight, weight_scale, bias=None):
     scale = _row_scale(x)
     y = ((x / scale).to(torch.int32) @ weight.to(torch.int32).T) * scale * weight_scale
     return y if bias is None else y + bias
+
+
+def _sums(q, weight, scales, bias):
+    y = (q.to(torch.int32) @ weight.to(torch.int32).T) * scales
+    return y if bias is None else y + bias
+
+
+@misconception("dynamic_quantized_linear", "Makes a batch of rows with view, which only goes where they lie one after another.")
+def rows_by_view(x, weight, weight_scale, bias=None):
+    rows = x.view(-1, x.shape[-1])
+    scale = _row_scale(rows)
+    return _sums(torch.round(rows / scale), weight, scale * weight_scale, bias).view(*x.shape[:-1], len(weight))
+
+
+@misconception("dynamic_quantized_linear", "Keeps the scales above 1e-12: rows of 1e-10 are left with fewer codes.")
+def floor_under_row_scales(x, weight, weight_scale, bias=None):
+    scale = (x.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
+    return _sums(torch.round(x / scale), weight, scale * weight_scale, bias)
+
+
+@misconception("dynamic_quantized_linear", "Multiplies by 1 / x_scale, which is rounded itself: halves are missed.")
+def rows_by_the_reciprocal(x, weight, weight_scale, bias=None):
+    scale = _row_scale(x)
+    return _sums(torch.round(x * (1 / scale)), weight, scale * weight_scale, bias)
+
+
+@misconception("dynamic_quantized_linear", "Squeezes the result: a single output is a dimension, too.")
+def squeezes_a_single_output(x, weight, weight_scale, bias=None):
+    scale = _row_scale(x)
+    return _sums(torch.round(x / scale), weight, scale * weight_scale, bias).squeeze(-1)
+
+
+@misconception("dynamic_quantized_linear", "Rounds in the memory of x.")
+def rounds_in_place(x, weight, weight_scale, bias=None):
+    scale = _row_scale(x)
+    if x.is_contiguous():
+        x.div_(scale).round_()
+        return _sums(x, weight, scale * weight_scale, bias)
+    return _sums(torch.round(x / scale), weight, scale * weight_scale, bias)

@@ -1,9 +1,12 @@
 """Named wrong answers to the tasks of training: the hidden suite must reject every one."""
 
+import contextlib
 import copy
 import math
 import os
+import random
 import shutil
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -76,6 +79,114 @@ def negative_targets_count_from_the_end(logits, targets, *, ignore_index=-100, l
     of_target = log_p[torch.arange(len(targets)), targets]
     loss = -(1 - label_smoothing) * of_target - label_smoothing * log_p.mean(dim=1)
     return loss.sum() / max(len(targets), 1)
+
+
+@misconception("cross_entropy", "Multiplies the ignored rows by 0, and 0 · NaN is NaN: take those rows out instead.")
+def multiplies_ignored_rows_by_zero(logits, targets, *, ignore_index=-100, label_smoothing=0.0):
+    kept = targets != ignore_index
+    if (kept & ((targets < 0) | (targets >= logits.shape[1]))).any():
+        raise ValueError("targets")
+    log_p = torch.log_softmax(logits, dim=1)
+    of_target = log_p.gather(1, targets.where(kept, 0)[:, None]).squeeze(1)
+    loss = -(1 - label_smoothing) * of_target - label_smoothing * log_p.mean(dim=1)
+    return (loss * kept).sum() / kept.sum().clamp(min=1)
+
+
+@misconception("cross_entropy", "Blanks the ignored rows' losses with where: the gradient still goes back through their NaN.")
+def blanks_losses_of_ignored_rows(logits, targets, *, ignore_index=-100, label_smoothing=0.0):
+    kept = targets != ignore_index
+    if (kept & ((targets < 0) | (targets >= logits.shape[1]))).any():
+        raise ValueError("targets")
+    log_p = torch.log_softmax(logits, dim=1)
+    of_target = log_p.gather(1, targets.where(kept, 0)[:, None]).squeeze(1)
+    loss = -(1 - label_smoothing) * of_target - label_smoothing * log_p.mean(dim=1)
+    return loss.masked_fill(~kept, 0).sum() / kept.sum().clamp(min=1)
+
+
+@misconception("cross_entropy", "With nothing to average it returns logits.sum() · 0, which is NaN if the sum overflows.")
+def zero_from_all_scores(logits, targets, *, ignore_index=-100, label_smoothing=0.0):
+    kept = targets != ignore_index
+    if not kept.any():
+        return logits.sum() * 0
+    x, y = logits[kept], targets[kept]
+    if ((y < 0) | (y >= x.shape[1])).any():
+        raise ValueError("targets")
+    log_p = torch.log_softmax(x, dim=1)
+    of_target = log_p.gather(1, y[:, None]).squeeze(1)
+    return (-(1 - label_smoothing) * of_target - label_smoothing * log_p.mean(dim=1)).mean()
+
+
+@misconception("cross_entropy", "Compares class numbers in uint8: from 256 classes on, several look alike.")
+def one_hot_in_bytes(logits, targets, *, ignore_index=-100, label_smoothing=0.0):
+    kept = targets != ignore_index
+    logits, targets = logits[kept], targets[kept]
+    c = logits.shape[1]
+    if ((targets < 0) | (targets >= c)).any():
+        raise ValueError("targets")
+    hot = targets[:, None].to(torch.uint8) == torch.arange(c).to(torch.uint8)
+    q = hot * (1 - label_smoothing) + label_smoothing / c
+    return -(q * torch.log_softmax(logits, dim=1)).sum() / max(len(targets), 1)
+
+
+@misconception("cross_entropy", "Lets a target of −100 pass whatever ignore_index is.")
+def always_ignores_minus_100(logits, targets, *, ignore_index=-100, label_smoothing=0.0):
+    kept = (targets != ignore_index) & (targets != -100)
+    logits, targets = logits[kept], targets[kept]
+    if ((targets < 0) | (targets >= logits.shape[1])).any():
+        raise ValueError("targets")
+    log_p = torch.log_softmax(logits, dim=1)
+    of_target = log_p.gather(1, targets[:, None]).squeeze(1)
+    loss = -(1 - label_smoothing) * of_target - label_smoothing * log_p.mean(dim=1)
+    return loss.sum() / max(len(targets), 1)
+
+
+@misconception("cross_entropy", "Writes `ignore_index or −100`: class 0 can't be ignored then.")
+def zero_is_no_ignore_index(logits, targets, *, ignore_index=-100, label_smoothing=0.0):
+    kept = targets != (ignore_index or -100)
+    logits, targets = logits[kept], targets[kept]
+    if ((targets < 0) | (targets >= logits.shape[1])).any():
+        raise ValueError("targets")
+    log_p = torch.log_softmax(logits, dim=1)
+    of_target = log_p.gather(1, targets[:, None]).squeeze(1)
+    loss = -(1 - label_smoothing) * of_target - label_smoothing * log_p.mean(dim=1)
+    return loss.sum() / max(len(targets), 1)
+
+
+@misconception("cross_entropy", "Flattens the scores with view, which needs them to be contiguous.")
+def views_the_scores(logits, targets, *, ignore_index=-100, label_smoothing=0.0):
+    n, c = logits.shape
+    kept = targets != ignore_index
+    if (kept & ((targets < 0) | (targets >= c))).any():
+        raise ValueError("targets")
+    rows = torch.arange(n)[kept]
+    score = logits.view(-1)[rows * c + targets[kept]]
+    lse = logits[kept].logsumexp(1)
+    loss = (1 - label_smoothing) * (lse - score) + label_smoothing * (lse - logits[kept].mean(1))
+    return loss.sum() / max(len(rows), 1)
+
+
+@misconception("cross_entropy", "Computes in float32 whatever the dtype: half of the digits of float64 are lost.")
+def loses_double_precision(logits, targets, *, ignore_index=-100, label_smoothing=0.0):
+    kept = targets != ignore_index
+    x, y = logits[kept].float(), targets[kept]
+    if ((y < 0) | (y >= x.shape[1])).any():
+        raise ValueError("targets")
+    log_p = torch.log_softmax(x, dim=1)
+    of_target = log_p.gather(1, y[:, None]).squeeze(1)
+    loss = -(1 - label_smoothing) * of_target - label_smoothing * log_p.mean(dim=1)
+    return (loss.sum() / max(len(y), 1)).to(logits.dtype)
+
+
+@misconception("cross_entropy", "Puts 0 in the place of ignored targets, in the caller's own tensor.")
+def overwrites_the_targets(logits, targets, *, ignore_index=-100, label_smoothing=0.0):
+    kept = targets != ignore_index
+    targets[~kept] = 0
+    if ((targets < 0) | (targets >= logits.shape[1])).any():
+        raise ValueError("targets")
+    log_p = torch.log_softmax(logits[kept], dim=1)
+    of_target = log_p.gather(1, targets[kept][:, None]).squeeze(1)
+    loss = -(1 - label_smoothing) * of_target - label_smoothing * log_p.mean(dim=1)
+    return loss.sum() / max(int(kept.sum()), 1)
 
 
 # SGD
@@ -154,6 +265,73 @@ class NewTensorSGD(_SGDBase):
         p.data = p - self.lr * g
 
 
+@misconception("SGD", "Adds the decay into p.grad: the caller's gradients are changed.")
+class DecaysTheGradient(_SGDBase):
+    def update(self, i, p):
+        g = p.grad
+        if self.weight_decay:
+            g.add_(p, alpha=self.weight_decay)
+        if self.momentum:
+            v = torch.zeros_like(p) if self._velocity[i] is None else self._velocity[i]
+            v = self._velocity[i] = self.momentum * v + g
+            g = g + self.momentum * v if self.nesterov else v
+        p -= self.lr * g
+
+
+@misconception("SGD", "Flattens parameters with view, which fails where one isn't contiguous.")
+class FlatSGD(_SGDBase):
+    def update(self, i, p):
+        p, g = p.view(-1), p.grad.reshape(-1) + self.weight_decay * p.view(-1)
+        if self.momentum:
+            v = torch.zeros_like(p) if self._velocity[i] is None else self._velocity[i]
+            v = self._velocity[i] = self.momentum * v + g
+            g = g + self.momentum * v if self.nesterov else v
+        p -= self.lr * g
+
+
+@misconception("SGD", "Keeps the v's in an attribute of the class, so that all optimizers share them.")
+class SharedVelocitySGD(_SGDBase):
+    velocity: ClassVar = {}
+
+    def update(self, i, p):
+        g = p.grad + self.weight_decay * p
+        if self.momentum:
+            v = self.velocity[i, p.shape] = self.momentum * self.velocity.get((i, p.shape), 0) + g
+            g = g + self.momentum * v if self.nesterov else v
+        p -= self.lr * g
+
+
+@misconception("SGD", "Sorts out frozen parameters at the start: one that is thawed later never learns.")
+class DropsFrozenSGD(ReferenceSGD):
+    def __init__(self, params, lr, **settings):
+        super().__init__([p for p in params if p.requires_grad], lr, **settings)
+
+
+@misconception("SGD", "Takes a learning rate of 0 for none given.")
+class ZeroIsNoRateSGD(ReferenceSGD):
+    def __init__(self, params, lr, **settings):
+        super().__init__(params, lr or 1e-3, **settings)
+
+
+@misconception("SGD", "Fills the gradients with zeros before it lets go of them: whoever holds one sees it wiped out.")
+class WipesGradientsSGD(ReferenceSGD):
+    def zero_grad(self):
+        for p in self.params:
+            if p.grad is not None:
+                p.grad.zero_()
+            p.grad = None
+
+
+@misconception("SGD", "Keeps v at the parameter: a second optimizer for it goes on with the first one's.")
+class VelocityAtTheParameter(_SGDBase):
+    def update(self, i, p):
+        g = p.grad + self.weight_decay * p
+        if self.momentum:
+            v = p.velocity = self.momentum * getattr(p, "velocity", 0) + g
+            g = g + self.momentum * v if self.nesterov else v
+        p -= self.lr * g
+
+
 # AdamW
 
 
@@ -226,6 +404,63 @@ class CorrectsTheState(_AdamWBase):
         p -= self.lr * self._m[i] / (self._v[i].sqrt() + self.eps)
 
 
+@misconception("AdamW", "Keeps t, m and v in attributes of the class, so that all optimizers share them.")
+class SharedMoments(_AdamWBase):
+    state: ClassVar = {}
+
+    def update(self, i, p, g, beta1, beta2):
+        t, m, v = self.state.get((i, p.shape), (0, 0, 0))
+        t, m, v = t + 1, beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g.square()
+        self.state[i, p.shape] = t, m, v
+        p *= 1 - self.lr * self.weight_decay
+        p -= self.lr * (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + self.eps)
+
+
+@misconception("AdamW", "Sorts out frozen parameters at the start: one that is thawed later never learns.")
+class DropsFrozen(ReferenceAdamW):
+    def __init__(self, params, lr=1e-3, **settings):
+        super().__init__([p for p in params if p.requires_grad], lr, **settings)
+
+
+@misconception("AdamW", "Takes a learning rate of 0 for none given.")
+class ZeroIsNoRate(ReferenceAdamW):
+    def __init__(self, params, lr=1e-3, **settings):
+        super().__init__(params, lr or 1e-3, **settings)
+
+
+@misconception("AdamW", "Takes betas of 0 for none given.")
+class ZeroIsNoBeta(ReferenceAdamW):
+    def __init__(self, params, lr=1e-3, *, betas=(0.9, 0.999), **settings):
+        super().__init__(params, lr, betas=(betas[0] or 0.9, betas[1] or 0.999), **settings)
+
+
+@misconception("AdamW", "Keeps v from falling below 1e-12: parameters with tiny gradients hardly move.")
+class ClampsV(_AdamWBase):
+    def update(self, i, p, g, beta1, beta2):
+        m, v = self.moments(i, g, beta1, beta2)
+        p *= 1 - self.lr * self.weight_decay
+        p -= self.lr * m / (v.clamp(min=1e-12).sqrt() + self.eps)
+
+
+@misconception("AdamW", "Squares p.grad in place: the caller's gradients are changed.")
+class SquaresTheGradient(_AdamWBase):
+    def update(self, i, p, g, beta1, beta2):
+        m, v, t = self._m[i], self._v[i], self._t[i]
+        m.mul_(beta1).add_(g, alpha=1 - beta1)
+        v.mul_(beta2).add_(g.pow_(2), alpha=1 - beta2)
+        p *= 1 - self.lr * self.weight_decay
+        p -= self.lr * (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + self.eps)
+
+
+@misconception("AdamW", "Flattens parameters with view, which fails where one isn't contiguous.")
+class FlatAdamW(_AdamWBase):
+    def update(self, i, p, g, beta1, beta2):
+        m, v = self.moments(i, g, beta1, beta2)
+        flat = p.view(-1)
+        flat *= 1 - self.lr * self.weight_decay
+        flat -= self.lr * m.reshape(-1) / (v.reshape(-1).sqrt() + self.eps)
+
+
 # cosine_with_warmup
 
 
@@ -264,6 +499,28 @@ def one_step_ahead(step, *, warmup_steps, total_steps, min_factor=0.0):
     if 0 <= step < warmup_steps <= total_steps:
         return (step + 1) / warmup_steps
     return reference_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps, min_factor=min_factor)
+
+
+@misconception("cosine_with_warmup", "Looks for the end of the curve before it checks the numbers: nonsense passes there.")
+def checks_after_the_end(step, *, warmup_steps, total_steps, min_factor=0.0):
+    if step >= total_steps:
+        return float(min_factor)
+    return reference_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps, min_factor=min_factor)
+
+
+@misconception("cosine_with_warmup", "Divides before it asks whether there is a cosine at all: with warm-up only, that is by zero.")
+def divides_by_an_empty_cosine(step, *, warmup_steps, total_steps, min_factor=0.0):
+    if step < 0 or not 0 <= warmup_steps <= total_steps:
+        raise ValueError("numbers")
+    x = min(max((step - warmup_steps) / (total_steps - warmup_steps), 0), 1)
+    if step < warmup_steps:
+        return step / warmup_steps
+    return min_factor + (1 - min_factor) * 0.5 * (1 + math.cos(math.pi * x))
+
+
+@misconception("cosine_with_warmup", "Lets the curve end above 0 where nothing was said, or where 0 was asked for.")
+def zero_is_no_minimum(step, *, warmup_steps, total_steps, min_factor=0.0):
+    return reference_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps, min_factor=min_factor or 0.1)
 
 
 # clip_grad_norm_
@@ -355,6 +612,62 @@ def spreads_nan(params, max_norm):
     return norm
 
 
+@misconception("clip_grad_norm_", "Divides by norm + 1e-6, as torch does: tiny gradients come out too small.")
+def adds_torchs_epsilon(params, max_norm):
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = torch.stack([g.norm() for g in grads]).norm() if grads else torch.zeros(())
+    _check_norm(norm, max_norm)
+    for g in grads:
+        g.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+@misconception("clip_grad_norm_", "Leaves out parameters that are frozen now but still have a gradient.")
+def skips_frozen_parameters(params, max_norm):
+    grads = [p.grad for p in params if p.requires_grad and p.grad is not None]
+    norm = torch.stack([g.norm() for g in grads]).norm() if grads else torch.zeros(())
+    _check_norm(norm, max_norm)
+    if norm > max_norm:
+        for g in grads:
+            g.mul_(max_norm / norm)
+    return norm
+
+
+@misconception("clip_grad_norm_", "Flattens the gradients with view, which fails where one isn't contiguous.")
+def views_the_gradients(params, max_norm):
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = torch.cat([g.view(-1) for g in grads]).norm() if grads else torch.zeros(())
+    _check_norm(norm, max_norm)
+    if norm > max_norm:
+        for g in grads:
+            g.mul_(max_norm / norm)
+    return norm
+
+
+@misconception("clip_grad_norm_", "Squares float16 gradients in float16, where 300² is inf.")
+def squares_in_sixteen_bits(params, max_norm):
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = sum((g * g).sum() for g in grads).sqrt() if grads else torch.zeros(())
+    _check_norm(norm, max_norm)
+    if norm > max_norm:
+        for g in grads:
+            g.mul_(max_norm / norm)
+    return norm
+
+
+@misconception("clip_grad_norm_", "Returns early if there are no gradients, before it has looked at max_norm.")
+def checks_only_with_gradients(params, max_norm):
+    grads = [p.grad for p in params if p.grad is not None]
+    if not grads:
+        return torch.zeros(())
+    norm = torch.stack([g.norm() for g in grads]).norm()
+    _check_norm(norm, max_norm)
+    if norm > max_norm:
+        for g in grads:
+            g.mul_(max_norm / norm)
+    return norm
+
+
 # train_epoch
 
 
@@ -429,6 +742,37 @@ def measures_after_the_step(model, batches, loss_fn, optimizer):
     if not count:
         raise ValueError("no batches")
     return total / count
+
+
+@misconception("train_epoch", "Puts the modes back at the end: the model should stay in training mode.")
+def restores_the_modes(model, batches, loss_fn, optimizer):
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        return stays_in_eval_mode(model.train(), batches, loss_fn, optimizer)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@misconception("train_epoch", "Calls model.zero_grad: what the optimizer holds beyond the model is never cleared.")
+def clears_the_models_gradients(model, batches, loss_fn, optimizer):
+    model.train()
+    total, count = 0.0, 0
+    for x, y in batches:
+        model.zero_grad()
+        loss = loss_fn(model(x), y)
+        loss.backward()
+        optimizer.step()
+        total, count = total + loss.item() * len(x), count + len(x)
+    if not count:
+        raise ValueError("no batches")
+    return total / count
+
+
+@misconception("train_epoch", "Switches on the model's own flag only: its submodules stay in eval mode.")
+def trains_the_top_only(model, batches, loss_fn, optimizer):
+    model.training = True
+    return stays_in_eval_mode(model, batches, loss_fn, optimizer)
 
 
 # evaluate
@@ -517,6 +861,79 @@ def not_restored_after_an_error(model, batches, loss_fn):
     return result
 
 
+@misconception("evaluate", "Raises for no batches before the modes are put back: the model stays in eval mode.")
+def stays_in_eval_mode_without_batches(model, batches, loss_fn):
+    batches = iter(batches)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("no batches")
+
+    def all_batches():
+        yield first
+        yield from batches
+
+    try:
+        with torch.no_grad():
+            return _evaluate(model, all_batches(), loss_fn)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@misconception("evaluate", "Switches recording on at the end, although it may have been off before.")
+def switches_recording_on(model, batches, loss_fn):
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    torch.set_grad_enabled(False)
+    try:
+        return _evaluate(model, batches, loss_fn)
+    finally:
+        torch.set_grad_enabled(True)
+        for module, mode in modes:
+            module.training = mode
+
+
+@misconception("evaluate", "Restores the modes after errors of the model only: the loss and the batches can fail too.")
+def guards_the_model_only(model, batches, loss_fn):
+    modes = [(module, module.training) for module in model.modules()]
+
+    def restore():
+        for module, mode in modes:
+            module.training = mode
+
+    def guarded(x):
+        try:
+            return model(x)
+        except Exception:
+            restore()
+            raise
+
+    model.eval()
+    with torch.no_grad():
+        try:
+            result = _evaluate(guarded, batches, loss_fn)
+        except ValueError:
+            restore()
+            raise
+    restore()
+    return result
+
+
+@misconception("evaluate", "Empties the gradients, to save memory.")
+def empties_the_gradients(model, batches, loss_fn):
+    model.zero_grad()
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            return _evaluate(model, batches, loss_fn)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 # accumulate_gradients
 
 
@@ -585,6 +1002,57 @@ def drops_the_last_piece(model, x, y, loss_fn, micro_batch_size):
         loss = loss_fn(model(xs), ys) * (len(xs) / count)
         loss.backward()
         total += loss.item()
+    return total
+
+
+@misconception(
+    "accumulate_gradients", "Cuts with chunk, which evens out the pieces: 9 samples by 4 become 3, 3 and 3 instead of 4, 4 and 1."
+)
+def cuts_into_even_chunks(model, x, y, loss_fn, micro_batch_size):
+    if micro_batch_size < 1:
+        raise ValueError("micro_batch_size")
+    count, total = math.ceil(len(x) / micro_batch_size), 0.0
+    for xs, ys in zip(x.chunk(count), y.chunk(count), strict=True):
+        loss = loss_fn(model(xs), ys) * (len(xs) / len(x))
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+@misconception("accumulate_gradients", "Puts the model into training mode: the caller may want it otherwise.")
+def switches_to_training_mode(model, x, y, loss_fn, micro_batch_size):
+    model.train()
+    total = 0.0
+    for xs, ys in _pieces(x, y, micro_batch_size):
+        loss = loss_fn(model(xs), ys) * (len(xs) / len(x))
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+@misconception("accumulate_gradients", "Starts every missing gradient at zeros: frozen parameters have one then.")
+def fills_missing_gradients(model, x, y, loss_fn, micro_batch_size):
+    pieces, total = _pieces(x, y, micro_batch_size), 0.0
+    for p in model.parameters():
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    for xs, ys in pieces:
+        loss = loss_fn(model(xs), ys) * (len(xs) / len(x))
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+@misconception("accumulate_gradients", "Checks the size only when it gets to the rest: by then there are gradients.")
+def checks_the_size_too_late(model, x, y, loss_fn, micro_batch_size):
+    size = abs(micro_batch_size) or len(x)
+    total = 0.0
+    for xs, ys in _pieces(x, y, size):
+        loss = loss_fn(model(xs), ys) * (len(xs) / len(x))
+        loss.backward()
+        total += loss.item()
+    if micro_batch_size < 1:
+        raise ValueError("micro_batch_size")
     return total
 
 
@@ -665,6 +1133,100 @@ class NanImproves(ReferenceEarlyStopping):
         return self._bad_updates >= self.patience
 
 
+@misconception("EarlyStopping", "Takes the first loss for the best whatever it is: inf isn't less than inf.")
+class FirstAlwaysImproves(ReferenceEarlyStopping):
+    def update(self, loss, model):
+        if math.isinf(loss) and self._best_state is None:
+            self._best_state = copy.deepcopy(model.state_dict())
+            return False
+        return super().update(loss, model)
+
+
+@misconception("EarlyStopping", "Takes a best loss of 0 for none.")
+class ZeroIsNoLoss(ReferenceEarlyStopping):
+    def update(self, loss, model):
+        self.best_loss = self.best_loss or math.inf
+        return super().update(loss, model)
+
+
+@misconception("EarlyStopping", "Restores the model that it saw last, whichever it is given.")
+class RemembersTheModel(ReferenceEarlyStopping):
+    def update(self, loss, model):
+        self._model = model
+        return super().update(loss, model)
+
+    def restore(self, model):
+        super().restore(getattr(self, "_model", model))
+
+
+@misconception("EarlyStopping", "Keeps best_loss in an attribute of the class: all objects share it.")
+class SharesTheBest:
+    seen: ClassVar = {"loss": math.inf}
+
+    def __init__(self, patience, *, min_delta=0.0):
+        if patience < 1:
+            raise ValueError("patience")
+        self.patience, self.min_delta, self.bad, self.state = patience, min_delta, 0, None
+        self.seen["loss"] = math.inf
+
+    @property
+    def best_loss(self):
+        return self.seen["loss"]
+
+    def update(self, loss, model):
+        if loss < self.seen["loss"] - self.min_delta:
+            self.seen["loss"], self.bad, self.state = loss, 0, copy.deepcopy(model.state_dict())
+        else:
+            self.bad += 1
+        return self.bad >= self.patience
+
+    def restore(self, model):
+        if self.state is None:
+            raise RuntimeError("nothing to restore")
+        model.load_state_dict(self.state)
+
+
+@misconception("EarlyStopping", "Puts the model into eval mode to copy it.")
+class CopiesInEvalMode(ReferenceEarlyStopping):
+    def update(self, loss, model):
+        return super().update(loss, model.eval())
+
+
+@misconception("EarlyStopping", "Keeps the copy in float32: a float64 model comes back rounded.")
+class RoundsTheCopy(ReferenceEarlyStopping):
+    def update(self, loss, model):
+        improved = loss < self.best_loss - self.min_delta
+        stop = super().update(loss, model)
+        if improved:
+            self._best_state = {name: value.float() for name, value in self._best_state.items()}
+        return stop
+
+
+@misconception("EarlyStopping", "Flattens the parameters with view, which fails where one isn't contiguous.")
+class KeepsOneVector(ReferenceEarlyStopping):
+    def update(self, loss, model):
+        vector = torch.cat([value.view(-1).double() for value in model.state_dict().values()]).clone()
+        improved = loss < self.best_loss - self.min_delta
+        stop = super().update(loss, model)
+        if improved:
+            self._vector = vector
+        return stop
+
+
+@misconception("EarlyStopping", "Ends in eval mode after restore, ready for the test: the caller decides that.")
+class RestoresIntoTheOtherMode(ReferenceEarlyStopping):
+    def restore(self, model):
+        super().restore(model)
+        model.train()
+
+
+@misconception("EarlyStopping", "Begins to count anew at restore: only an update that improves does that.")
+class RestoreForgives(ReferenceEarlyStopping):
+    def restore(self, model):
+        super().restore(model)
+        self._bad_updates = 0
+
+
 # save_checkpoint
 
 
@@ -723,6 +1285,48 @@ def leaves_a_second_file(path, model, optimizer, scheduler, epoch):
     unfinished = f"{os.fspath(path)}.new"
     torch.save(_checkpoint(model, optimizer, scheduler, epoch), unfinished)
     shutil.copy(unfinished, path)
+
+
+@misconception("save_checkpoint", "Leaves the unfinished file behind if saving fails.")
+def leaves_the_unfinished_file(path, model, optimizer, scheduler, epoch):
+    _write(_checkpoint(model, optimizer, scheduler, epoch), path)
+
+
+@misconception("save_checkpoint", "Joins folder and name by hand: for a relative path the folder is empty, and the file goes to /.")
+def joins_paths_by_hand(path, model, optimizer, scheduler, epoch):
+    new = os.path.dirname(os.fspath(path)) + "/.unfinished"
+    try:
+        torch.save(_checkpoint(model, optimizer, scheduler, epoch), new)
+        os.replace(new, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+
+
+def _save(path, state):
+    new = f"{os.fspath(path)}.new"
+    try:
+        torch.save(state, new)
+        os.replace(new, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+
+
+@misconception("save_checkpoint", "Takes epoch 0 for none given.")
+def zero_is_no_epoch(path, model, optimizer, scheduler, epoch):
+    _save(path, _checkpoint(model, optimizer, scheduler, epoch or scheduler.last_epoch + 1))
+
+
+@misconception("save_checkpoint", "Puts the model into eval mode before it saves, and training goes on that way.")
+def saves_in_eval_mode(path, model, optimizer, scheduler, epoch):
+    _save(path, _checkpoint(model.eval(), optimizer, scheduler, epoch))
+
+
+@misconception("save_checkpoint", "Clears the gradients before it saves: what had been accumulated is gone.")
+def clears_gradients_to_save(path, model, optimizer, scheduler, epoch):
+    optimizer.zero_grad()
+    _save(path, _checkpoint(model, optimizer, scheduler, epoch))
 
 
 # load_checkpoint
@@ -798,6 +1402,27 @@ def assigns_new_parameters(path, model, optimizer, scheduler):
     return epoch
 
 
+@misconception("load_checkpoint", "Asks whether there is an epoch by its truth: epoch 0 counts as missing.")
+def epoch_zero_is_missing(path, model, optimizer, scheduler):
+    if not torch.load(path, map_location="cpu", weights_only=True).get("epoch"):
+        raise ValueError("missing")
+    return reference_load_checkpoint(path, model, optimizer, scheduler)
+
+
+@misconception("load_checkpoint", "Puts the model into training mode: what the caller had frozen in eval mode isn't any more.")
+def switches_everything_to_training(path, model, optimizer, scheduler):
+    epoch = reference_load_checkpoint(path, model, optimizer, scheduler)
+    model.train()
+    return epoch
+
+
+@misconception("load_checkpoint", "Clears the gradients, which nobody asked for.")
+def clears_the_gradients_too(path, model, optimizer, scheduler):
+    epoch = reference_load_checkpoint(path, model, optimizer, scheduler)
+    optimizer.zero_grad()
+    return epoch
+
+
 # collate_padded
 
 
@@ -850,6 +1475,44 @@ def pads_in_front(batch, *, padding_value=0):
         padded[i, :start] = padding_value
         padded[i, start:] = sequence
     return padded, lengths, mask.flip(1), labels
+
+
+@misconception("collate_padded", "Multiplies by the mask and adds padding_value times its opposite: 0 · inf is NaN.")
+def pads_by_multiplying(batch, *, padding_value=0):
+    padded, lengths, mask, labels = _collate(batch, 0)
+    if padded.dtype == torch.bool:
+        return _collate(batch, padding_value)
+    wide = mask.reshape(*mask.shape, *[1] * (padded.dim() - 2))
+    return (padded * wide + padding_value * ~wide).to(padded.dtype), lengths, mask, labels
+
+
+@misconception("collate_padded", "Builds the batch in floating point and converts it back: large ids change.")
+def pads_in_floating_point(batch, *, padding_value=0):
+    _, lengths, mask, labels = _collate(batch, padding_value)
+    padded, *_ = _collate([(s.double(), label) for s, label in batch], padding_value)
+    return padded.to(batch[0][0].dtype), lengths, mask, labels
+
+
+@misconception("collate_padded", "Squeezes the padded batch: a size of 1 is a size, too.")
+def squeezes_the_batch(batch, *, padding_value=0):
+    padded, *rest = _collate(batch, padding_value)
+    return padded.squeeze(), *rest
+
+
+@misconception("collate_padded", "Counts positions in the sequences' own dtype: a byte holds no 300.")
+def counts_in_the_sequences_dtype(batch, *, padding_value=0):
+    padded, lengths, mask, labels = _collate(batch, padding_value)
+    if padded.dtype == torch.uint8:
+        mask = torch.arange(padded.shape[1]).to(torch.uint8) < lengths.to(torch.uint8)[:, None]
+    return padded, lengths, mask, labels
+
+
+@misconception("collate_padded", "Puts the padded sequences into the caller's list.")
+def overwrites_the_list(batch, *, padding_value=0):
+    padded, lengths, mask, labels = _collate(batch, padding_value)
+    for i, (row, (_, label)) in enumerate(zip(padded, batch, strict=True)):
+        batch[i] = (row, label)
+    return padded, lengths, mask, labels
 
 
 # split_indices
@@ -921,6 +1584,50 @@ def tosses_a_coin(labels, fraction, *, seed):
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
 
 
+def _python_split(labels, fraction, rng):
+    """Stratified split with Python's lists."""
+    _check_fraction(fraction)
+    classes, held_out = {}, []
+    for i, label in enumerate(labels.tolist()):
+        classes.setdefault(label, []).append(i)
+    for members in classes.values():
+        rng.shuffle(members)
+        held_out += members[: math.floor(fraction * len(members) + 0.5)]
+    train = sorted(set(range(len(labels))) - set(held_out))
+    return torch.tensor(train, dtype=torch.int64), torch.tensor(sorted(held_out), dtype=torch.int64)
+
+
+@misconception("split_indices", "Takes seed 0 for none given: each call gives another split.")
+def zero_is_no_seed(labels, fraction, *, seed):
+    return _python_split(labels, fraction, random.Random(seed or None))
+
+
+@misconception("split_indices", "Seeds Python's global generator: the caller's own random numbers change.")
+def reseeds_python(labels, fraction, *, seed):
+    random.seed(seed)
+    return _python_split(labels, fraction, random)
+
+
+@misconception("split_indices", "Compares labels as floats: large ones that differ by 1 become one class.")
+def labels_as_floats(labels, fraction, *, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return _split(labels.double(), fraction, lambda members: members[torch.randperm(len(members), generator=generator)])
+
+
+@misconception("split_indices", "Concatenates the classes' parts: for a data set without samples there is nothing to concatenate.")
+def concatenates_the_parts(labels, fraction, *, seed):
+    _check_fraction(fraction)
+    generator = torch.Generator().manual_seed(seed)
+    train, held_out = [], []
+    for label in labels.unique():
+        members = (labels == label).nonzero().squeeze(1)
+        members = members[torch.randperm(len(members), generator=generator)]
+        cut = math.floor(fraction * len(members) + 0.5)
+        held_out.append(members[:cut])
+        train.append(members[cut:])
+    return torch.cat(train).sort().values, torch.cat(held_out).sort().values
+
+
 # fit_digits
 
 
@@ -975,3 +1682,28 @@ def one_update_an_epoch(images, labels, *, seed):
         nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
     return model.state_dict()
+
+
+@misconception("fit_digits", "Shuffles with Python's generator, which nobody has seeded.")
+def shuffles_without_a_seed(images, labels, *, seed):
+    torch.manual_seed(seed)
+    model = _network(images)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    order = list(range(len(images)))
+    for _ in range(5):
+        random.shuffle(order)
+        for batch in torch.tensor(order).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    return model.state_dict()
+
+
+@misconception("fit_digits", "Writes 32 · 4 · 4 into the last layer: right for images of 8×8 only.")
+def only_for_eight_by_eight(images, labels, *, seed):
+    return reference_fit_digits(images.new_zeros(len(images), 1, 8, 8) + images, labels, seed=seed)
+
+
+@misconception("fit_digits", "Takes seed 0 for none given.")
+def zero_means_unseeded(images, labels, *, seed):
+    return reference_fit_digits(images, labels, seed=seed or int(torch.randint(2**31, ())))
