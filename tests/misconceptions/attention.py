@@ -1248,6 +1248,11 @@ def masks_from_the_left(q, k, v, block_size, *, key_mask=None, causal=False):
     return reference_blockwise(q, k, v, block_size, key_mask=key_mask, causal=causal)
 
 
+@misconception("blockwise_attention", "Takes a key_mask without a single True for no mask at all.")
+def ignores_a_key_mask_without_true(q, k, v, block_size, *, key_mask=None, causal=False):
+    return reference_blockwise(q, k, v, block_size, key_mask=key_mask if key_mask is not None and key_mask.any() else None, causal=causal)
+
+
 @misconception("blockwise_attention", "Squeezes the result: a batch of 1, a single query or a single feature loses its dimension.")
 def squeezes_the_mixture(q, k, v, block_size, *, key_mask=None, causal=False):
     return reference_blockwise(q, k, v, block_size, key_mask=key_mask, causal=causal).squeeze()
@@ -1592,6 +1597,12 @@ def flattens_logits_with_view(logits, *, temperature=1.0, top_k=None, top_p=None
 def needs_a_small_top_k(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
     if top_k is not None and top_k > 0:
         logits.topk(top_k)
+    return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Puts −100 for −inf: where all other logits are lower, the hidden token is drawn.")
+def puts_a_number_for_infinity(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    logits = logits.masked_fill(logits == -torch.inf, -100.0)
     return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
 
 
