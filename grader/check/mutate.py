@@ -6,7 +6,7 @@ Text only; nothing here is executed. A change is cut into the source itself, so 
 import ast
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from grader.course.definitions import defined_by, needed_for
 
@@ -83,7 +83,7 @@ class Mutant:
     """The same after the change."""
     what: str
     """The change, as in "a + b becomes a - b"."""
-    text: str
+    text: str = field(repr=False)
     """The module, in which lines that none of the tasks needs are empty."""
 
 

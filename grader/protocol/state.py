@@ -5,10 +5,13 @@ import sys
 
 import numpy
 import torch
+from torch.utils.hooks import RemovableHandle
 
 __all__ = ["reset_state"]
 
 _RECURSION_LIMIT = sys.getrecursionlimit()
+_FIRST_HOOK = 1 << 20
+"""Hooks in a probe keep their numbers, which begin at 0. A new hook of the same number would take the place of such a one."""
 _GUARDS: list[object] = []
 """What ends an inference mode that was left on, for as long as it lives."""
 
@@ -46,6 +49,7 @@ def reset_state(seed: int) -> None:
     if sys.getrecursionlimit() != _RECURSION_LIMIT:
         sys.setrecursionlimit(_RECURSION_LIMIT)
     numpy.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
+    RemovableHandle.next_id = max(RemovableHandle.next_id, _FIRST_HOOK)
     torch.default_generator.manual_seed(seed)  # torch.manual_seed spends milliseconds on absent accelerators
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)

@@ -172,7 +172,7 @@ def _encode_tensor(tensor: torch.Tensor, tensors: list[torch.Tensor]) -> Node:
     if len(tensors) >= _MAX_TENSORS:
         return Other(f"a tensor beyond the first {_MAX_TENSORS}")
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    if (plain.storage_offset() + plain.numel()) * plain.element_size() > plain.untyped_storage().nbytes():
+    if plain.numel() and (plain.storage_offset() + plain.numel()) * plain.element_size() > plain.untyped_storage().nbytes():
         return Other("a tensor whose memory was freed")
     if plain.dtype is torch.bool:
         plain = plain.view(torch.uint8) != 0  # memory that was never written may hold a bool that is neither

@@ -1408,7 +1408,7 @@ def regression_data(draw, rows, columns, noise, dtype=F64, size=1.0):
     z = math.sqrt(0.4) * draw.normal(rows, columns, dtype=F64) + math.sqrt(0.6) * draw.normal(rows, 1, dtype=F64)
     scales, means = 10 ** draw.uniform(columns, low=-1, high=1, dtype=F64), draw.uniform(columns, low=-15, high=15, dtype=F64)
     scales[-1], scales[0], means[0] = 16.0, 0.06, 19.5
-    y = z @ draw.normal(columns, dtype=F64) + 10 * draw.normal(1, dtype=F64) + noise * draw.normal(rows, dtype=F64)
+    y = z @ draw.normal(columns, dtype=F64) + 3 * draw.normal(1, dtype=F64) + noise * draw.normal(rows, dtype=F64)
     return (z * scales + means).to(dtype), (size * y).to(dtype)
 
 
