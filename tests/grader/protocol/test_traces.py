@@ -9,6 +9,7 @@ import numpy
 import pytest
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from grader.protocol.probes import freeze, thaw
 from grader.protocol.state import reset_state
@@ -144,3 +145,21 @@ def test_what_a_helper_holds_is_looked_at():
 def test_only_what_the_reference_leaves_is_allowed(left, allowed, found):
     """Where it changes a list, its items are free; a tensor's gradient is not free with its entries."""
     assert unexpected(left, allowed) == found
+
+
+def test_a_new_hook_leaves_those_that_were_there():
+    """The hooks of a module in a probe keep their numbers when they travel; a new one has another."""
+    calls = []
+
+    def probe(m):
+        model.register_forward_hook(lambda *_: calls.append("new"))
+        model(torch.ones(1, 2))
+        return calls
+
+    model = _sequential()[0]
+    RemovableHandle.next_id = 0  # as in a process that has registered nothing yet
+    model.register_forward_hook(lambda *_: calls.append("old"))
+    frozen = freeze(probe)
+    RemovableHandle.next_id = 0
+    reset_state(1)
+    assert thaw(frozen)(None) == ["old", "new"]

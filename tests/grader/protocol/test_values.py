@@ -115,6 +115,13 @@ def test_a_tensor_without_memory_is_named(size: int) -> None:
     assert _travel([tensor, torch.ones(1)])[0] == Opaque("a tensor whose memory was freed")
 
 
+def test_an_empty_view_into_memory_is_a_tensor_like_any_other() -> None:
+    """It may begin behind the end of its memory, since it reads nothing there."""
+    view = torch.ones(3, 4)[3:, 2:]
+    assert view.storage_offset() > 0
+    assert _travel(view).shape == (0, 2)
+
+
 def _every_dtype() -> list[torch.dtype]:
     return sorted({value for value in vars(torch).values() if isinstance(value, torch.dtype)}, key=str)
 
