@@ -242,5 +242,5 @@ _TRIED = {Status.FAILED, Status.ERROR, Status.TIMED_OUT, Status.OUT_OF_MEMORY}
 
 def _shown(calls: Sequence[str]) -> str:
     """The first calls, cut to what a student reads."""
-    few = [one_line(call, 200) for call in calls[:3]]
-    return "; ".join(few) + (f"; and {len(calls) - 3} more" if len(calls) > 3 else "")
+    few = [one_line(call, 200) for call in calls[:2]]
+    return "; ".join(few) + (f"; and {len(calls) - 2} more" if len(calls) > 2 else "")

@@ -59,6 +59,9 @@ def _details(name: str, tasks: list[TaskResult]) -> Table:
         message = next((test.message for test in task.tests if test.status is task.status and test.message), "")
         status = Text(words(task.status), _STYLES.get(task.status, "red"))
         table.add_row(
-            Text(task.name), f"{rounded(task.score)} / {task.max_score:g}", status, Text(without_commands(message.replace("\n", " ")))
+            Text(task.name),
+            f"{rounded(task.score)} / {task.max_score:g}",
+            status,
+            Text("\n".join(without_commands(line) for line in message.split("\n"))),
         )
     return table
