@@ -388,7 +388,7 @@ class EarlyStopping:
     def restore(self, model: nn.Module) -> None:
         """Write the best parameters and buffers into this model, in place: its parameters stay the same tensors.
 
-        It may be another model of the same form than the one of the updates. The copy stays good: one may train on and restore again.
+        It may be another model of the same form. The copy stays good: one may train on and restore again.
 
         Raises: RuntimeError if no update has improved yet.
         """

@@ -33,6 +33,7 @@ def reset_state(seed: int) -> None:
     torch._C._set_deterministic_algorithms(False)  # torch.use_deterministic_algorithms imports a compiler first
     torch.set_autocast_enabled("cpu", False)
     torch.set_autocast_dtype("cpu", torch.bfloat16)
+    torch.set_autocast_cache_enabled(True)
     modules = torch.nn.modules.module
     for hooks in (
         modules._global_forward_hooks,

@@ -144,7 +144,14 @@ def _modes() -> Iterator[tuple[str, object]]:
     yield "the gradient mode of torch", (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled())
     yield "the default dtype of torch", torch.get_default_dtype()
     yield "the default device of torch", str(torch.get_default_device())
-    yield "the autocast mode of torch", (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"))
+    yield (
+        "the autocast mode of torch",
+        (
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            torch.is_autocast_cache_enabled(),
+        ),
+    )
     yield "the deterministic mode of torch", torch.are_deterministic_algorithms_enabled()
     yield "the number of torch's threads", torch.get_num_threads()
     yield "the modes of torch", (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack())
