@@ -186,8 +186,9 @@ def _place(error: BaseException, filename: str) -> tuple[int, str]:
 def _entered(error: BaseException, filename: str) -> str:
     """The call that led into the student's file and to the error; empty where there is none."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    own = (frame for frame in frames if frame.f_code.co_filename == filename and frame.f_code.co_name != "<module>")
     try:
-        return next((described(frame) for frame in frames if frame.f_code.co_filename == filename), "")[:1000]
+        return next((described(frame) for frame in own), "")[:1000]
     except BaseException:  # an argument of the student's own that can't be described
         return ""
 

@@ -115,7 +115,7 @@ def test_a_bad_function(grade_source, name):
     first = next(test.message for test in double.tests if test.status is status)
     assert sentence in first
     told = first.split("\n")[1:]
-    tried = status not in (Status.BANNED, Status.NOT_IMPLEMENTED)
+    tried = status not in (Status.BANNED, Status.NOT_IMPLEMENTED) and "has to be a function" not in first
     assert [line.split(": ")[0] for line in told] == (["Called", "Checked"] if tried else [])
     assert not tried or told[1] == "Checked: Every element is doubled."
 
@@ -216,7 +216,9 @@ def test_a_class_whose_cell_failed(grade_source):
     cells = [DOUBLE, "class Counter(Missing):\n    pass"]
     document = {"cells": [{"cell_type": "code", "source": source} for source in cells]}
     _, counter = grade_source("", source=notebook_source(json.dumps(document).encode(), "mini.ipynb")).tasks
-    assert {test.message for test in counter.tests} == {"NameError: name 'Missing' is not defined (line 1 of its cell, in <module>)"}
+    assert {test.message.split("\n")[0] for test in counter.tests} == {
+        "NameError: name 'Missing' is not defined (line 1 of its cell, in <module>)"
+    }
 
 
 def test_a_cell_that_computes_for_too_long(grade_source):
@@ -232,7 +234,7 @@ def test_after_a_time_out_the_tasks_other_tests_are_not_tried(grade_source):
     """One time-out costs its limit once; the later tests say why they were not tried."""
     result = tasks_of(grade_source(f"def double(x):\n    while True:\n        pass\n\n\n{COUNTER}"))
     first, *others = result["double"].tests
-    assert first.message == "ran out of time: the test took more than 1 s of CPU time."
+    assert first.message.split("\n")[0] == "ran out of time: the test took more than 1 s of CPU time."
     assert {test.message for test in others} == {"not tried: an earlier test of this task ran out of time."}
     assert {test.status for test in others} == {Status.TIMED_OUT}
 
@@ -289,7 +291,10 @@ def test_a_value_of_another_kind_in_a_trusted_check_is_the_students_failure(grad
     tasks = tasks_of(grade_source(f"def double(x):\n    return 'six'\n\n\n{COUNTER}"))
     test = {test.id: test for test in tasks["double"].tests}["test_sum_is_doubled"]
     assert test.status is Status.FAILED
-    assert test.message == "type: expected a tensor of shape (5,), got the string 'six'.\nChecked: The sum is twice the sum."
+    assert (
+        test.message
+        == "type: expected a tensor of shape (5,), got the string 'six'.\nCalled: double(x=float32 (5,))\nChecked: The sum is twice the sum."
+    )
 
 
 BROKEN = '''
@@ -451,7 +456,7 @@ def double(x):
 
 {COUNTER}"""
     tasks = tasks_of(grade_source(text))
-    assert "started more than 4 threads." in [test.message for test in tasks["double"].tests]
+    assert "started more than 4 threads." in [test.message.split("\n")[0] for test in tasks["double"].tests]
     assert tasks["Counter"].score == 3
 
 
