@@ -24,11 +24,11 @@ ROOT = Path(__file__).parents[3]
 
 ANSWER = """
 
-work()  # not within the task: much of this draws random numbers, which a task leaves alone
-
-
 def batched_gather(x, index):
     return torch.stack([rows[picks] for rows, picks in zip(x, index)])
+
+
+work()  # not within the task: much of this draws random numbers, which a task leaves alone
 """
 
 SUBMISSIONS = {
