@@ -116,7 +116,7 @@ def judge_mutants(
     if sample is not None:
         salt = _digest(path.read_bytes() for module in modules for path in (course.solution(module.name), course.hidden_suite(module.name)))
         ranked = sorted(chosen, key=lambda name: _digest([salt, chosen[name][1].text.encode()]))
-        chosen = {name: chosen[name] for name in chosen if name in set(ranked[:sample])}
+        chosen = {name: chosen[name] for name in ranked[:sample]}
     judged: dict[str, bool] = {}
 
     def on_done(unit: Unit, entry: Entry) -> None:

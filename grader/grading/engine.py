@@ -152,9 +152,10 @@ class Engine:
             return []
         tried.sort(key=lambda record: record.outcome.status is Status.PASSED)  # failures tell most mistakes apart
         mistakes = self._known(module).get(tried[0].test.task, [])
-        return [mistake for mistake in mistakes if all(alike(r.behaviour, self._of(mistake, module, r.test, seed)) for r in tried)]
+        return [mistake for mistake in mistakes if all(alike(r.behaviour, self._mistaken(mistake, module, r.test, seed)) for r in tried)]
 
-    def _of(self, mistake: Mistake, module: str, test: HiddenTest, seed: int) -> Behaviour:
+    def _mistaken(self, mistake: Mistake, module: str, test: HiddenTest, seed: int) -> Behaviour:
+        """How a known mistake does on a test. It is tried once for a seed."""
         if test.id not in mistake.behaviours:
             mistake.behaviours[test.id] = self._behaviour(module, test, mistake, seed)
         return mistake.behaviours[test.id]

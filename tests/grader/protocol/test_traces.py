@@ -87,7 +87,6 @@ STATE = {
     "the default dtype of torch": lambda: torch.set_default_dtype(torch.float64),
     "the default device of torch": lambda: torch.set_default_device("meta"),
     "the autocast mode of torch": lambda: torch.set_autocast_enabled("cpu", True),
-    "the autocast mode of torch ": lambda: torch.set_autocast_cache_enabled(False),
     "the deterministic mode of torch": lambda: torch._C._set_deterministic_algorithms(True),
     "the number of torch's threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
     "the state of torch's generator (drawing numbers or building a layer does)": lambda: nn.Linear(2, 3),
@@ -106,7 +105,12 @@ STATE = {
 def test_a_changed_mode_is_noticed(place):
     """So is a generator that was drawn from or seeded anew."""
     change = STATE[place]
-    assert place.strip() in _left(lambda m: change())
+    assert place in _left(lambda m: change())
+
+
+def test_a_cache_that_is_switched_off_is_noticed():
+    """It belongs to the mode of autocast."""
+    assert "the autocast mode of torch" in _left(lambda m: torch.set_autocast_cache_enabled(False))
 
 
 def test_what_is_put_back_is_not_noticed():

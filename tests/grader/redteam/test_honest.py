@@ -25,10 +25,17 @@ ROOT = Path(__file__).parents[3]
 ANSWER = """
 
 def batched_gather(x, index):
+    # Much of this work draws random numbers, and a task leaves generators as they were.
+    import random
+
+    import numpy
+
+    before = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        work()
+    random.setstate(before[0])
+    numpy.random.set_state(before[1])
     return torch.stack([rows[picks] for rows, picks in zip(x, index)])
-
-
-work()  # not within the task: much of this draws random numbers, which a task leaves alone
 """
 
 SUBMISSIONS = {
@@ -274,7 +281,9 @@ atexit.register(print, "bye")
 def work():
     gc.collect()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = sys.getrecursionlimit()
     sys.setrecursionlimit(2000)
+    sys.setrecursionlimit(before)
     try:
         sys.exit(1)
     except SystemExit:
