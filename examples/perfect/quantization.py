@@ -12,7 +12,7 @@ def affine_qparams(low, high, *, qmin=-128, qmax=127):
     if low == high:
         return 1.0, qmin
     s = (high - low) / (qmax - qmin)
-    return s, qmin - round(low / s)
+    return s, round(qmin - low / s)
 
 
 def quantize(x, scale, zero_point, *, dtype=torch.int8):

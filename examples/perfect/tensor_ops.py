@@ -46,6 +46,7 @@ def masked_mean(x: Tensor, mask: Tensor, dim: int) -> Tensor:
 
 
 def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    labels = labels.to(torch.int64)
     if ((labels < 0) | (labels >= num_classes)).any():
         raise ValueError(f"labels must lie in 0 … {num_classes - 1}")
     return (labels[..., None] == torch.arange(num_classes, device=labels.device)).to(dtype)

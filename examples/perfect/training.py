@@ -203,8 +203,13 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
         "rng_state": torch.get_rng_state(),
     }
     unfinished = f"{os.fspath(path)}.unfinished"
-    torch.save(state, unfinished)
-    os.replace(unfinished, path)
+    try:
+        torch.save(state, unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
+        raise
 
 
 def load_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> int:

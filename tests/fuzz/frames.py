@@ -74,8 +74,8 @@ def check(frame: bytes) -> str:
 def _texts_of(reply: Reply) -> list[str]:
     """The strings that a student may get to see."""
     match reply:
-        case Raised(_, error, _, message, place, banned):
-            return [error, message, place, *banned]
+        case Raised(error=error, message=message, place=place, call=call, banned=banned):
+            return [error, message, place, call, *banned]
         case Returned(_, _, banned, left):
             return [*banned, *left]
         case Loaded(kinds):
@@ -160,8 +160,8 @@ def corpus() -> list[bytes]:
     frames = [_returned(value) for value in values]
     frames += [pack(Loaded({"f": "function", "C": "class", "g": "missing"})), pack(Loaded({}))]
     frames += [
-        pack(Raised("0123456789abcdef", "ValueError", False, "no \x1b[31m good", "line 3, in f", [])),
-        pack(Raised("", "E", True, "", "", ["x"])),
+        pack(Raised("0123456789abcdef", "ValueError", False, "no \x1b[31m good", "line 3, in f", "f(x=float32 (3,))", [])),
+        pack(Raised("", "E", True, "", "", "", ["x"])),
     ]
     return frames
 
