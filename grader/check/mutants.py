@@ -2,8 +2,10 @@
 
 import hashlib
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -22,12 +24,14 @@ __all__ = ["LEAST_KILLED", "MutantReport", "Survivor", "equivalents_problems", "
 
 LEAST_KILLED = 0.97
 """What share of the mutants that are not equivalent a suite has to kill."""
+_Verdict = Literal["killed", "skipped", "passed"]
+"""What the tests said of a mutant: one failed; none did, but one was skipped; all passed."""
 _CPU_SECONDS = 3.0
 """A mutant that loops for ever is killed by this limit; the references' tests take less."""
 
 
 class Equivalent(Struct, frozen=True, forbid_unknown_fields=True):
-    """A mutant that no test can kill, because it answers everything as the reference does."""
+    """A mutant that no test can kill: it answers everything as the reference does, at least on a machine without a GPU."""
 
     task: str
     line: str
@@ -35,6 +39,8 @@ class Equivalent(Struct, frozen=True, forbid_unknown_fields=True):
     becomes: str
     """The same after the change."""
     why: str
+    needs_gpu: bool = False
+    """Whether a test that needs a GPU kills it. Where such tests are skipped, it is not counted."""
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,12 +59,13 @@ class Survivor(Struct, frozen=True):
 
 
 class ModuleMutants(Struct, frozen=True):
-    """What became of a module's mutants."""
+    """What became of a module's mutants. `needs_gpu` counts those that can't be judged on this machine, and no other number does."""
 
     module: str
     mutants: int
     killed: int
     equivalent: int
+    needs_gpu: int
 
     @property
     def share(self) -> float:
@@ -72,6 +79,7 @@ class MutantReport(Struct):
     mutants: int = 0
     killed: int = 0
     equivalent: int = 0
+    needs_gpu: int = 0
     survived: list[Survivor] = []
     problems: list[str] = []
     modules: list[ModuleMutants] = []
@@ -106,24 +114,27 @@ def judge_mutants(
     Raises: Refused.
     """
     report = MutantReport()
-    chosen: dict[str, tuple[Module, Mutant, bool]] = {}
+    chosen: dict[str, tuple[Module, Mutant, Equivalent | None]] = {}
     for module in modules:
         mutants = _mutants(course, module)
         listed, problems = _listed(course, module, mutants)
         report.problems += problems
         for mutant in mutants:
-            chosen[f"{module.name}.{mutant.tasks[0]}, mutant {len(chosen)}"] = module, mutant, mutant in listed
+            chosen[f"{module.name}.{mutant.tasks[0]}, mutant {len(chosen)}"] = module, mutant, listed.get(mutant)
     if sample is not None:
         salt = _digest(path.read_bytes() for module in modules for path in (course.solution(module.name), course.hidden_suite(module.name)))
         ranked = sorted(chosen, key=lambda name: _digest([salt, chosen[name][1].text.encode()]))
         chosen = {name: chosen[name] for name in ranked[:sample]}
-    judged: dict[str, bool] = {}
+    judged: dict[str, _Verdict] = {}
 
     def on_done(unit: Unit, entry: Entry) -> None:
         module, mutant, _ = chosen[unit.submission]
         if fault := _fault(entry.result):
             report.problems.append(f"{module.name}: {mutant.tasks[0]}, line {mutant.line}, {mutant.what}: {fault}")
-        judged[unit.submission] = any(t.status not in (Status.PASSED, Status.SKIPPED) for task in entry.result.tasks for t in task.tests)
+        statuses = {test.status for task in entry.result.tasks for test in task.tests}
+        judged[unit.submission] = (
+            "killed" if statuses - {Status.PASSED, Status.SKIPPED} else "skipped" if Status.SKIPPED in statuses else "passed"
+        )
         on_progress(len(judged), len(chosen), unit.submission)
 
     units = [
@@ -131,18 +142,28 @@ def judge_mutants(
         for name, (module, mutant, _) in chosen.items()
     ]
     grade_units(units, course, jobs=jobs, layers=layers, on_done=on_done)
-    for name, (module, mutant, is_listed) in chosen.items():
-        if judged[name] and is_listed:
-            report.problems.append(f"{_place(course, module)}: a test kills {mutant.after!r} ({mutant.tasks[0]}): take it out of the list")
-        elif not judged[name] and not is_listed:
+    counts = {module.name: Counter[str]() for module in modules}
+    for name, (module, mutant, listed_as) in chosen.items():
+        if judged[name] == "killed":
+            became = "killed"
+            if listed_as and not listed_as.needs_gpu:
+                report.problems.append(
+                    f"{_place(course, module)}: a test kills {mutant.after!r} ({mutant.tasks[0]}): take it out of the list"
+                )
+        elif listed_as and listed_as.needs_gpu and judged[name] == "skipped":
+            became = "needs_gpu"
+        elif listed_as and not listed_as.needs_gpu:
+            became = "equivalent"
+        else:
+            became = "survived"
             report.survived.append(Survivor(module.name, mutant.tasks[0], mutant.line, mutant.what, mutant.before, mutant.after))
-    for module in modules:
-        own = [(judged[name], is_listed) for name, (its, _, is_listed) in chosen.items() if its.name == module.name]
-        killed, equivalent = sum(dead for dead, _ in own), sum(is_listed and not dead for dead, is_listed in own)
-        report.modules.append(ModuleMutants(module.name, len(own), killed, equivalent))
-    report.mutants, report.killed, report.equivalent = (
-        sum(getattr(row, name) for row in report.modules) for name in ("mutants", "killed", "equivalent")
-    )
+        counts[module.name][became] += 1
+    for name, count in counts.items():
+        report.modules.append(
+            ModuleMutants(name, count.total() - count["needs_gpu"], count["killed"], count["equivalent"], count["needs_gpu"])
+        )
+    for column in ("mutants", "killed", "equivalent", "needs_gpu"):
+        setattr(report, column, sum(getattr(row, column) for row in report.modules))
     return report
 
 
@@ -159,17 +180,17 @@ def _mutants(course: Course, module: Module) -> list[Mutant]:
     return mutants_of(course.solution(module.name).read_text(), [task.name for task in module.tasks])
 
 
-def _listed(course: Course, module: Module, mutants: Sequence[Mutant]) -> tuple[set[Mutant], list[str]]:
-    """The mutants that are listed as equivalent, and what is wrong with the list."""
+def _listed(course: Course, module: Module, mutants: Sequence[Mutant]) -> tuple[dict[Mutant, Equivalent], list[str]]:
+    """The mutants that are listed as equivalent, with their entries, and what is wrong with the list."""
     path = course.equivalents(module.name)
     if not path.is_file():
-        return set(), []
+        return {}, []
     place = _place(course, module)
     try:
         entries = msgspec.convert(tomllib.loads(path.read_text()), _File).equivalent
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        return set(), [f"{place} can't be read: {error}"]
-    found: set[Mutant] = set()
+        return {}, [f"{place} can't be read: {error}"]
+    found: dict[Mutant, Equivalent] = {}
     problems = []
     tasks = {task.name for task in module.tasks}
     for entry in entries:
@@ -182,7 +203,7 @@ def _listed(course: Course, module: Module, mutants: Sequence[Mutant]) -> tuple[
             problems.append(
                 f"{place}: there is no mutant {entry.becomes!r} of {entry.line!r} in {entry.task} any more: take it out of the list"
             )
-        found.update(matching)
+        found.update(dict.fromkeys(matching, entry))
     return found, problems
 
 

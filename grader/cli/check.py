@@ -145,14 +145,17 @@ def _show_mutants(report: "MutantReport", seed: int, *, json: bool) -> None:
             place = f"solutions/{mutant.module}.py:{mutant.line}"
             console.print(Text(f"survived: {place}: {mutant.task}: {mutant.what}", "red"), soft_wrap=True)
         _print_problems(report.problems)
-        table = Table("module", *(Column(name, justify="right") for name in ("mutants", "killed", "equivalent", "survived", "share")))
+        table = Table(
+            "module", *(Column(name, justify="right") for name in ("mutants", "killed", "equivalent", "survived", "share", "need a GPU"))
+        )
         for row in report.modules:
             numbers = row.mutants, row.killed, row.equivalent, row.mutants - row.killed - row.equivalent
-            table.add_row(row.module, *map(str, numbers), f"{row.share:.1%}")
+            table.add_row(row.module, *map(str, numbers), f"{row.share:.1%}", str(row.needs_gpu))
         out = Console()
         out.print(table)
         out.print(
-            f"{report.mutants} mutants, {report.killed} killed, {report.equivalent} equivalent, {len(report.survived)} survived "
+            f"{report.mutants} mutants, {report.killed} killed, {report.equivalent} equivalent, {len(report.survived)} survived, "
+            f"{report.needs_gpu} more need a GPU "
             f"({report.share:.1%} killed of those that are not equivalent; at least {LEAST_KILLED:.0%} are due); seed {seed}",
             soft_wrap=True,
         )

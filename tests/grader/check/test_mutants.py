@@ -4,6 +4,7 @@ import ast
 import json
 
 import pytest
+import torch
 
 from grader.check.mutants import equivalents_problems
 from grader.check.mutate import mutants_of
@@ -104,6 +105,16 @@ becomes = "{}"
 why = "{}"
 """
 
+GPU_TEST = """
+
+@task("{0}")
+@pytest.mark.gpu
+def test_{0}_on_a_gpu(agree, draw):
+    \"\"\"On CUDA.\"\"\"
+    x = draw.normal(3).cuda()
+    agree(lambda m: m.{0}(x), rtol=0, atol=0)
+"""
+
 
 def test_what_no_test_notices_survives(tmp_path):
     """By the real command, with lines; a sample is always the same; what is listed as equivalent counts as such, unless it is killed."""
@@ -136,6 +147,27 @@ def test_what_no_test_notices_survives(tmp_path):
     status, report = _check(root)
     assert (status, len(report["problems"])) == (1, 1)
     assert report["problems"][0] == f"tests/equivalents/mini.toml: a test kills {killed!r} (double): take it out of the list"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there the mutants are judged")
+def test_what_needs_a_gpu_is_not_counted(tmp_path):
+    """A mutant that only a GPU test can kill is counted apart, if the task has such a test; else it survives."""
+    root = mini_course(tmp_path)
+    solution = root / "solutions/mini.py"
+    solution.write_text(solution.read_text().replace("return torch.mul(x, _TWO)", LINE))
+    _, before = _check(root)
+    entries = [EQUIVALENT.format(m["task"], m["before"], m["after"], "The way to CUDA.") for m in before["survived"]]
+    path = root / "tests/equivalents/mini.toml"
+    path.parent.mkdir()
+    path.write_text("".join(f"{entry}needs_gpu = true\n" for entry in entries))
+    assert _check(root)[1]["survived"] == before["survived"]
+
+    suite = root / "tests/hidden/test_mini.py"
+    tasks = {mutant["task"] for mutant in before["survived"]}
+    suite.write_text(suite.read_text() + "".join(GPU_TEST.format(task) for task in sorted(tasks)))
+    status, report = _check(root)
+    assert (status, report["survived"], report["problems"], report["equivalent"]) == (0, [], [], 0)
+    assert (report["needs_gpu"], report["mutants"]) == (len(entries), before["mutants"] - len(entries))
 
 
 @pytest.mark.parametrize(
