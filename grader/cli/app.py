@@ -12,9 +12,10 @@ from typer.main import get_group
 
 from grader.cli.check import check
 from grader.cli.collect import collect_repositories
-from grader.cli.course import hint, list_tasks, schema, stubs
+from grader.cli.course import list_tasks, schema, stubs
 from grader.cli.doctor import doctor
 from grader.cli.grade import grade
+from grader.cli.practice import hint, next_task, progress, reset, run, solution, watch
 
 __all__ = ["app"]
 
@@ -37,12 +38,22 @@ class _Exports(TyperGroup):
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Exercises in PyTorch, and their grader."
 )
-app.command("list")(list_tasks)
+_PRACTICE, _COURSE = "Practise", "Teach"
+for name, command in (
+    ("watch", watch),
+    ("run", run),
+    ("list", list_tasks),
+    ("next", next_task),
+    ("hint", hint),
+    ("reset", reset),
+    ("progress", progress),
+    ("solution", solution),
+):
+    app.command(name, rich_help_panel=_PRACTICE)(command)
 app.command()(grade)
 app.command("collect")(collect_repositories)
 app.command()(check)
 app.command()(stubs)
-app.command()(hint)
 app.command()(schema)
 app.command()(doctor)
 app.add_typer(

@@ -1,6 +1,6 @@
-"""The commands that show or make parts of the course: list, hint, stubs, schema."""
+"""The commands that show or make parts of the course: list, stubs, schema."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,47 +10,41 @@ from rich.text import Text
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
 from grader.base.files import write_atomically
 from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, stop
-from grader.course.manifest import ManifestError, Module
+from grader.course.manifest import Module
 from grader.course.stubs import make_stub
-from grader.practice.hints import hints_of
 
-__all__ = ["hint", "list_tasks", "schema", "stubs"]
+if TYPE_CHECKING:
+    from grader.practice.session import Mark
+
+__all__ = ["list_tasks", "schema", "stubs"]
 
 
 def list_tasks(course: CourseOption = None, json: JsonOption = False) -> None:
-    """Show the modules and tasks, with points and minutes."""
+    """Show the modules and tasks, with points and minutes. A ✓ marks what passes its public tests."""
+    from grader.practice.session import Session
+
     loaded = load(course)
+    with Session(loaded) as session:
+        marks = {place.task.name: session.mark(place) for place in session.places}
     if json:
-        print_json({"title": loaded.title, "modules": [_plain(module) for module in loaded.modules]})
+        print_json({"title": loaded.title, "modules": [_plain(module, marks) for module in loaded.modules]})
         return
     for module in loaded.modules:
         Console().print(Text(f"{module.title}: {module.story}"))
-        table = Table(module.name, "points", "minutes")
+        table = Table("", module.name, "points", "minutes")
         for task in module.tasks:
-            table.add_row(Text(task.name), f"{task.points:g}", str(task.minutes))
+            sign = {"passed": Text("✓", "green"), "changed": Text("?", "yellow"), "open": Text()}[marks[task.name]]
+            table.add_row(sign, Text(task.name), f"{task.points:g}", str(task.minutes))
         table.add_section()
-        table.add_row("all", f"{module.points:g}", str(module.minutes))
+        table.add_row("", "all", f"{module.points:g}", str(module.minutes))
         Console().print(table)
+    if "changed" in marks.values():
+        Console().print(Text("? passed, and was changed since: `grader run` tests it again.", "dim"))
 
 
-def _plain(module: Module) -> dict[str, Any]:
-    tasks = [{"name": task.name, "points": task.points, "minutes": task.minutes} for task in module.tasks]
+def _plain(module: Module, marks: "dict[str, Mark]") -> dict[str, Any]:
+    tasks = [{"name": task.name, "points": task.points, "minutes": task.minutes, "mark": marks[task.name]} for task in module.tasks]
     return {"name": module.name, "title": module.title, "points": module.points, "minutes": module.minutes, "tasks": tasks}
-
-
-def hint(
-    task: Annotated[str, typer.Argument(help="The task's name.")],
-    more: Annotated[int, typer.Option("--more", "-m", count=True, help="One more hint; can be given twice.")] = 0,
-    course: CourseOption = None,
-) -> None:
-    """Give a nudge; with --more the idea; with --more --more the shape of the answer."""
-    loaded = load(course)
-    try:
-        (module,) = loaded.select([], [task])
-    except ManifestError as error:
-        raise stop(str(error), EXIT_BAD_INPUT) from None
-    for text in hints_of(module.task(task), more):
-        Console().print(Text(text))
 
 
 def stubs(

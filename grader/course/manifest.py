@@ -71,6 +71,8 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     hints: tuple[str, ...]
     bans: tuple[Annotated[str, Meta(pattern=r"^torch(\.[A-Za-z_][A-Za-z0-9_]*)+\Z")], ...] = ()
     limits: Overrides = Overrides()
+    released: bool = False
+    """Whether students may see the reference, by `grader solution`."""
 
     def limits_within(self, course: Limits) -> Limits:
         """The course's limits, except where this task has its own."""
@@ -154,6 +156,10 @@ class Course(Struct, frozen=True):
     def stub(self, module: str) -> Path:
         """The file that students fill in."""
         return self.root / "exercises" / f"{module}.py"
+
+    def untouched_stub(self, module: str) -> Path:
+        """A copy of the stub, which only a repository for students has: there is no reference to make it from."""
+        return self.root / "tools" / "stubs" / f"{module}.py"
 
     def solution(self, module: str) -> Path:
         """The reference."""

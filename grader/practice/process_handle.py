@@ -1,0 +1,122 @@
+"""The handle on the practice process: starts it, asks it for a task's tests, ends it when it hangs, and starts the next one."""
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from grader.practice.outcome import Request, TaskRun
+from grader.practice.pytest_plugin import SECONDS
+
+__all__ = ["PracticeProcess"]
+
+_GRACE = 5.0
+"""Seconds beyond those that the tests have, for what no limit inside the process can end."""
+_STARTUP = 120.0
+"""Seconds that importing torch may take on a slow disk."""
+
+
+class PracticeProcess:
+    """Runs public tests in a process of its own, which loads torch once. Not for several threads at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: queue.Queue[bytes | None] = queue.Queue()
+        self._cancelled = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def warm_up(self) -> None:
+        """Start the process, if there is none, without waiting for it."""
+        if self._process is None or self._process.poll() is not None:
+            self._answers = queue.Queue()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "grader.practice.process", str(self._root)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONUTF8": "1"},
+            )
+            threading.Thread(target=_pump, args=(self._process, self._answers), daemon=True).start()
+            self._ready = False
+
+    def run(self, request: Request, tests: int = 1) -> TaskRun:
+        """Run a task's tests.
+
+        Args:
+            request: the task.
+            tests: how many tests it has, at most: each has `SECONDS`.
+
+        Returns: what they gave. If the process died or hung, its `problem` says so, and a new process is started.
+        """
+        self._cancelled = False
+        self.warm_up()
+        try:
+            if not self._ready:
+                if self._next(_STARTUP) is None:
+                    return self._failed(request, "Python ended while it loaded torch. `grader doctor` says what is wrong.")
+                self._ready = True
+            process = self._process
+            assert process and process.stdin
+            process.stdin.write(msgspec.json.encode(request) + b"\n")
+            process.stdin.flush()
+            answer = self._next(SECONDS * (tests + 1) + _GRACE)
+        except TimeoutError:
+            return self._failed(request, f"Your code did not end within {SECONDS:g} seconds. Is there an endless loop?")
+        except OSError:
+            answer = None
+        if answer is None and self._cancelled:
+            return self._failed(request, "Stopped.")
+        if answer is None:
+            return self._failed(
+                request, f"Your code ended Python itself ({self._status()}), as sys.exit, os._exit or a crash of C code does."
+            )
+        return msgspec.json.decode(answer, type=TaskRun)
+
+    def cancel(self) -> None:
+        """End what runs now. `run`, in another thread, then returns. The next run starts a new process."""
+        self._cancelled = True
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process:
+            with contextlib.suppress(OSError):
+                self._process.kill()
+            self._process.wait()
+
+    def _next(self, seconds: float) -> bytes | None:
+        """The next line, None at the end. Raises: TimeoutError."""
+        try:
+            return self._answers.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError from None
+
+    def _status(self) -> str:
+        status = self._process.wait() if self._process else 0
+        return f"signal {-status}" if status < 0 else f"status {status}"
+
+    def _failed(self, request: Request, problem: str) -> TaskRun:
+        self.close()
+        if not self._cancelled:
+            self.warm_up()
+        return TaskRun(request.module, request.task, problem=problem)
+
+
+def _pump(process: subprocess.Popen[bytes], answers: "queue.Queue[bytes | None]") -> None:
+    """Pass on lines as they come: a pipe can't be waited for with a time limit on every platform, a queue can."""
+    assert process.stdout
+    for line in process.stdout:
+        answers.put(line)
+    answers.put(None)

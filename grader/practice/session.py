@@ -1,0 +1,125 @@
+"""One student's practice: runs tasks, keeps the marks, knows what comes next. The commands, notebooks and the tutor share it."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from grader.course.manifest import Course, Module, Task
+from grader.practice.diagnosis import known_mistake
+from grader.practice.outcome import Request, TaskRun
+from grader.practice.process_handle import PracticeProcess
+from grader.practice.progress import Progress, read_progress, task_digest, write_progress
+
+__all__ = ["Mark", "Place", "Session", "UnknownName", "find_places"]
+
+Mark = Literal["passed", "changed", "open"]
+"""Passed its public tests; did so before its code was changed; has not."""
+
+
+class UnknownName(Exception):
+    """No task or module has this name. The text names those that look like it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A task, and the module that it stands in."""
+
+    module: Module
+    task: Task
+
+
+def find_places(course: Course, names: Sequence[str]) -> list[Place]:
+    """The tasks that these names of tasks and modules stand for, each once, in the course's order. No names stand for all.
+
+    Raises: UnknownName.
+    """
+    everything = [Place(module, task) for module in course.modules for task in module.tasks]
+    known = {place.task.name for place in everything} | {module.name for module in course.modules}
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, sorted(known), 3, 0.5)
+            hint = f"Do you mean {' or '.join(close)}?" if close else "`grader list` shows them."
+            raise UnknownName(f"There is no task or module {name!r}. {hint}")
+    return [place for place in everything if not names or place.task.name in names or place.module.name in names]
+
+
+class Session:
+    """Practice in one course's folder. Progress is written after every change."""
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+        self.places = find_places(course, [])
+        self.process = PracticeProcess(course.root)
+        self._progress = read_progress(course)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.close()
+
+    @property
+    def progress(self) -> Progress:
+        """What is passed, and where the student is."""
+        return self._progress
+
+    def file(self, place: Place) -> Path:
+        """The student's file for a task."""
+        return self.course.stub(place.module.name)
+
+    def run(self, place: Place) -> tuple[TaskRun, str]:
+        """Run a task's public tests and mark it. Returns: what they gave, and the known mistake that it behaves like, if any."""
+        digest = self._digest(place)
+        run = self.process.run(Request(place.module.name, place.task.name))
+        self._keep(self._progress.with_run(place.task.name, digest, passed=run.passed))
+        return run, known_mistake(self.course, run)
+
+    def mark(self, place: Place) -> Mark:
+        """How a task stands, by the marks."""
+        passed = self._progress.passed.get(place.task.name)
+        return "open" if passed is None else "passed" if passed == self._digest(place) else "changed"
+
+    def current(self) -> Place:
+        """The task at hand: where the student left off, or the first that is not passed."""
+        at = next((place for place in self.places if place.task.name == self._progress.current), None)
+        return at or self.next_open() or self.places[0]
+
+    def next_open(self, after: Place | None = None) -> Place | None:
+        """The next task that is not passed, from the beginning again after the last one. None if all are."""
+        start = self.places.index(after) + 1 if after else 0
+        return next((place for place in self.places[start:] + self.places[:start] if self.mark(place) != "passed"), None)
+
+    def go_to(self, place: Place) -> None:
+        """Make this the task at hand."""
+        self._keep(self._progress.at(place.task.name))
+
+    def hints(self, place: Place, more: int = 0) -> tuple[str, ...]:
+        """The hints that were shown so far, and so many more."""
+        count = min(self._progress.hints.get(place.task.name, 0) + more, len(place.task.hints))
+        if more:
+            self._keep(self._progress.with_hint(place.task.name, count))
+        return place.task.hints[:count]
+
+    def points(self) -> tuple[float, float]:
+        """The points of the tasks that are passed, and of all. Only the hidden tests give points; these are what is within reach."""
+        return sum(place.task.points for place in self.places if self.mark(place) == "passed"), sum(
+            place.task.points for place in self.places
+        )
+
+    def minutes_left(self) -> int:
+        """The minutes of the tasks that are not passed."""
+        return sum(place.task.minutes for place in self.places if self.mark(place) != "passed")
+
+    def _digest(self, place: Place) -> str:
+        try:
+            source = self.file(place).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            source = ""
+        return task_digest(source, place.module, place.task.name)
+
+    def _keep(self, progress: Progress) -> None:
+        if progress != self._progress:
+            self._progress = progress
+            write_progress(self.course, progress)
