@@ -80,8 +80,9 @@ def _main() -> None:
         process = os.fork()
         if process == 0:
             report = Path(sys.argv[1], f"{module}.{code}.xml")
-            options = ["--code", code, f"--junitxml={report}", "-q", "-p", "no:cacheprovider", "--rootdir", str(course.root)]
-            os._exit(int(pytest.main([str(course.public_suite(module)), *options, "-c", str(course.root / "pyproject.toml")])))
+            options = ["-q", "-p", "no:cacheprovider", "-p", "grader.practice.pytest_plugin", "--code", code, f"--junitxml={report}"]
+            place = ["--rootdir", str(course.root), "-c", str(course.root / "pyproject.toml")]
+            os._exit(int(pytest.main([str(course.public_suite(module)), *options, *place])))
         os.waitpid(process, 0)
 
 

@@ -1,19 +1,22 @@
 """The commands that show or make parts of the course: list, stubs, schema."""
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
 from grader.base.files import write_atomically
-from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, stop
+from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, progress_bar, stop
 from grader.course.manifest import Module
 from grader.course.stubs import make_stub
 
 if TYPE_CHECKING:
+    from grader.check.mistakes import HomeNaming
     from grader.practice.session import Mark
 
 __all__ = ["list_tasks", "schema", "stubs"]
@@ -48,12 +51,15 @@ def _plain(module: Module, marks: "dict[str, Mark]") -> dict[str, Any]:
 
 
 def stubs(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; only say which stubs are out of date.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; only say what is out of date.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="How many processes run known mistakes at once.")] = min(4, os.cpu_count() or 1),
     course: CourseOption = None,
 ) -> None:
-    """Write the stubs in exercises/ from the references in solutions/."""
+    """Write what students get from solutions/ and the banks: the stubs in exercises/, and the known mistakes in tests/public/."""
+    from grader.check.mistakes import make_mistakes, outdated
+
     loaded = load(course)
-    outdated = 0
+    changed = 0
     for module in loaded.modules:
         path = loaded.stub(module.name)
         try:
@@ -62,15 +68,42 @@ def stubs(
             raise stop(f"solutions/{module.name}.py can't be read: {error}", EXIT_BAD_INPUT) from None
         if path.is_file() and path.read_text() == text:
             continue
-        outdated += 1
+        changed += 1
         if check:
             console.print(Text(f"{path.relative_to(loaded.root)} is out of date: run `grader stubs`", "red"))
         else:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, text.encode())
             Console().print(f"wrote {path.relative_to(loaded.root)}")
-    if check and outdated:
+    place = loaded.mistakes.relative_to(loaded.root)
+    old = [module for module in loaded.modules if module.name in outdated(loaded, loaded.modules)]
+    if check and old:
+        names = ", ".join(module.name for module in old)
+        console.print(Text(f"{place} is out of date for {names}: run `grader stubs`", "red"), soft_wrap=True)
+    elif old:
+        with progress_bar() as progress:
+            bar = progress.add_task("mistakes", total=None)
+            mistakes, figures = make_mistakes(
+                loaded,
+                old,
+                jobs=jobs,
+                on_progress=lambda done, total, what: progress.update(bar, completed=done, total=total, description=what[:60]),
+            )
+        (loaded.mistakes).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(loaded.mistakes, msgspec.json.format(msgspec.json.encode(mistakes), indent=1) + b"\n")
+        Console().print(f"wrote {place}")
+        Console().print(_mistakes_table(figures))
+    if check and (changed or old):
         raise typer.Exit(EXIT_PROBLEMS)
+
+
+def _mistakes_table(figures: "list[HomeNaming]") -> Table:
+    """What becomes of known mistakes where a student has the public tests alone."""
+    columns = ("mistakes", "pass public tests", "named", "one of two", "like several", "unsteady")
+    table = Table("module", *(Column(name, justify="right") for name in columns))
+    for row in figures:
+        table.add_row(row.module, *map(str, (row.mistakes, row.unseen, row.named, row.one_of_two, row.alike, row.unsteady)))
+    return table
 
 
 def schema() -> None:

@@ -185,6 +185,11 @@ class Course(Struct, frozen=True):
         """The mutants of the reference that no test can tell from it. A module without such mutants needs no file."""
         return self.root / "tests" / "equivalents" / f"{module}.toml"
 
+    @property
+    def mistakes(self) -> Path:
+        """How known mistakes behave on the public inputs, locked. `grader stubs` writes it."""
+        return self.root / "tests" / "public" / "mistakes.json"
+
     @classmethod
     def read(cls, root: Path) -> Self:
         """Read course.toml in `root`. Raises: ManifestError."""

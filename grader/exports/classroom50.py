@@ -20,6 +20,7 @@ _SUPPORT = (
     "__init__.py",
     "base/__init__.py",
     "base/text.py",
+    "base/time_limit.py",
     "base/torchvision_compat.py",
     "protocol/__init__.py",
     "protocol/confinement.py",
@@ -31,6 +32,9 @@ _SUPPORT = (
     "exports/classroom50_result.py",
     "exports/escape.py",
     "exports/public_tests.py",
+    "practice/__init__.py",
+    "practice/pytest_plugin.py",
+    "practice/unseen.py",
 )
 """The files of this package that the autograder needs. They are shipped unchanged, and none is secret."""
 _ENTRY = "exports/autograder.py"
@@ -66,7 +70,6 @@ def _bundle(course: Course, modules: Sequence[Module]) -> Iterator[tuple[str, by
     pins = [line for line in (course.root / "constraints.txt").read_text().splitlines() if line.strip() and not line.startswith("#")]
     yield "requirements.txt", _REQUIREMENTS.format(pins="\n".join(pins)).encode()
     yield "pytest.ini", b"[pytest]\n"
-    yield "tests/public/conftest.py", course.public_suite("x").with_name("conftest.py").read_bytes()
     tasks = []
     for module in modules:
         suite = course.public_suite(module.name).read_bytes()

@@ -6,16 +6,19 @@ lines that were indented, wrapped or commented out.
 
 import ast
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grader
-from grader.course.manifest import Course, Module
+from grader.course.manifest import MANIFEST, Course, Module
+from grader.course.released import cut_to
 from grader.course.stubs import make_stub
 
 __all__ = ["MINIMUM", "Leak", "find_leaks", "secrets_of"]
 
+_LATER_HINTS = "the later hints of"
 MINIMUM = 16
 """The shortest secret, in characters without white space. `return torch.mul(` is long enough to be one, `return x` is not."""
 
@@ -33,23 +36,36 @@ class Leak:
 
 
 def find_leaks(folder: Path, course: Course) -> list[Leak]:
-    """Every file of the folder that holds a secret, with the first secret in it.
+    """Every file of the folder that holds a secret, with the first secret in it. Wheels are searched file by file.
 
-    Unchanged files of this package are not searched: they hold no secrets of a course, even if a hidden test has a line in common.
+    Unchanged files of this package are not searched: they hold no secrets of a course, even if a hidden test has a line in common. The
+    later hints of a task may stand in course.toml, from which `grader hint` gives them one at a time, and nowhere else.
     """
     secrets = secrets_of(course)
-    ours = {path.read_bytes() for path in Path(grader.__file__).parent.rglob("*.py")}
+    package = Path(grader.__file__).parent
+    ours = {path.read_bytes() for path in package.rglob("*") if path.is_file()}
     by_beginning: dict[str, list[str]] = {}
     for secret in secrets:
         by_beginning.setdefault(secret[:MINIMUM], []).append(secret)
     leaks = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.read_bytes() not in ours:
-            text = _squeeze(path.read_text(errors="replace"))
-            found = next(_occurrences(text, by_beginning), None)
-            if found:
-                leaks.append(Leak(path.relative_to(folder), *secrets[found]))
+    for path, data in _contents(folder):
+        if data not in ours:
+            found = (secrets[secret] for secret in _occurrences(_squeeze(data.decode(errors="replace")), by_beginning))
+            leak = next((where for where in found if path != Path(MANIFEST) or not where[1].startswith(_LATER_HINTS)), None)
+            if leak:
+                leaks.append(Leak(path, *leak))
     return leaks
+
+
+def _contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """The files of a folder, and those in its wheels."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".whl":
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    yield path.relative_to(folder) / name, archive.read(name)
+        elif path.is_file():
+            yield path.relative_to(folder), path.read_bytes()
 
 
 def _occurrences(text: str, by_beginning: dict[str, list[str]]) -> Iterator[str]:
@@ -91,19 +107,19 @@ def _secret_texts(course: Course, module: Module) -> Iterator[tuple[str, str]]:
     for task in module.tasks:
         for hint in task.hints[1:]:
             for sentence in re.split(r"(?<=[.?!:;])\s", hint):
-                yield sentence, f"the later hints of {task.name}"
+                yield sentence, f"{_LATER_HINTS} {task.name}"
 
 
 def _public_texts(course: Course) -> Iterator[str]:
-    """Texts that students may see: task names, stubs, public tests, first hints. Stubs are made anew, in case a file was edited."""
+    """Texts that students may see: task names, stubs, public tests, first hints, released solutions. Stubs are made anew, in case a
+    file was edited.
+    """
     for module in course.modules:
+        yield cut_to(course.solution(module.name).read_text(), [task.name for task in module.tasks if task.released])
         yield make_stub(course.solution(module.name).read_text(), [task.name for task in module.tasks])
         yield course.public_suite(module.name).read_text()
         for task in module.tasks:
             yield f'"{task.name}",\n{task.hints[0]}'
-    conftest = course.root / "tests" / "public" / "conftest.py"
-    if conftest.is_file():
-        yield conftest.read_text()
 
 
 def _squeeze(text: str) -> str:

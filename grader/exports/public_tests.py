@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     import pytest
 
     options = ["-q", "--tb=short", "--color=no", "--import-mode=importlib", "-p", "no:logging", "-p", "no:cacheprovider"]
+    options += ["-p", "grader.practice.pytest_plugin"]
     place = ["--rootdir", bundle, "-c", f"{bundle}/pytest.ini", "--code", f"{scratch}/code"]
     return int(pytest.main([suite, *options, *place], plugins=[_Lines(int(descriptor))]))
 

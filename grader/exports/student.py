@@ -1,30 +1,22 @@
-"""The repository for students: stubs, public tests, first hints and a workflow. It holds nothing that gives an answer away."""
+"""The repository for students: stubs, public tests, hints, the tool itself and a workflow. It holds no answer that is not released."""
 
 import re
 import tempfile
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
+import msgspec
+
 from grader.base.text import one_line
-from grader.course.manifest import Course, Module
+from grader.course.manifest import MANIFEST, Course, Module
+from grader.course.released import cut_to
 from grader.exports.files import write_files
 from grader.exports.leaks import find_leaks
 from grader.exports.templating import fill_in
+from grader.exports.wheel import build_wheel
 
 __all__ = ["CannotExport", "export_student", "pins", "student_files"]
 
-_SUPPORT = (
-    "__init__.py",
-    "base/__init__.py",
-    "base/text.py",
-    "base/torchvision_compat.py",
-    "exports/__init__.py",
-    "exports/advisory.py",
-    "exports/escape.py",
-    "exports/runner_json.py",
-)
-"""The files of this package that the public tests and the workflow need. They are shipped unchanged."""
 _DIGITS = "MNIST"
 """Public tests that contain this word read the digits."""
 
@@ -67,32 +59,40 @@ def _write(files: dict[str, bytes], folder: Path) -> None:
 
 def student_files(course: Course, modules: tuple[Module, ...], *, reporter: str | None = None) -> dict[str, bytes]:
     """The repository's files by path. Raises: CannotExport."""
-    versions = pins(course)
-    texts = {
-        name: fill_in(
-            f"student/{template}.jinja",
-            title=course.title,
-            modules=modules,
-            pins=versions,
-            example=modules[0].tasks[0].name,
-            reporter=reporter,
-        )
-        for name, template in (
-            ("README.md", "README.md"),
-            ("HINTS.md", "HINTS.md"),
-            ("pyproject.toml", "pyproject.toml"),
-            (".gitignore", "gitignore"),
-            (".github/workflows/classroom.yml", "classroom.yml"),
-        )
+    wheel, data = build_wheel()
+    values = {
+        "title": course.title,
+        "modules": modules,
+        "pins": pins(course),
+        "example": modules[0].tasks[0].name,
+        "reporter": reporter,
+        "wheel": wheel,
     }
-    files = {name: text.encode() for name, text in texts.items()}
-    package = resources.files("grader")
-    files |= {f"tests/support/grader/{path}": package.joinpath(path).read_bytes() for path in _SUPPORT}
+    texts = {
+        "README.md": "README.md",
+        "requirements.txt": "requirements.txt",
+        "pyproject.toml": "pyproject.toml",
+        ".gitignore": "gitignore",
+        ".github/workflows/classroom.yml": "classroom.yml",
+        ".devcontainer/devcontainer.json": "devcontainer.json",
+    }
+    files = {name: fill_in(f"student/{template}.jinja", **values).encode() for name, template in texts.items()}
+    files |= {MANIFEST: _manifest(course, modules), f"tools/{wheel}": data}
     return files | dict(_course_files(course, modules))
 
 
+def _manifest(course: Course, modules: tuple[Module, ...]) -> bytes:
+    """The course as students need it: without what only grading uses."""
+    plain = msgspec.to_builtins({"title": course.title, "modules": modules})
+    for module in plain["modules"]:
+        for task in module["tasks"]:
+            for key in ("limits", "bans"):
+                task.pop(key, None)
+    return msgspec.toml.encode(plain)
+
+
 def _course_files(course: Course, modules: tuple[Module, ...]) -> Iterator[tuple[str, bytes]]:
-    paths = [course.root / "tests" / "public" / "conftest.py"]
+    paths = []
     for module in modules:
         paths += [course.stub(module.name), course.public_suite(module.name)]
     missing = next((path for path in paths if not path.is_file()), None)
@@ -100,9 +100,14 @@ def _course_files(course: Course, modules: tuple[Module, ...]) -> Iterator[tuple
         raise CannotExport(f"{missing.relative_to(course.root)} is missing: `grader check` says what a course needs")
     if any(_DIGITS in course.public_suite(module.name).read_text() for module in modules):
         paths += [course.root / "data" / "README.md", *sorted((course.root / "data" / "MNIST" / "raw").glob("*-ubyte"))]
-    for path in paths:
+    for path in (*paths, course.mistakes):
         if path.is_file():
             yield path.relative_to(course.root).as_posix(), path.read_bytes()
+    for module in modules:
+        yield course.untouched_stub(module.name).relative_to(course.root).as_posix(), course.stub(module.name).read_bytes()
+        if released := [task for task in module.tasks if task.released]:
+            text = cut_to(course.solution(module.name).read_text(), [task.name for task in released])
+            yield course.solution(module.name).relative_to(course.root).as_posix(), text.encode()
 
 
 def pins(course: Course) -> list[str]:

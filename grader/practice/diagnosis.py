@@ -16,34 +16,45 @@ from msgspec import Struct
 from grader.course.manifest import Course
 from grader.practice.outcome import TaskRun
 
-__all__ = ["MISTAKES", "Mistakes", "known_mistake", "lock"]
+__all__ = ["Mistakes", "ModuleMistakes", "known_mistake", "lock", "read_mistakes"]
 
-MISTAKES = "tests/public/mistakes.json"
-"""Relative to the course's folder."""
+
+class ModuleMistakes(Struct, frozen=True):
+    """A module's known mistakes: for each task the locked sentences, under the names by which behaviours find them."""
+
+    made_from: str
+    """Stands for the files from which this was made."""
+    tasks: dict[str, dict[str, str]] = {}
 
 
 class Mistakes(Struct, frozen=True):
-    """The known mistakes, by task, and by the part of the digest that finds them."""
+    """The known mistakes of all modules."""
 
-    made_from: str
-    """Stands for the banks and the public tests from which this was made."""
-    tasks: dict[str, dict[str, str]] = {}
+    modules: dict[str, ModuleMistakes] = {}
 
 
 def known_mistake(course: Course, run: TaskRun) -> str:
     """The sentence for the mistake that a run behaves like; empty where none is known."""
-    path = course.root / MISTAKES
-    if run.passed or not run.fingerprint or not path.is_file():
+    if run.passed or not run.fingerprint:
         return ""
-    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, ValueError):
-        known = _read(path, path.stat().st_mtime_ns).tasks.get(run.task, {})
-        entry = known.get(_name(run.task, run.fingerprint))
-        return _stream(bytes.fromhex(entry), run.task, run.fingerprint).decode() if entry else ""
+    module = read_mistakes(course).modules.get(run.module)
+    locked = module.tasks.get(run.task, {}).get(_name(run.task, run.fingerprint), "") if module else ""
+    with contextlib.suppress(ValueError):  # a damaged file
+        return _stream(bytes.fromhex(locked), run.task, run.fingerprint).decode()
     return ""
 
 
+def read_mistakes(course: Course) -> Mistakes:
+    """Read the file. A missing or damaged one knows no mistakes."""
+    path = course.mistakes
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return Mistakes()
+
+
 def lock(task: str, fingerprint: str, sentence: str) -> tuple[str, str]:
-    """The entry of a mistake: the name under which its behaviour is found, and its sentence, which only that behaviour opens."""
+    """The entry of a mistake: the name by which its behaviour is found, and its sentence, which only that behaviour opens."""
     return _name(task, fingerprint), _stream(sentence.encode(), task, fingerprint).hex()
 
 

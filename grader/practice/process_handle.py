@@ -11,8 +11,8 @@ from typing import Self
 
 import msgspec
 
+from grader.base.time_limit import TEST_SECONDS
 from grader.practice.outcome import Request, TaskRun
-from grader.practice.pytest_plugin import SECONDS
 
 __all__ = ["PracticeProcess"]
 
@@ -56,7 +56,7 @@ class PracticeProcess:
 
         Args:
             request: the task.
-            tests: how many tests it has, at most: each has `SECONDS`.
+            tests: how many tests it has, at most: each has `TEST_SECONDS`.
 
         Returns: what they gave. If the process died or hung, its `problem` says so, and a new process is started.
         """
@@ -71,9 +71,9 @@ class PracticeProcess:
             assert process and process.stdin
             process.stdin.write(msgspec.json.encode(request) + b"\n")
             process.stdin.flush()
-            answer = self._next(SECONDS * (tests + 1) + _GRACE)
+            answer = self._next(TEST_SECONDS * (tests + 1) + _GRACE)
         except TimeoutError:
-            return self._failed(request, f"Your code did not end within {SECONDS:g} seconds. Is there an endless loop?")
+            return self._failed(request, f"Your code did not end within {TEST_SECONDS:g} seconds. Is there an endless loop?")
         except OSError:
             answer = None
         if answer is None and self._cancelled:

@@ -4,7 +4,7 @@
     pytest --code FOLDER      tests the modules in another folder
 
 pyproject.toml loads it with `-p`. Only the files that can hold a wanted test are collected, so that only the modules that are needed are
-imported. Every test has `SECONDS` to run. Tests outside of tests/public are left alone. Uses the standard library, pytest and
+imported. Every test has `TEST_SECONDS` to run. Tests outside of tests/public are left alone. Uses the standard library, pytest and
 `grader.base`, since it is shipped with the autograder of Classroom 50, too.
 """
 
@@ -24,13 +24,10 @@ from typing import Any
 
 import pytest
 
-from grader.base.time_limit import time_limit
+from grader.base.time_limit import TEST_SECONDS, time_limit
 from grader.practice.unseen import unseen
 
 __all__ = ["CannotUse", "StudentModules", "owner_of"]
-
-SECONDS = 10.0
-"""For one test. The hidden tests have as long."""
 
 
 # ---- the student's modules
@@ -63,7 +60,7 @@ class _StudentLoader(Loader):
         error: BaseException | None = None
         try:
             code = compile(self._path.read_bytes(), str(self._path), "exec")
-            with time_limit(SECONDS):
+            with time_limit(TEST_SECONDS):
                 exec(code, module.__dict__)
         except KeyboardInterrupt:
             raise
@@ -219,7 +216,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Give each public test its time, and go on with the next."""
-    with time_limit(SECONDS) if item.path.parent == _public(item.config) else contextlib.nullcontext():
+    with time_limit(TEST_SECONDS) if item.path.parent == _public(item.config) else contextlib.nullcontext():
         return (yield)
 
 

@@ -1,9 +1,7 @@
 """The reference for a task, where the course's author released it."""
 
-import ast
-
-from grader.course.definitions import needed_for
 from grader.course.manifest import Course, Module, Task
+from grader.course.released import cut_to
 
 __all__ = ["NotReleased", "solution_of"]
 
@@ -20,7 +18,4 @@ def solution_of(course: Course, module: Module, task: Task) -> str:
         source = course.solution(module.name).read_text(encoding="utf-8")
     except OSError:
         raise NotReleased(f"The solution of {task.name} is not here: update your repository from where you got it.") from None
-    tree = ast.parse(source)
-    needed = needed_for([task.name], tree.body)
-    parts = [ast.get_source_segment(source, node) or "" for node in tree.body if node in needed]
-    return "\n\n\n".join(parts)
+    return cut_to(source, [task.name], imports=False)

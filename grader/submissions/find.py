@@ -1,17 +1,20 @@
 """Finds the submissions in folders, archives, single files and git refs, and in each submission the one file that holds a module."""
 
+import ast
 import codecs
 import io
 import os
 import re
 import stat
 import tokenize
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from grader.base.text import one_line
-from grader.course.manifest import Course
+from grader.course.manifest import Course, Module
+from grader.course.source import Definition
 from grader.submissions.archives import ARCHIVES, archived_files
 from grader.submissions.folders import folder_files, reader, wrapped_folder_files
 from grader.submissions.ids import distinct_ids, submission_id
@@ -201,27 +204,53 @@ def _take(entries: list[Entry], course: Course) -> dict[str, Source]:
     """Choose one file for each module: at the top or in exercises/, of the submission or of a folder that wraps it."""
     sources = {}
     for module in course.modules:
-        candidates = _best([entry for entry in entries if module_of(entry.path.name, course) == module.name])
-        if len(candidates) > 1:
-            names = " and ".join(one_line(str(entry.path), 80) for entry in candidates[:3])
-            sources[module.name] = Source(problem=f"{names} both hold the module {module.name}: keep one.")
-        elif candidates:
-            sources[module.name] = _source(candidates[0])
+        candidates = _nearest([entry for entry in entries if module_of(entry.path.name, course) == module.name])
+        if candidates:
+            sources[module.name] = _source(candidates[0]) if len(candidates) == 1 else _answered(candidates, module)
     return sources
 
 
-def _best(entries: list[Entry]) -> list[Entry]:
-    """The entries at the most likely place. Several entries mean that the choice is not clear."""
+def _nearest(entries: list[Entry]) -> list[Entry]:
+    """The entries of the outermost folder and its exercises/, those in exercises/ first."""
 
-    def place(entry: Entry) -> int | None:
+    def place(entry: Entry) -> tuple[int, bool]:
         folders = entry.path.parts[:-1]
         inside = folders[-1:] == ("exercises",)
-        depth = len(folders) - inside
-        return 2 * depth + inside if depth <= 1 else None
+        return len(folders) - inside, not inside
 
-    ranked = [(rank, entry) for entry in entries if (rank := place(entry)) is not None]
-    best = min((rank for rank, _ in ranked), default=None)
-    return [entry for rank, entry in ranked if rank == best]
+    least = min((place(entry)[0] for entry in entries), default=0)
+    return sorted((entry for entry in entries if place(entry)[0] == least <= 1), key=place)
+
+
+def _answered(candidates: list[Entry], module: Module) -> Source:
+    """The one of several files that answers a task: a copy of the stub is no answer. Two different answers are a problem."""
+    sources = [_source(entry) for entry in candidates]
+    found = [pair for pair in zip(candidates, sources, strict=True) if pair[1].problem or not _is_copy_of_stub(pair[1].text, module)]
+    if len({source.text or entry.path for entry, source in found}) > 1:
+        names = " and ".join(one_line(str(entry.path), 80) for entry, _ in found[:3])
+        return Source(problem=f"{names} both hold the module {module.name}, with different answers: keep one.")
+    return found[0][1] if found else sources[0]
+
+
+def _is_copy_of_stub(source: str, module: Module) -> bool:
+    """Whether a file has nothing for its tasks but the stubs, of this or an older version."""
+    names = {task.name for task in module.tasks}
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            nodes = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    tasks = [node for node in nodes if isinstance(node, Definition) and node.name in names]
+    functions = [part for task in tasks for part in (task, *task.body) if isinstance(part, ast.FunctionDef)]
+    return bool(functions) and all(_is_stub(function) for function in functions)
+
+
+def _is_stub(function: ast.FunctionDef) -> bool:
+    """Whether a function's body is nothing but `raise NotImplementedError(…)`, behind its docstring."""
+    match function.body:
+        case [*before, ast.Raise(exc=ast.Call(func=ast.Name("NotImplementedError")))]:
+            return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in before)
+    return False
 
 
 def _hold_modules(entries: list[Entry], course: Course) -> bool:

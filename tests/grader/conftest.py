@@ -158,22 +158,6 @@ def test_Counter_sums_up():
     assert Counter(1).add(2) == 3
 '''
 
-PUBLIC_CONFTEST = '''\
-"""The option --code."""
-
-import sys
-
-
-def pytest_addoption(parser):
-    """Add --code."""
-    parser.addoption("--code", default="exercises")
-
-
-def pytest_configure(config):
-    """Put the folder on the path."""
-    sys.path.insert(0, str(config.rootpath / config.option.code))
-'''
-
 MISCONCEPTIONS = '''\
 """Wrong answers."""
 
@@ -273,10 +257,10 @@ def mini_course(folder: Path) -> Path:
 
     files = {
         "course.toml": MANIFEST,
-        "pyproject.toml": '[tool.pytest.ini_options]\naddopts = "--import-mode=importlib --strict-markers"\ntimeout = 60\n',
+        "pyproject.toml": "[tool.pytest.ini_options]\n"
+        'addopts = "-p grader.practice.pytest_plugin --import-mode=importlib --strict-markers"\ntimeout = 60\n',
         "solutions/mini.py": SOLUTION,
         "exercises/mini.py": make_stub(SOLUTION, ["double", "Counter"]),
-        "tests/public/conftest.py": PUBLIC_CONFTEST,
         "tests/public/test_mini.py": PUBLIC,
         "tests/hidden/conftest.py": 'pytest_plugins = ["grader.grading.plugin"]\n',
         "tests/hidden/test_mini.py": HIDDEN,

@@ -1,20 +1,24 @@
 """`grader export student`: the repository is complete, works at once, and gives nothing away."""
 
+import base64
+import hashlib
+import json
 import random
 import shutil
 import subprocess
 import sys
-import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import grader as package
-from grader.course.manifest import Course
+from grader.course.manifest import Course, Overrides
 from grader.exports.classroom50 import autograder_files
 from grader.exports.files import write_files
 from grader.exports.leaks import find_leaks, secrets_of
 from grader.exports.student import CannotExport, export_student
+from grader.exports.wheel import build_wheel
 from tests.grader.conftest import RIGHT, grader, mini_course
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,7 +33,7 @@ def root(tmp_path):
 
 
 def run_pytest(folder: Path, *arguments: str) -> str:
-    """The last line of pytest in a student's repository, where this package is not on the path."""
+    """The last line of pytest in a student's repository."""
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False).stdout.strip().splitlines()[-1]
 
@@ -41,35 +45,102 @@ def files_of(folder: Path) -> list[str]:
 
 
 def test_what_is_in_it(root, tmp_path):
-    """Stubs, public tests, first hints, pinned versions, the workflow and what they need; no other file."""
+    """Stubs, public tests, hints, pinned versions, the tool, the workflow and what they need; no other file."""
     done = grader("export", "student", tmp_path / "out", cwd=root)
     assert (done.returncode, done.stderr) == (0, "")
+    wheel, content = build_wheel()
     assert files_of(tmp_path / "out") == [
+        ".devcontainer/devcontainer.json",
         ".github/workflows/classroom.yml",
         ".gitignore",
-        "HINTS.md",
         "README.md",
+        "course.toml",
         "exercises/mini.py",
         "pyproject.toml",
-        "tests/public/conftest.py",
+        "requirements.txt",
         "tests/public/test_mini.py",
-        "tests/support/grader/__init__.py",
-        "tests/support/grader/base/__init__.py",
-        "tests/support/grader/base/text.py",
-        "tests/support/grader/base/torchvision_compat.py",
-        "tests/support/grader/exports/__init__.py",
-        "tests/support/grader/exports/advisory.py",
-        "tests/support/grader/exports/escape.py",
-        "tests/support/grader/exports/runner_json.py",
+        f"tools/{wheel}",
+        "tools/stubs/mini.py",
     ]
-    project = tomllib.loads((tmp_path / "out" / "pyproject.toml").read_text())["project"]
-    assert project["dependencies"][:2] == ["torch==2.13.0", "torchvision==0.28.0"]
-    hints = (tmp_path / "out" / "HINTS.md").read_text()
-    assert "What is twice a number?" in hints
-    assert "A product has two factors." not in hints
-    for name in ("base/text.py", "exports/advisory.py", "exports/runner_json.py"):
-        own, shipped = Path(package.__file__).parent / name, tmp_path / "out" / "tests" / "support" / "grader" / name
-        assert own.read_bytes() == shipped.read_bytes()
+    requirements = (tmp_path / "out" / "requirements.txt").read_text().splitlines()
+    assert requirements[1:] == ["torch==2.13.0", "torchvision==0.28.0", f"./tools/{wheel}"]
+    assert (tmp_path / "out" / "tools" / wheel).read_bytes() == content
+    json.loads((tmp_path / "out" / ".devcontainer" / "devcontainer.json").read_text())
+
+
+def test_the_manifest_for_students(root, tmp_path):
+    """It can be read as a course, has all hints, and nothing that only grading uses."""
+    assert grader("export", "student", tmp_path / "out", cwd=root).returncode == 0
+    theirs, ours = Course.read(tmp_path / "out"), Course.read(root)
+    for mine, task in zip(ours.modules[0].tasks, theirs.modules[0].tasks, strict=True):
+        assert (task.name, task.points, task.minutes, task.hints) == (mine.name, mine.points, mine.minutes, mine.hints)
+        assert (task.bans, task.limits) == ((), Overrides())
+    done = grader("hint", "double", "--more", cwd=tmp_path / "out")
+    assert done.stdout == "\n".join(ours.modules[0].tasks[0].hints[:2]) + "\n"
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
+    """Every file is one of this package, with the digest that RECORD gives; the same package gives the same bytes."""
+    name, data = build_wheel()
+    assert build_wheel() == (name, data)
+    (tmp_path / name).write_bytes(data)
+    with zipfile.ZipFile(tmp_path / name) as archive:
+        names = archive.namelist()
+        record = next(name for name in names if name.endswith("/RECORD"))
+        for line in archive.read(record).decode().splitlines()[:-1]:
+            file, digest, size = line.rsplit(",", 2)
+            content = archive.read(file)
+            assert digest == "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+            assert int(size) == len(content)
+        for file in names:
+            if ".dist-info/" not in file:
+                assert (Path(package.__file__).parents[1] / file).read_bytes() == archive.read(file)
+    assert "grader/practice/process.py" in names
+    assert "grader/exports/templates/student/README.md.jinja" in names
+    assert not [file for file in names if "__pycache__" in file]
+
+
+def test_a_wheel_that_leaks_is_found(root, tmp_path):
+    """The leak check looks into wheels."""
+    with zipfile.ZipFile(tmp_path / "x.whl", "w") as archive:
+        archive.writestr("grader/extra.py", "# return torch.mul(x, _TWO)\n")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "x.whl").rename(tmp_path / "out" / "x.whl")
+    assert [str(leak.file) for leak in find_leaks(tmp_path / "out", Course.read(root))] == ["x.whl/grader/extra.py"]
+
+
+def test_released_solutions_are_in_it(root, tmp_path):
+    """Where a task is released, its reference is there, and no other task's; `grader solution` shows it once the task is passed."""
+    manifest = root / "course.toml"
+    manifest.write_text(manifest.read_text().replace('name = "double"\n', 'name = "double"\nreleased = true\n'))
+    out = tmp_path / "out"
+    assert grader("export", "student", out, cwd=root).returncode == 0
+    text = (out / "solutions" / "mini.py").read_text()
+    assert "return torch.mul(x, _TWO)" in text
+    assert "class Counter" not in text
+    early = grader("solution", "double", cwd=out)
+    assert (early.returncode, early.stdout) == (2, "")
+    assert "Solve double first" in early.stderr
+    assert "return torch.mul(x, _TWO)" in grader("solution", "double", "--anyway", cwd=out).stdout
+    other = grader("solution", "Counter", "--anyway", cwd=out)
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "is not released" in other.stderr
+
+
+def test_a_student_finds_the_way(root, tmp_path):
+    """next, run, reset and progress work in the exported repository."""
+    out = tmp_path / "out"
+    assert grader("export", "student", out, cwd=root).returncode == 0
+    assert grader("next", cwd=out).stdout.startswith("double in exercises/mini.py")
+    assert grader("run", cwd=out).stdout == "double: not written yet\n"
+    (out / "exercises" / "mini.py").write_text(RIGHT)
+    assert grader("run", "mini", cwd=out).returncode == 0
+    assert grader("next", cwd=out).stdout == "All tasks pass their public tests.\n"
+    done = grader("reset", "double", cwd=out)
+    kept = out / done.stdout.rpartition(" ")[2].strip().removesuffix(".")
+    assert kept.read_text() == RIGHT
+    assert "NotImplementedError" in (out / "exercises" / "mini.py").read_text()
+    assert json.loads(grader("progress", "--json", cwd=out).stdout)[0]["passed"] == 1
 
 
 def test_its_tests_run_at_once(root, tmp_path):

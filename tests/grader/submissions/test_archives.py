@@ -69,7 +69,7 @@ def test_a_member_twice(tmp_path, course):
         archive.writestr("mini.py", "x = 1")
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("mini.py", "x = 2")
-    assert "both hold the module mini: keep one." in problem_of(tmp_path / "anna.zip", course)
+    assert "both hold the module mini, with different answers: keep one." in problem_of(tmp_path / "anna.zip", course)
 
 
 def test_an_encrypted_zip(tmp_path, course):

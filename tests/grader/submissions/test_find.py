@@ -62,7 +62,38 @@ def test_a_module_and_a_notebook_of_it(tmp_path, course):
     """Two files for one module are a problem of that module."""
     (tmp_path / "mini.py").write_text(TEXT)
     (tmp_path / "mini.ipynb").write_text(notebook(TEXT))
-    assert "both hold the module mini: keep one." in problem_of(tmp_path, course)
+    assert "both hold the module mini, with different answers: keep one." in problem_of(tmp_path, course)
+
+
+ANSWERED = "def double(x):\n    return x + x\n"
+
+
+@pytest.mark.parametrize(
+    ("top", "inside", "taken"),
+    [
+        ("stub", ANSWERED, "exercises"),
+        (ANSWERED, "stub", "top"),
+        ("stub", "stub", "exercises"),
+        (f"# mine\n{ANSWERED}", f"# mine\n{ANSWERED}", "exercises"),
+        ("not python (", "stub", "top"),
+        (ANSWERED, "def double(x):\n    return 2 * x\n", None),
+        (ANSWERED, "not python (", None),
+    ],
+)
+def test_a_copy_of_the_stub_is_no_answer(tmp_path, course, top, inside, taken):
+    """Of a file at the top and one in exercises/, the one with an answer counts; two different answers are a problem of the module."""
+    texts = {}
+    for place, text in (("top", top), ("exercises", inside)):
+        texts[place] = course.stub("mini").read_text().replace("Double", "Twice") if text == "stub" else text
+    path = tmp_path / "anna"
+    (path / "exercises").mkdir(parents=True)
+    (path / "mini.py").write_text(texts["top"])
+    (path / "exercises" / "mini.py").write_text(texts["exercises"])
+    source = read_submission(path, course).sources["mini"]
+    if taken:
+        assert (source.text, source.problem) == (texts[taken], "")
+    else:
+        assert source.problem == "exercises/mini.py and mini.py both hold the module mini, with different answers: keep one."
 
 
 # ---- texts
