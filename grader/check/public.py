@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import msgspec
 
 from grader.course.manifest import Course, Module
+from grader.practice.pytest_plugin import owner_of
 
 __all__ = ["public_problems"]
 
@@ -28,20 +29,15 @@ def public_problems(course: Course, modules: Iterable[Module]) -> list[str]:
     outcomes = run_public(course, modules)
     for module in modules:
         suite = f"tests/public/test_{module.name}.py"
-        whole = course.module(module.name)
+        tasks = [task.name for task in course.module(module.name).tasks]
         checked = [task.name for task in module.tasks]
         passed, failed = outcomes[module.name, "solutions"]
-        problems += [f"{suite}: {name} fails on the reference" for name in failed if _owner(name, whole) in (*checked, None)]
-        owners = {_owner(name, whole) for name in passed + failed}
+        problems += [f"{suite}: {name} fails on the reference" for name in failed if owner_of(name, tasks) in (*checked, None)]
+        owners = {owner_of(name, tasks) for name in passed + failed}
         problems += [f"{suite} has no test called test_{task}…" for task in checked if task not in owners]
         passed, _ = outcomes[module.name, "exercises"]
-        problems += [f"{suite}: {name} passes on the stub" for name in passed if _owner(name, whole) in (*checked, None)]
+        problems += [f"{suite}: {name} passes on the stub" for name in passed if owner_of(name, tasks) in (*checked, None)]
     return problems
-
-
-def _owner(test: str, module: Module) -> str | None:
-    """The task that a public test is named after, None where it is named after none. Of `quantize` and `quantize_bias`, the longer."""
-    return max((task.name for task in module.tasks if test.startswith(f"test_{task.name}")), key=len, default=None)
 
 
 def run_public(course: Course, modules: Iterable[Module]) -> dict[tuple[str, str], tuple[list[str], list[str]]]:

@@ -213,7 +213,10 @@ def find_root(start: Path) -> Path:
     for folder in (start, *start.parents):
         if (folder / MANIFEST).is_file():
             return folder
-    raise ManifestError(f"no {MANIFEST} in {start} or above: run from a course's folder, or name it with --course")
+    raise ManifestError(
+        f"there is no course here: no {MANIFEST} in {start} or above. A course is a folder with that file, exercises/ and tests/. "
+        "Change into one, or name it with --course."
+    )
 
 
 def load_course(folder: Path | None = None) -> Course:

@@ -15,7 +15,7 @@ import importlib.util
 import re
 import sys
 import tomllib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -131,9 +131,9 @@ def _public(config: pytest.Config) -> Path:
 # ---- which tests
 
 
-def owner_of(test: str, tasks: Sequence[str]) -> str | None:
+def owner_of(test: str, tasks: Iterable[str]) -> str | None:
     """The task that a public test is named after, None if there is none. Of `quantize` and `quantize_bias`, the longer."""
-    return max((task for task in tasks if re.match(rf"test_{task}(_|\[|$)", test)), key=len, default=None)
+    return max((task for task in tasks if test.startswith(f"test_{task}")), key=len, default=None)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,12 +1,15 @@
 """The repository keeps its promises: the digits are real, the constraint files fit. `grader check` looks at the content."""
 
+import ast
 import re
 from pathlib import Path
 
 import torch
 
 from grader.course.digits import load_digits
+from grader.course.manifest import Course
 from grader.exports.templating import ACTIONS
+from grader.practice.pytest_plugin import owner_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,3 +37,17 @@ def test_ci_pins_the_actions_that_exports_pin():
     used = re.findall(r"uses: (.+)$", (ROOT / ".github/workflows/ci.yml").read_text(), re.MULTILINE)
     assert used
     assert set(used) <= set(ACTIONS.values())
+
+
+def test_a_tasks_name_selects_no_neighbours_by_accident():
+    """`pytest -k TASK` runs that task's public tests, and others only where one task's name is part of another's."""
+    course = Course.read(ROOT)
+    tasks = [task.name for module in course.modules for task in module.tasks]
+    for module in course.modules:
+        functions = [
+            node.name for node in ast.parse(course.public_suite(module.name).read_text()).body if isinstance(node, ast.FunctionDef)
+        ]
+        for function in functions:
+            owner = owner_of(function, tasks)
+            assert owner
+            assert not [task for task in tasks if task.lower() in function.lower() and task.lower() not in owner.lower()], function

@@ -22,7 +22,7 @@ from torch import nn
 from torch.testing import assert_close
 
 
-def test_scaled_dot_product_attention_mixes_values():
+def test_scaled_dot_product_attention_mixes_rows():
     """Scores of 0 and log 3 become the weights 1/4 and 3/4 (D is 4, so products are halved)."""
     q = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
     k = torch.tensor([[0.0, 5.0, 0.0, 0.0], [2 * math.log(3.0), 0.0, 5.0, 0.0]])

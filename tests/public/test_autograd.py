@@ -77,7 +77,7 @@ def test_numerical_gradient_takes_the_given_step():
     assert_close(numerical_gradient(lambda z: z**3, x, eps=1.0), torch.tensor(13.0, dtype=torch.float64))
 
 
-def test_Softplus_values_and_gradient():
+def test_Softplus_and_its_gradient():
     """At 0 it is log 2 with slope 1/2; far out it is 0 or x."""
     x = torch.tensor([0.0, 1e4, -1e4], requires_grad=True)
     y = Softplus.apply(x)
@@ -103,7 +103,7 @@ def test_RoundSTE_rounds_and_lets_gradients_through():
     assert_close(x.grad, torch.tensor([1.0, 2.0, 3.0, 4.0]))
 
 
-def test_jacobian_of_a_linear_map():
+def test_jacobian_of_a_matrix():
     """The Jacobian of W x is W: a row for each output, a column for each input."""
     W = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     assert_close(jacobian(lambda x: W @ x, torch.tensor([1.0, 0.0, -1.0])), W)
@@ -121,14 +121,14 @@ def test_hessian_vector_product_of_a_cubic():
     assert_close(hessian_vector_product(lambda z: z[0] ** 2 * z[1], x, v), torch.tensor([10.0 - 6.0, 6.0]))
 
 
-def test_hessian_vector_product_of_a_linear_function():
+def test_hessian_vector_product_where_the_gradient_is_constant():
     """A linear function has no second derivative; a square beside it has."""
     x, v = torch.tensor([3.0, 5.0]), torch.tensor([1.0, -1.0])
     assert_close(hessian_vector_product(lambda z: z.sum(), x, v), torch.zeros(2))
     assert_close(hessian_vector_product(lambda z: z.sum() + z[1] ** 2, x, v), torch.tensor([0.0, -2.0]))
 
 
-def test_gradient_penalty_of_a_linear_critic():
+def test_gradient_penalty_of_a_weighted_sum():
     """The slope of w · x is |w| = 5 everywhere: the penalty is (5 − 1)², and its gradient 2 · (5 − 1) · w / |w|."""
     w = torch.tensor([3.0, 4.0], requires_grad=True)
     real, fake = torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([[0.0, 0.0], [5.0, 1.0]])

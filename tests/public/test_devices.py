@@ -103,7 +103,7 @@ def test_Standardize_statistics_are_buffers():
     assert module.to("meta").std.device.type == "meta"
 
 
-def test_module_memory_of_a_linear_layer():
+def test_module_memory_of_one_layer():
     """12 weights and 3 biases of 4 bytes; Adam keeps two numbers for each, and two steps."""
     layer = nn.Linear(4, 3)
     optimizer = torch.optim.Adam(layer.parameters())
