@@ -84,7 +84,7 @@ def test_no_manifest(tmp_path: Path):
     """A missing file, and a folder in its place, say what to do."""
     with pytest.raises(ManifestError, match="is missing: run from a course's folder, or name it with --course"):
         Course.read(tmp_path)
-    with pytest.raises(ManifestError, match="run from a course's folder"):
+    with pytest.raises(ManifestError, match="there is no course here"):
         find_root(tmp_path)
     (tmp_path / "course.toml").mkdir()
     with pytest.raises(ManifestError, match=r"course\.toml"):
