@@ -10,7 +10,7 @@ from rich.text import Text
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
 from grader.base.files import write_atomically
 from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, stop
-from grader.course.manifest import Module
+from grader.course.manifest import Course, Module
 from grader.course.stubs import make_stub
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def _plain(module: Module, marks: "dict[str, Mark]") -> dict[str, Any]:
 
 
 def stubs(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; only say which stubs are out of date.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; only say what is out of date.")] = False,
     course: CourseOption = None,
 ) -> None:
-    """Write the stubs in exercises/ from the references in solutions/."""
+    """Write what is made from the references in solutions/: the stubs in exercises/, and what `grader show` expects."""
     loaded = load(course)
     outdated = 0
     for module in loaded.modules:
@@ -69,8 +69,29 @@ def stubs(
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, text.encode())
             Console().print(f"wrote {path.relative_to(loaded.root)}")
+    outdated += _pictures(loaded, check=check)
     if check and outdated:
         raise typer.Exit(EXIT_PROBLEMS)
+
+
+def _pictures(course: Course, *, check: bool) -> int:
+    """Write the expected pictures, or say which are out of date. Returns: how many are or were. Raises: typer.Exit."""
+    from grader.check.pictures import CannotDraw, outdated_pictures, pictures_text
+    from grader.practice.pictures import PICTURES
+
+    outdated = outdated_pictures(course)
+    if not outdated:
+        return 0
+    if check:
+        console.print(Text(f"{PICTURES} is out of date for {', '.join(outdated)}: run `grader stubs`", "red"))
+        return len(outdated)
+    try:
+        text = pictures_text(course)
+    except CannotDraw as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    write_atomically(course.root / PICTURES, text.encode())
+    Console().print(f"wrote {PICTURES}")
+    return len(outdated)
 
 
 def schema() -> None:
