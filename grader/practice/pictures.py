@@ -92,8 +92,10 @@ def verdict(task: Task, yours: Drawing, expected: Picture | None) -> str:
     if not wrong:
         return f"Yours looks as expected. `grader run {task.name}` tests it."
     i, j = min(wrong)
-    count, mine, theirs = sum(len(row) for row in expected.rows), _short(float(yours.rows[i][j])), _short(float(expected.rows[i][j]))
-    return f"{len(wrong)} of {count} numbers differ. The first is at {_name_of(i, j, task.show, expected)}: yours is {mine}, expected {theirs}."
+    count = sum(len(row) for row in expected.rows)
+    mine, theirs = (_short(float(rows[i][j])) for rows in (yours.rows, expected.rows))
+    where = _name_of(i, j, task.show, expected)
+    return f"{len(wrong)} of {count} numbers differ. The first is at {where}: yours is {mine}, expected {theirs}."
 
 
 def _name_of(i: int, j: int, show: Show | None, expected: Picture) -> str:
