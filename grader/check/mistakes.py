@@ -19,7 +19,7 @@ from grader.practice.diagnosis import Mistakes, ModuleMistakes, lock, read_mista
 from grader.practice.outcome import Request
 from grader.practice.process_handle import PracticeProcess
 
-__all__ = ["HomeNaming", "made_from", "make_mistakes", "outdated"]
+__all__ = ["HomeNaming", "made_from", "make_mistakes", "outdated_mistakes"]
 
 
 class HomeNaming(Struct):
@@ -39,10 +39,12 @@ class HomeNaming(Struct):
     """Takes too long, ends the process, or fails before a value can be looked at."""
 
 
-def outdated(course: Course, modules: Iterable[Module]) -> list[str]:
+def outdated_mistakes(course: Course) -> list[str]:
     """The modules whose part of the file was made from other files than those that are there now."""
     known = read_mistakes(course).modules
-    return [module.name for module in modules if module.name not in known or known[module.name].made_from != made_from(course, module)]
+    return [
+        module.name for module in course.modules if module.name not in known or known[module.name].made_from != made_from(course, module)
+    ]
 
 
 def made_from(course: Course, module: Module) -> str:

@@ -15,7 +15,7 @@ from grader.cli.collect import collect_repositories
 from grader.cli.course import list_tasks, schema, stubs
 from grader.cli.doctor import doctor
 from grader.cli.grade import grade
-from grader.cli.practice import hint, next_task, progress, reset, run, solution, watch
+from grader.cli.practice import hint, next_task, progress, reset, run, show, solution, watch
 
 __all__ = ["app"]
 
@@ -48,6 +48,7 @@ for name, command in (
     ("reset", reset),
     ("progress", progress),
     ("solution", solution),
+    ("show", show),
 ):
     app.command(name, rich_help_panel=_PRACTICE)(command)
 app.command()(grade)

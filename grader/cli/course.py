@@ -12,7 +12,7 @@ from rich.text import Text
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
 from grader.base.files import write_atomically
 from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, progress_bar, stop
-from grader.course.manifest import Module
+from grader.course.manifest import Course, Module
 from grader.course.stubs import make_stub
 
 if TYPE_CHECKING:
@@ -55,46 +55,74 @@ def stubs(
     jobs: Annotated[int, typer.Option(min=1, help="How many processes run known mistakes at once.")] = min(4, os.cpu_count() or 1),
     course: CourseOption = None,
 ) -> None:
-    """Write what students get from solutions/ and the banks: the stubs in exercises/, and the known mistakes in tests/public/."""
-    from grader.check.mistakes import make_mistakes, outdated
-
+    """Write what students get of solutions/ and the banks: stubs, the pictures of `grader show`, and known mistakes, locked."""
     loaded = load(course)
-    changed = 0
-    for module in loaded.modules:
-        path = loaded.stub(module.name)
+    outdated = [_stubs(loaded, check=check), _pictures(loaded, check=check), _mistakes(loaded, jobs, check=check)]
+    if check and any(outdated):
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+def _stubs(course: Course, *, check: bool) -> bool:
+    """Write the stubs in exercises/, or say which are out of date. Returns: whether one is or was. Raises: typer.Exit."""
+    outdated = False
+    for module in course.modules:
+        path = course.stub(module.name)
         try:
-            text = make_stub(loaded.solution(module.name).read_text(), [task.name for task in module.tasks])
+            text = make_stub(course.solution(module.name).read_text(), [task.name for task in module.tasks])
         except (OSError, SyntaxError) as error:
             raise stop(f"solutions/{module.name}.py can't be read: {error}", EXIT_BAD_INPUT) from None
         if path.is_file() and path.read_text() == text:
             continue
-        changed += 1
+        outdated = True
         if check:
-            console.print(Text(f"{path.relative_to(loaded.root)} is out of date: run `grader stubs`", "red"))
+            console.print(Text(f"{path.relative_to(course.root)} is out of date: run `grader stubs`", "red"))
         else:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, text.encode())
-            Console().print(f"wrote {path.relative_to(loaded.root)}")
-    place = loaded.mistakes.relative_to(loaded.root)
-    old = [module for module in loaded.modules if module.name in outdated(loaded, loaded.modules)]
-    if check and old:
-        names = ", ".join(module.name for module in old)
-        console.print(Text(f"{place} is out of date for {names}: run `grader stubs`", "red"), soft_wrap=True)
-    elif old:
+            Console().print(f"wrote {path.relative_to(course.root)}")
+    return outdated
+
+
+def _pictures(course: Course, *, check: bool) -> bool:
+    """Write the expected pictures, or say which are out of date. Returns: whether one is or was. Raises: typer.Exit."""
+    from grader.check.pictures import CannotDraw, outdated_pictures, pictures_text
+
+    outdated = outdated_pictures(course)
+    place = course.pictures.relative_to(course.root)
+    if outdated and check:
+        console.print(Text(f"{place} is out of date for {', '.join(outdated)}: run `grader stubs`", "red"), soft_wrap=True)
+    elif outdated:
+        try:
+            text = pictures_text(course)
+        except CannotDraw as error:
+            raise stop(str(error), EXIT_BAD_INPUT) from None
+        write_atomically(course.pictures, text.encode())
+        Console().print(f"wrote {place}")
+    return bool(outdated)
+
+
+def _mistakes(course: Course, jobs: int, *, check: bool) -> bool:
+    """Write the known mistakes, or say for which modules they are out of date. Returns: whether some are or were."""
+    from grader.check.mistakes import make_mistakes, outdated_mistakes
+
+    outdated = outdated_mistakes(course)
+    place = course.mistakes.relative_to(course.root)
+    if outdated and check:
+        console.print(Text(f"{place} is out of date for {', '.join(outdated)}: run `grader stubs`", "red"), soft_wrap=True)
+    elif outdated:
         with progress_bar() as progress:
             bar = progress.add_task("mistakes", total=None)
             mistakes, figures = make_mistakes(
-                loaded,
-                old,
+                course,
+                course.select(outdated, []),
                 jobs=jobs,
                 on_progress=lambda done, total, what: progress.update(bar, completed=done, total=total, description=what[:60]),
             )
-        (loaded.mistakes).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(loaded.mistakes, msgspec.json.format(msgspec.json.encode(mistakes), indent=1) + b"\n")
+        course.mistakes.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(course.mistakes, msgspec.json.format(msgspec.json.encode(mistakes), indent=1) + b"\n")
         Console().print(f"wrote {place}")
         Console().print(_mistakes_table(figures))
-    if check and (changed or old):
-        raise typer.Exit(EXIT_PROBLEMS)
+    return bool(outdated)
 
 
 def _mistakes_table(figures: "list[HomeNaming]") -> Table:

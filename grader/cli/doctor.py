@@ -1,25 +1,72 @@
 """The command `grader doctor`."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_GRADER_FAILED, EXIT_PROBLEMS
-from grader.cli.terminal import JsonOption, print_json, stop
+from grader.cli.terminal import CourseOption, JsonOption, print_json, stop
+from grader.course.manifest import load_course
 
 if TYPE_CHECKING:
+    from grader.practice.doctor import Finding
     from grader.sandbox.supervisor.isolation import Isolation
     from grader.sandbox.supervisor.self_test import Protection
 
 __all__ = ["doctor"]
 
 
-def doctor(json: JsonOption = False) -> None:
-    """Show which sandbox layers are active on this machine, and test them from inside a worker."""
+GradingOption = Annotated[bool, typer.Option("--grading", help="Test what confines students' code, also where there are no hidden tests.")]
+
+
+def doctor(grading: GradingOption = False, json: JsonOption = False, course: CourseOption = None) -> None:
+    """Say whether one can practise here, with torch and a GPU; and where there are hidden tests, whether one can grade."""
+    from grader.practice.doctor import can_practise, collect, examine
+
+    facts = collect(course)
+    findings = examine(facts)
+    works = can_practise(findings)
+    report: dict[str, Any] = {"practice": {"possible": works, "findings": findings}}
+    if not json:
+        _print_findings(findings, works=works)
+    wanted = grading or _has_hidden_tests(facts.course)
+    official = _grading(report, json=json) if works and wanted else works
+    if json:
+        print_json(report)
+    if not official:
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+def _has_hidden_tests(root: str) -> bool:
+    """Whether this is an instructor's course."""
+    if not root:
+        return False
+    course = load_course(Path(root))
+    return any(course.hidden_suite(module.name).is_file() for module in course.modules)
+
+
+def _print_findings(findings: "list[Finding]", *, works: bool) -> None:
+    """A sentence for each, and what to do."""
+    from grader.practice.doctor import Level
+
+    out = Console()
+    good, bad, arrow = ("✓", "✗", "→") if out.encoding.startswith("utf") else ("+", "X", "->")
+    signs = {Level.OK: (good, "green"), Level.NOTE: ("!", "yellow"), Level.PROBLEM: (bad, "bold red")}
+    for finding in findings:
+        sign, style = signs[finding.level]
+        lines = Text.assemble((sign, style), f" {finding.sentence}")
+        if finding.advice:
+            lines.append(f"\n  {arrow} {finding.advice}", "dim" if finding.level is Level.NOTE else "")
+        out.print(lines, soft_wrap=True)
+    out.print(Text("You can practise here." if works else f"You can't practise here yet: do what stands below the {bad}.", "bold"))
+
+
+def _grading(report: dict[str, Any], *, json: bool) -> bool:
+    """Test the sandbox, and print it or add it to the report. Returns: whether official grading is possible. Raises: typer.Exit."""
     from grader.sandbox.supervisor.isolation import describe_machine, isolation, machine_layers
     from grader.sandbox.supervisor.self_test import inspect_protections
     from grader.sandbox.supervisor.zygote_handle import ZygoteError, ZygoteHandle
@@ -34,8 +81,8 @@ def doctor(json: JsonOption = False) -> None:
     official = layers is not None and all(protection.holds for protection in protections if protection.required)
     record = isolation(layers)
     if json:
-        report = {"machine": describe_machine(), "official": official, "reason": reason, "layers": record, "protections": protections}
-        print_json(msgspec.to_builtins(report))
+        machine = describe_machine()
+        report |= {"machine": machine, "official": official, "reason": reason, "layers": record, "protections": protections}
     else:
         Console().print(_layers_table(record, describe_machine()), _protections_table(protections))
         Console().print(
@@ -43,8 +90,7 @@ def doctor(json: JsonOption = False) -> None:
             if official
             else f"Only practice is possible here: {reason or 'a protection does not hold'}."
         )
-    if not official:
-        raise typer.Exit(EXIT_PROBLEMS)
+    return official
 
 
 def _layers_table(record: "Isolation", machine: str) -> Table:

@@ -1,4 +1,4 @@
-"""The commands of the student's loop: run, next, hint, reset, progress, solution, watch."""
+"""The commands of the student's loop: run, next, hint, reset, progress, solution, show, watch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from grader.course.manifest import Course
     from grader.practice.session import Place
 
-__all__ = ["hint", "next_task", "progress", "reset", "run", "solution", "watch"]
+__all__ = ["hint", "next_task", "progress", "reset", "run", "show", "solution", "watch"]
 
 TaskArgument = Annotated[str, typer.Argument(help="The task's name.")]
 NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[TASK|MODULE]…", help="Tasks and modules; none means all.")]
@@ -153,6 +153,41 @@ def solution(
         if session.mark(place) == "open" and not anyway:
             raise stop(f"Solve {task} first: then compare. --anyway shows it now.", EXIT_BAD_INPUT)
     Console().print(Syntax(text, "python", theme="ansi_dark", background_color="default", word_wrap=True))
+
+
+def show(
+    task: TaskArgument,
+    save: Annotated[Path | None, typer.Option("--save", metavar="FILE.png|FILE.svg", help="Write the picture to a file.")] = None,
+    course: CourseOption = None,
+) -> None:
+    """Draw what your answer gives, such as a mask or a curve, beside what is expected."""
+    from grader.practice.figures import CannotSave, check_destination, save_figure
+    from grader.practice.outcome import DrawRequest
+    from grader.practice.pictures import Style, read_pictures, render, verdict
+    from grader.practice.process_handle import PracticeProcess
+
+    loaded = load(course)
+    (place,) = _places(loaded, [task], only_task=True)
+    if place.task.show is None:
+        others = ", ".join(other.name for module in loaded.modules for other in module.tasks if other.show)
+        raise stop(f"{task} has no picture. These have: {others}." if others else "No task of this course has a picture.", EXIT_BAD_INPUT)
+    try:
+        if save:
+            check_destination(save)
+        with PracticeProcess(loaded.root) as process:
+            drawing = process.draw(DrawRequest(place.module.name, task, place.task.show))
+        expected = read_pictures(loaded).get(task)
+        if save:
+            save_figure(save, place.task, drawing, expected)
+            Console().print(Text(f"{verdict(place.task, drawing, expected)} The picture is in {save}."), soft_wrap=True)
+            return
+    except CannotSave as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    except KeyboardInterrupt:
+        raise stop("Interrupted.", EXIT_INTERRUPTED) from None
+    out = Console()
+    style = Style(out.width, ascii=not out.encoding.startswith("utf"), colour=out.color_system is not None and not out.no_color)
+    out.print(render(place.task, drawing, expected, style), soft_wrap=True)
 
 
 def watch(

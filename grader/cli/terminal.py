@@ -1,5 +1,6 @@
 """What the commands share: options, loading the course, printing, and ending with an error."""
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +43,9 @@ TrustedOption = Annotated[
 ]
 UnconfinedOption = Annotated[bool, typer.Option(help="Grade even if this machine can't confine students' code. The results record this.")]
 
+for _stream in (sys.stdout, sys.stderr):
+    if isinstance(_stream, io.TextIOWrapper):
+        _stream.reconfigure(errors="replace")  # a terminal that lacks a character, as some of Windows do, shows "?" and no traceback
 console = Console(stderr=True)
 
 

@@ -3,14 +3,15 @@
 Modules, tasks, points, limits, bans, hints and the paths of a module's files come from here. Knows nothing of what is in those files.
 """
 
+import ast
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal, Self, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
-__all__ = ["Course", "Limits", "ManifestError", "Module", "Overrides", "Task", "find_root", "load_course"]
+__all__ = ["Course", "Limits", "ManifestError", "Module", "Overrides", "Show", "Task", "find_root", "load_course"]
 
 MANIFEST = "course.toml"
 
@@ -62,6 +63,29 @@ else:  # the same fields, all optional
     """The limits that one task changes, under the same names."""
 
 
+class Show(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `grader show` draws of a task: the numbers that a call gives, with the student's answer and with the reference.
+
+    A heatmap draws a matrix. Lines and steps draw each row of a matrix (or one vector) as a curve. Points draws an (N, 2) matrix as places
+    in the plane.
+    """
+
+    kind: Literal["heatmap", "lines", "steps", "points"]
+    call: Annotated[str, Meta(min_length=1)]
+    """An expression of Python, in which the module's public names and `torch` are known."""
+    setup: str = ""
+    """Statements that run before the call, in the same names."""
+    over: str = ""
+    """For lines and steps, an expression for the places along the horizontal axis. Without it they are 0, 1, 2, …"""
+    title: str = ""
+    x: str = ""
+    """What the horizontal axis means; of a heatmap, its columns."""
+    y: str = ""
+    """What the vertical axis means; of a heatmap, its rows."""
+    labels: tuple[str, ...] = ()
+    """For lines and steps, the name of each curve."""
+
+
 class Task(Struct, frozen=True, forbid_unknown_fields=True):
     """One function or class that a student fills in."""
 
@@ -73,6 +97,8 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Overrides = Overrides()
     released: bool = False
     """Whether students may see the reference, by `grader solution`."""
+    show: Show | None = None
+    """A picture of the answer, by `grader show`."""
 
     def limits_within(self, course: Limits) -> Limits:
         """The course's limits, except where this task has its own."""
@@ -186,6 +212,11 @@ class Course(Struct, frozen=True):
         return self.root / "tests" / "equivalents" / f"{module}.toml"
 
     @property
+    def pictures(self) -> Path:
+        """What `grader show` expects. `grader stubs` writes it."""
+        return self.root / "tests" / "public" / "pictures.json"
+
+    @property
     def mistakes(self) -> Path:
         """How known mistakes behave on the public inputs, locked. `grader stubs` writes it."""
         return self.root / "tests" / "public" / "mistakes.json"
@@ -245,6 +276,7 @@ def _locate(message: str, path: Path) -> str:
     fixes = {
         r"missing required field `(\w+)`": "add the key `{0}`",
         r"contains unknown field `(\w+)`": "remove the key `{0}` or correct its spelling",
+        r"Invalid enum value": "a picture is a heatmap, lines, steps or points",
         r"Expected (.*), got (.*)": "give it a value of that kind",
     }
     fix = next((text.format(*found.groups()) for pattern, text in fixes.items() if (found := re.search(pattern, what))), "correct it")
@@ -252,7 +284,7 @@ def _locate(message: str, path: Path) -> str:
 
 
 def _check(parsed: _File, path: Path) -> None:
-    """Check the rules that types can't express: unique names, three hints. Raises: ManifestError."""
+    """Check the rules that types can't express: unique names, three hints, pictures. Raises: ManifestError."""
     modules = [module.name for module in parsed.modules]
     tasks = [task.name for module in parsed.modules for task in module.tasks]
     for kind, names in (("module", modules), ("task", tasks)):
@@ -266,3 +298,18 @@ def _check(parsed: _File, path: Path) -> None:
         for task in module.tasks:
             if len(task.hints) != 3 or not all(hint.strip() for hint in task.hints):
                 raise ManifestError(f"{path}: task {task.name!r} needs `hints` with three texts, none of them empty")
+            if task.show:
+                _check_show(task.name, task.show, path)
+
+
+def _check_show(task: str, show: Show, path: Path) -> None:
+    """Check that the code of a picture is Python, and that its keys fit its kind. Raises: ManifestError."""
+    for key, code, mode in (("setup", show.setup, "exec"), ("call", show.call, "eval"), ("over", show.over, "eval")):
+        try:
+            if code:
+                ast.parse(code.strip(), mode=mode)
+        except (SyntaxError, ValueError) as error:
+            what = "an expression" if mode == "eval" else "statements"
+            raise ManifestError(f"{path}: task {task!r}, show: `{key}` is not {what} of Python ({error}): correct it") from None
+    if show.kind not in ("lines", "steps") and (show.over or show.labels):
+        raise ManifestError(f"{path}: task {task!r}, show: `over` and `labels` are for lines and steps only: remove them")

@@ -100,7 +100,7 @@ def _course_files(course: Course, modules: tuple[Module, ...]) -> Iterator[tuple
         raise CannotExport(f"{missing.relative_to(course.root)} is missing: `grader check` says what a course needs")
     if any(_DIGITS in course.public_suite(module.name).read_text() for module in modules):
         paths += [course.root / "data" / "README.md", *sorted((course.root / "data" / "MNIST" / "raw").glob("*-ubyte"))]
-    for path in (*paths, course.mistakes):
+    for path in (*paths, course.mistakes, course.pictures):
         if path.is_file():
             yield path.relative_to(course.root).as_posix(), path.read_bytes()
     for module in modules:

@@ -1,10 +1,12 @@
-"""What running a task's public tests gave. Plain data, which crosses from the practice process as JSON."""
+"""What the practice process is asked for, and what it answers. Plain data, which crosses as JSON."""
 
 from enum import StrEnum
 
 from msgspec import Struct
 
-__all__ = ["PublicTest", "Request", "TaskRun", "TestStatus"]
+from grader.course.manifest import Show
+
+__all__ = ["DrawRequest", "Drawing", "PublicTest", "Request", "TaskRun", "TestStatus"]
 
 
 class TestStatus(StrEnum):
@@ -66,9 +68,30 @@ class TaskRun(Struct, frozen=True):
         return not self.problem and statuses == {TestStatus.NOT_IMPLEMENTED}
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, tag="run"):
     """Asks the practice process for a task's tests, on the modules of a folder."""
 
     module: str
     task: str
+    code: str = "exercises"
+
+
+class Drawing(Struct, frozen=True):
+    """The numbers that a task's picture shows, rounded to what a picture can show. JSON has no infinity: it stands there as "inf".
+
+    `problem` says why there are none: the task is not written, or its code raised.
+    """
+
+    rows: list[list[float | str]] = []
+    over: list[float] = []
+    """The places along the horizontal axis; empty for 0, 1, 2, …"""
+    problem: str = ""
+
+
+class DrawRequest(Struct, frozen=True, tag="draw"):
+    """Asks the practice process for the numbers of a task's picture, on the modules of a folder."""
+
+    module: str
+    task: str
+    show: Show
     code: str = "exercises"

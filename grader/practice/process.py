@@ -1,4 +1,4 @@
-"""The practice process: it holds torch and pytest, and runs the public tests of one task after another.
+"""The practice process: it holds torch and pytest, and runs the public tests of one task after another, or draws a task's picture.
 
 `python -m grader.practice.process ROOT` reads requests from standard input and answers on standard output, a line of JSON each. It runs the
 tests with pytest itself, so that the answer is that of `pytest --task TASK`. Nothing here confines the student's code, which is the user's
@@ -23,7 +23,8 @@ from _pytest.outcomes import Skipped
 
 from grader.base.time_limit import OutOfTime, time_limit
 from grader.practice.behaviour import Recorder, digest
-from grader.practice.outcome import PublicTest, Request, TaskRun, TestStatus
+from grader.practice.draw import draw
+from grader.practice.outcome import DrawRequest, PublicTest, Request, TaskRun, TestStatus
 from grader.practice.pytest_plugin import CannotUse, StudentModules
 from grader.protocol.calls import described, traced
 from grader.protocol.state import reset_state
@@ -54,15 +55,16 @@ def main(arguments: list[str]) -> int:
         gc.freeze()  # torch's objects need not be looked at again
         out.write(b'{"ready":true}\n')
         for line in requests:
-            request = msgspec.json.decode(line, type=Request)
-            out.write(msgspec.json.encode(run_task(root, request)) + b"\n")
+            request = msgspec.json.decode(line, type=Request | DrawRequest)
+            _forget(request.module, root / "tests" / "public")
+            answer = run_task(root, request) if isinstance(request, Request) else draw(root, request)
+            out.write(msgspec.json.encode(answer) + b"\n")
     return 0
 
 
 def run_task(root: Path, request: Request) -> TaskRun:
     """Run the public tests of a task with pytest, on the student's module as it is now."""
     suite = root / "tests" / "public" / f"test_{request.module}.py"
-    _forget(request.module, suite.parent)
     listener = _Listener(root, request)
     options = [
         "-q",

@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from grader.base.time_limit import TEST_SECONDS
-from grader.practice.outcome import Request, TaskRun
+from grader.practice.outcome import Drawing, DrawRequest, Request, TaskRun
 
 __all__ = ["PracticeProcess"]
 
@@ -60,29 +60,37 @@ class PracticeProcess:
 
         Returns: what they gave. If the process died or hung, its `problem` says so, and a new process is started.
         """
+        answer, problem = self._ask(request, TEST_SECONDS * (tests + 1))
+        return TaskRun(request.module, request.task, problem=problem) if problem else msgspec.json.decode(answer, type=TaskRun)
+
+    def draw(self, request: DrawRequest) -> Drawing:
+        """The numbers of a task's picture. If there are none, `problem` says why."""
+        answer, problem = self._ask(request, 2 * TEST_SECONDS)
+        return Drawing(problem=problem) if problem else msgspec.json.decode(answer, type=Drawing)
+
+    def _ask(self, request: Request | DrawRequest, seconds: float) -> tuple[bytes, str]:
+        """Send a request. Returns: the answer, or why there is none."""
         self._cancelled = False
         self.warm_up()
         try:
             if not self._ready:
                 if self._next(_STARTUP) is None:
-                    return self._failed(request, "Python ended while it loaded torch. `grader doctor` says what is wrong.")
+                    return self._failed("Python ended while it loaded torch. `grader doctor` says what is wrong.")
                 self._ready = True
             process = self._process
             assert process and process.stdin
             process.stdin.write(msgspec.json.encode(request) + b"\n")
             process.stdin.flush()
-            answer = self._next(TEST_SECONDS * (tests + 1) + _GRACE)
+            answer = self._next(seconds + _GRACE)
         except TimeoutError:
-            return self._failed(request, f"Your code did not end within {TEST_SECONDS:g} seconds. Is there an endless loop?")
+            return self._failed(f"Your code did not end within {TEST_SECONDS:g} seconds. Is there an endless loop?")
         except OSError:
             answer = None
         if answer is None and self._cancelled:
-            return self._failed(request, "Stopped.")
+            return self._failed("Stopped.")
         if answer is None:
-            return self._failed(
-                request, f"Your code ended Python itself ({self._status()}), as sys.exit, os._exit or a crash of C code does."
-            )
-        return msgspec.json.decode(answer, type=TaskRun)
+            return self._failed(f"Your code ended Python itself ({self._status()}), as sys.exit, os._exit or a crash of C code does.")
+        return answer, ""
 
     def cancel(self) -> None:
         """End what runs now. `run`, in another thread, then returns. The next run starts a new process."""
@@ -107,11 +115,11 @@ class PracticeProcess:
         status = self._process.wait() if self._process else 0
         return f"signal {-status}" if status < 0 else f"status {status}"
 
-    def _failed(self, request: Request, problem: str) -> TaskRun:
+    def _failed(self, problem: str) -> tuple[bytes, str]:
         self.close()
         if not self._cancelled:
             self.warm_up()
-        return TaskRun(request.module, request.task, problem=problem)
+        return b"", problem
 
 
 def _pump(process: subprocess.Popen[bytes], answers: "queue.Queue[bytes | None]") -> None:

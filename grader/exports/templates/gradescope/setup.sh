@@ -13,4 +13,4 @@ fi
 python3 -m venv "$root/venv"
 "$root/venv/bin/python" -m pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu \
   --constraint "$root/source/course/constraints.txt" "$root/source"
-"$root/venv/bin/grader" doctor || echo "See docs/exports.md on what this means for official grading." >&2
+"$root/venv/bin/grader" doctor --grading || echo "See docs/exports.md on what this means for official grading." >&2
