@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from grader.base.text import one_line
-from grader.base.time_limit import OutOfTime, time_limit
+from grader.base.time_limit import TEST_SECONDS, OutOfTime, time_limit
 from grader.course.manifest import Show
 from grader.practice.outcome import Drawing, DrawRequest
-from grader.practice.pytest_plugin import SECONDS, CannotUse, StudentModules
+from grader.practice.pytest_plugin import CannotUse, StudentModules
 from grader.protocol.state import reset_state
 
 __all__ = ["MOST_NUMBERS", "draw"]
@@ -33,7 +33,7 @@ def draw(root: Path, request: DrawRequest) -> Drawing:
     """Run the call of a picture on the module as it is now, with all generators seeded."""
     file = root / request.code / f"{request.module}.py"
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), time_limit(SECONDS):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), time_limit(TEST_SECONDS):
             value, over = _evaluate(file, request)
         return Drawing(_rows(request.show.kind, value), _rows("lines", over)[0] if request.show.over else [])  # type: ignore[arg-type]
     except KeyboardInterrupt:
@@ -113,6 +113,6 @@ def _problem(error: BaseException, file: Path, request: DrawRequest) -> str:
     if isinstance(error, _NoNumbers):
         return f"The call {error}."
     if isinstance(error, OutOfTime):
-        return f"The call did not end within {SECONDS:g} seconds: is there an endless loop?"
+        return f"The call did not end within {TEST_SECONDS:g} seconds: is there an endless loop?"
     text = one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     return f"The call raised {text} in {request.code}/{file.name}:{lines[-1]}." if lines else f"The call raised {text}."

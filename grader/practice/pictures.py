@@ -83,7 +83,7 @@ def verdict(task: Task, yours: Drawing, expected: Picture | None) -> str:
     if yours.problem:
         return yours.problem
     if expected is None:
-        return f"{course.pictures.name} has no picture of {task.name}, so only yours is drawn. `grader stubs` makes it, where the references are."
+        return f"There is no expected picture of {task.name}, so only yours is drawn. `grader stubs` makes it, where the references are."
     if _size(yours.rows) != _size(expected.rows):
         return f"Yours is {' × '.join(map(str, _size(yours.rows)))}, expected is {' × '.join(map(str, _size(expected.rows)))}."
     wrong = differences(yours.rows, expected.rows)
