@@ -26,8 +26,8 @@ LEAST_KILLED = 0.97
 """What share of the mutants that are not equivalent a suite has to kill."""
 _Verdict = Literal["killed", "skipped", "passed"]
 """What the tests said of a mutant: one failed; none did, but one was skipped; all passed."""
-_CPU_SECONDS = 3.0
-"""A mutant that loops for ever is killed by this limit; the references' tests take less."""
+_CPU_SECONDS, _WALL_SECONDS = 3.0, 60.0
+"""A mutant that loops for ever is killed by the first; the references' tests take less. A busy machine kills none by the second."""
 
 
 class Equivalent(Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,7 +209,9 @@ def _listed(course: Course, module: Module, mutants: Sequence[Mutant]) -> tuple[
 
 def _limited(module: Module, mutant: Mutant) -> Module:
     tasks = tuple(
-        msgspec.structs.replace(task, limits=msgspec.structs.replace(task.limits, test_cpu_seconds=_CPU_SECONDS))
+        msgspec.structs.replace(
+            task, limits=msgspec.structs.replace(task.limits, test_cpu_seconds=_CPU_SECONDS, test_seconds=_WALL_SECONDS)
+        )
         for task in module.tasks
         if task.name in mutant.tasks
     )

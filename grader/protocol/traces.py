@@ -17,6 +17,8 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from grader.protocol.probes import entries_of
 
@@ -25,6 +27,16 @@ __all__ = ["Answer", "Traces", "unexpected"]
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, range, slice)
 _NUMPY_RANDOM: Any = numpy.random
 _ENVIRONMENT: Any = os.environ
+_GLOBAL_HOOKS: Any = (
+    nn.modules.module._global_forward_hooks,
+    nn.modules.module._global_forward_pre_hooks,
+    nn.modules.module._global_backward_hooks,
+    nn.modules.module._global_backward_pre_hooks,
+)
+
+
+_NEVER_ALLOWED = ("the filters of warnings", "the environment's variables")
+"""What no statement allows to change. The reference may seem to: on its side, torch imports parts of itself at their first use."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ def unexpected(left: Sequence[str], allowed: Iterable[str]) -> str | None:
 
     Where the reference changes a list, the student may change what is in it.
     """
-    kept = tuple(allowed)
+    kept = tuple(place for place in allowed if place not in _NEVER_ALLOWED)
     containers = tuple(f"{place}[" for place in kept)
     return next((place for place in left if place not in kept and not place.startswith(containers)), None)
 
@@ -99,9 +111,18 @@ def _of(held: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
                 for name, module in value.named_modules(prefix=place):
                     yield f"the training mode of {name}", module.training
                     yield f"the hooks of {name}", [len(hooks) for hooks in _hooks(module)]
+                    yield f"the modules of {name}", [(key, id(child)) for key, child in module._modules.items()]
+                    yield f"the attributes of {name}", _plain_attributes(module)
                     for kind, tensors in (("parameters", module._parameters), ("buffers", module._buffers)):
                         yield f"the {kind} of {name}", [(key, id(tensor)) for key, tensor in tensors.items()]
                         pending += [(f"{name}.{key}", tensor) for key, tensor in tensors.items() if tensor is not None]
+            case torch.optim.Optimizer():
+                yield place, id(value)
+                groups = [[(key, item) for key, item in group.items() if isinstance(item, _PLAIN)] for group in value.param_groups]
+                yield f"the settings of {place}", repr(groups)
+            case torch.optim.lr_scheduler.LRScheduler():
+                yield place, id(value)
+                yield f"the state of {place}", _plain_attributes(value)
             case torch.Generator():
                 yield place, (value.initial_seed(), bytes(value.get_state().numpy()))
             case random.Random():
@@ -116,6 +137,11 @@ def _of(held: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
                 yield place, id(value)
 
 
+def _plain_attributes(value: object) -> str:
+    """The attributes of an object that hold plain values, and the names of the others."""
+    return repr([(key, item if isinstance(item, _PLAIN) else ...) for key, item in vars(value).items() if key != "training"])
+
+
 def _identities(items: Iterable[object]) -> list[int]:
     """Which objects a container holds, plain values aside."""
     return [id(item) for item in items if not isinstance(item, _PLAIN)]
@@ -125,6 +151,7 @@ def _tensor(place: str, tensor: Tensor) -> Iterator[tuple[str, object]]:
     yield place, _values(tensor)
     yield f"the shape of {place}", (tensor.shape, tensor.dtype, tensor.device, tensor.stride() if tensor.layout is torch.strided else ())
     yield f"requires_grad of {place}", tensor.requires_grad
+    yield f"the hooks of {place}", len(tensor._backward_hooks or ())
     if tensor.is_leaf:  # others warn
         yield f"the gradient of {place}", None if tensor.grad is None else _values(tensor.grad)
 
@@ -139,6 +166,11 @@ def _hooks(module: nn.Module) -> list[dict[int, Any]]:
     return [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks]
 
 
+def _function_modes() -> int:
+    """How many modes of torch functions are on. torch.set_default_device leaves one, also where it puts the default back."""
+    return sum(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+
+
 def _modes() -> Iterator[tuple[str, object]]:
     """The process-wide state that code could leave changed."""
     yield "the gradient mode of torch", (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled())
@@ -148,20 +180,23 @@ def _modes() -> Iterator[tuple[str, object]]:
         "the autocast mode of torch",
         (
             torch.is_autocast_enabled("cpu"),
+            torch.is_autocast_enabled("cuda"),
             torch.get_autocast_dtype("cpu"),
             torch.is_autocast_cache_enabled(),
         ),
     )
     yield "the deterministic mode of torch", torch.are_deterministic_algorithms_enabled()
     yield "the number of torch's threads", torch.get_num_threads()
-    yield "the modes of torch", (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack())
+    yield "the precision of torch's matrix products", torch.get_float32_matmul_precision()
+    yield "the modes of torch", (_function_modes(), torch._C._len_torch_dispatch_stack())
+    yield "the hooks of all modules", [len(hooks) for hooks in _GLOBAL_HOOKS]
     yield "the state of torch's generator (drawing numbers or building a layer does)", bytes(torch.default_generator.get_state().numpy())
     yield "the seed of torch's generator", torch.default_generator.initial_seed()
     yield "the generator of Python's module random", random.getstate()
     # 624 words and a position, as `numpy.random.get_state` gives them, which takes 50 µs.
     yield "the generator of NumPy", ctypes.string_at(_NUMPY_RANDOM.get_bit_generator().ctypes.state_address, 625 * 4)
     yield "NumPy's handling of errors", numpy.geterr()
-    yield "the filters of warnings", [id(entry) for entry in warnings.filters]
+    yield "the filters of warnings", list(warnings.filters)
     yield "the limit on recursion", sys.getrecursionlimit()
     yield "the current folder", os.getcwd()
     yield "the environment's variables", _ENVIRONMENT._data.copy()  # as bytes: decoding takes 30 µs

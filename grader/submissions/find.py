@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from grader.base.text import one_line
+from grader.course.definitions import defined_by
 from grader.course.manifest import Course, Module
 from grader.course.source import Definition
 from grader.submissions.archives import ARCHIVES, archived_files
@@ -222,35 +223,53 @@ def _nearest(entries: list[Entry]) -> list[Entry]:
     return sorted((entry for entry in entries if place(entry)[0] == least <= 1), key=place)
 
 
+_MOST_CANDIDATES, _MOST_PARSED = 4, 64 << 10
+"""How many files of one module are looked at, and up to which size. Parsing hostile text takes quadratic time: 0.7 s for 64 KiB."""
+
+
 def _answered(candidates: list[Entry], module: Module) -> Source:
     """The one of several files that answers a task: a copy of the stub is no answer. Two different answers are a problem."""
-    sources = [_source(entry) for entry in candidates]
-    found = [pair for pair in zip(candidates, sources, strict=True) if pair[1].problem or not _is_copy_of_stub(pair[1].text, module)]
-    if len({source.text or entry.path for entry, source in found}) > 1:
-        names = " and ".join(one_line(str(entry.path), 80) for entry, _ in found[:3])
+    names = " and ".join(one_line(str(entry.path), 80) for entry in candidates[:3])
+    if len(candidates) > _MOST_CANDIDATES:
+        return Source(problem=f"{names} and others hold the module {module.name}: keep one.")
+    texts: dict[str, Source] = {}
+    for entry in candidates:
+        source = _source(entry)
+        texts.setdefault(source.text.rstrip() or source.problem, source)
+    answers = [source for source in texts.values() if source.problem or _answers_a_task(source.text, module)]
+    if len(answers) > 1:
         return Source(problem=f"{names} both hold the module {module.name}, with different answers: keep one.")
-    return found[0][1] if found else sources[0]
+    return (answers or list(texts.values()))[0]
 
 
-def _is_copy_of_stub(source: str, module: Module) -> bool:
-    """Whether a file has nothing for its tasks but the stubs, of this or an older version."""
+def _answers_a_task(source: str, module: Module) -> bool:
+    """Whether a file defines more for a task than the stub does, of this or an older version. One that can't be read may."""
+    if len(source) > _MOST_PARSED:
+        return True
     names = {task.name for task in module.tasks}
     try:
         with warnings.catch_warnings(action="ignore"):
             nodes = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    tasks = [node for node in nodes if isinstance(node, Definition) and node.name in names]
-    functions = [part for task in tasks for part in (task, *task.body) if isinstance(part, ast.FunctionDef)]
-    return bool(functions) and all(_is_stub(function) for function in functions)
+        return any(name in source for name in names)
+    return any(_is_answer(node) for node in nodes if names & set(defined_by(node)))
+
+
+def _is_answer(node: ast.stmt) -> bool:
+    """Whether a statement that defines a task is more than a stub."""
+    if not isinstance(node, Definition):
+        return True
+    functions = [part for part in (node, *node.body) if isinstance(part, ast.FunctionDef)]
+    return not functions or not all(_is_stub(function) for function in functions)
 
 
 def _is_stub(function: ast.FunctionDef) -> bool:
-    """Whether a function's body is nothing but `raise NotImplementedError(…)`, behind its docstring."""
-    match function.body:
-        case [*before, ast.Raise(exc=ast.Call(func=ast.Name("NotImplementedError")))]:
-            return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in before)
-    return False
+    """Whether a function's body does nothing but raise NotImplementedError, if that, behind its docstring."""
+    *before, last = function.body
+    raises = isinstance(last, ast.Raise) and last.exc is not None and "NotImplementedError" in ast.unparse(last.exc).split("(")[0]
+    return all(isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in before) and (
+        raises or isinstance(last, ast.Pass) or (isinstance(last, ast.Expr) and isinstance(last.value, ast.Constant))
+    )
 
 
 def _hold_modules(entries: list[Entry], course: Course) -> bool:
