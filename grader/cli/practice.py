@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress_bar import ProgressBar
 from rich.syntax import Syntax
-from rich.table import Table
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PROBLEMS
@@ -112,23 +110,14 @@ def reset(name: Annotated[str, typer.Argument(metavar="TASK|MODULE", help="The t
 
 def progress(json: JsonOption = False, course: CourseOption = None) -> None:
     """Show how far you are, by module."""
+    from grader.practice.describe import progress_table
     from grader.practice.session import Session
 
     with Session(load(course)) as session:
-        rows = []
-        for module in session.course.modules:
-            places = [place for place in session.places if place.module is module]
-            passed = [place for place in places if session.mark(place) == "passed"]
-            minutes = sum(place.task.minutes for place in places if place not in passed)
-            rows.append((module.name, len(passed), len(places), sum(place.task.points for place in passed), module.points, minutes))
         if json:
-            keys = ("module", "passed", "tasks", "points", "max_points", "minutes_left")
-            print_json([dict(zip(keys, row, strict=True)) for row in rows])
+            print_json(session.by_module())
             return
-        table = Table("module", "", "tasks passed", "points in reach", "minutes left")
-        for name, done, tasks, points, most, minutes in rows:
-            table.add_row(name, ProgressBar(tasks, done, width=20), f"{done} of {tasks}", f"{points:g} of {most:g}", f"{minutes}")
-        Console().print(table)
+        Console().print(progress_table(session.by_module()))
         at = session.next_open()
         Console().print(Text(f"Next: {at.task.name} in exercises/{at.module.name}.py" if at else "All tasks pass their public tests."))
         Console().print(Text("Public tests are examples. Points are given by the hidden tests, which check more.", "dim"), soft_wrap=True)
