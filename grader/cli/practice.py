@@ -1,5 +1,7 @@
-"""The commands of the student's loop: run, next, hint, reset, progress, solution, show, watch."""
+"""The commands of the student's loop: run, next, hint, reset, progress, solution, show, watch, tutor."""
 
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from grader.course.manifest import Course
     from grader.practice.session import Place
 
-__all__ = ["hint", "next_task", "progress", "reset", "run", "show", "solution", "watch"]
+__all__ = ["hint", "next_task", "progress", "reset", "run", "show", "solution", "tutor", "watch"]
 
 TaskArgument = Annotated[str, typer.Argument(help="The task's name.")]
 NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[TASK|MODULE]…", help="Tasks and modules; none means all.")]
@@ -195,6 +197,23 @@ def watch(
         if places:
             session.go_to(places[0])
         raise typer.Exit(start(session, move_on=move_on, plain=plain))
+
+
+def tutor(
+    config: Annotated[bool, typer.Option("--config", help="Print what an assistant's configuration has to hold, and end.")] = False,
+    course: CourseOption = None,
+) -> None:
+    """Let an assistant of yours see tasks, tests and hints, one at a time, over the Model Context Protocol. It holds no solution."""
+    loaded = load(course)
+    if find_spec("mcp") is None:
+        raise stop('mcp is not installed: pip install "pytorch-exercises[tutor]"', EXIT_BAD_INPUT)
+    from grader.practice.tutor import client_config, serve
+
+    if config or sys.stdin.isatty():
+        print_json(client_config(sys.executable, loaded))
+        console.print(Text("An assistant starts the tutor itself: put this into its configuration for MCP servers.", "dim"), soft_wrap=True)
+        return
+    serve(loaded)
 
 
 def _places(course: "Course", names: list[str] | None, *, only_task: bool = False) -> "list[Place]":
