@@ -58,16 +58,18 @@ def merge(module: str, cell: str, task: str, others: Iterable[str], file: str) -
     if both := sorted(names & set(others)):
         raise CannotUseCell(f"This cell also defines {both[0]}, a task of its own: give it a cell of its own.")
     replaced = [node for node in body if bound_name(node) in names]
-    lines = [line + "\n" for line in module.split("\n")]  # as ast counts them, unlike splitlines
-    at = next((first_line(node) - 1 for node in replaced if bound_name(node) == task), None)
-    for number in _lines_of(replaced):
-        lines[number - 1] = ""
-    answer = _without(text, statements, kept)
-    if at is None:
-        source = f"{''.join(lines).rstrip()}\n\n\n{answer}\n"
-    else:
-        source = f"{''.join(lines[:at])}{answer}\n{''.join(lines[at:])}".rstrip() + "\n"
-    return Merged(source, _dumps(kept), _dumps(replaced) - _dumps(kept))
+    at = next((first_line(node) - 1 for node in replaced if bound_name(node) == task), len(module))
+    lines = module.split("\n")  # as ast counts them, unlike splitlines
+    gone = set(_lines_of(replaced))
+    for number in sorted(gone):  # with the blank lines above
+        while number > 1 and number - 1 not in gone and not lines[number - 2].strip():
+            number -= 1
+            gone.add(number)
+    before, after = (
+        "\n".join(line for number, line in enumerate(lines, 1) if number not in gone and (number <= at) is first) for first in (True, False)
+    )
+    parts = before.rstrip(), _without(text, statements, kept), after.strip("\n").rstrip()
+    return Merged("\n\n\n".join(part for part in parts if part) + "\n", _dumps(kept), _dumps(replaced) - _dumps(kept))
 
 
 def borrowed(cell: str, module: str, available: Iterable[str]) -> list[str]:
