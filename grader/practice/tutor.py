@@ -1,7 +1,7 @@
 """Serves practice to an assistant over the Model Context Protocol: statements, public tests, verdicts and hints, one at a time.
 
-It opens the student's file, the stub and the public tests, and nothing else of the course's code: no reference, no hidden test, no bank.
-So an assistant can't get from it what a student should not see, even where those files lie beside it. The only file that imports mcp.
+Its answers are made from the stub, the public tests and the student's own file: never from hidden tests or banks, and from a reference only
+where there is no other copy of the stub, which is then made anew, without the answers. The only file that imports mcp.
 """
 
 import ast
@@ -14,7 +14,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 
 from grader.course.definitions import names_in, needed_for
-from grader.course.manifest import Course, ManifestError
+from grader.course.manifest import Course, Task
 from grader.course.source import first_line, text_of
 from grader.practice.describe import describe
 from grader.practice.pytest_plugin import owner_of
@@ -83,8 +83,7 @@ class _Lessons:
                 lines.append(f"{module.name}: {module.title}. {module.story}")
                 for place in self._session.places:
                     if place.module is module:
-                        task = place.task
-                        lines.append(f"- {task.name}: {self._session.mark(place)}, {task.points:g} points, about {task.minutes} minutes")
+                        lines.append(f"- {place.task.name}: {self._session.mark(place)}, {_size(place.task)}")
             return "\n".join([*lines, f"The task at hand: {self._session.current().task.name}"])
 
     def statement(self, task: str) -> str:
@@ -94,7 +93,7 @@ class _Lessons:
             text = statement_of(self._course, place.module, task)
         except CannotReset as error:
             raise ToolError(str(error)) from None
-        return f"exercises/{place.module.name}.py, {place.task.points:g} points, about {place.task.minutes} minutes\n\n{text}"
+        return f"exercises/{place.module.name}.py, {_size(place.task)}\n\n{text}"
 
     def public_tests(self, task: str) -> str:
         """Give the source of a task's public tests, which the student can read, too. The hidden tests check more."""
@@ -136,11 +135,15 @@ class _Lessons:
     def _place(self, task: str) -> Place:
         try:
             place = next((place for place in find_places(self._course, [task]) if place.task.name == task), None)
-        except (UnknownName, ManifestError) as error:
+        except UnknownName as error:
             raise ToolError(str(error).replace("`grader list` shows them", "list_tasks shows them")) from None
         if place is None:
             raise ToolError(f"{task} is a module: name one task.")
         return place
+
+
+def _size(task: Task) -> str:
+    return f"{task.points:g} point{'s' * (task.points != 1)}, about {task.minutes} minute{'s' * (task.minutes != 1)}"
 
 
 def _tests_of(suite: str, task: str, tasks: list[str]) -> str:
