@@ -77,7 +77,8 @@ class PracticeMagics(Magics):
         if not run.passed:
             notes += self._borrowed(place, cell)
         course = self._session.course
-        _print(*(Text(note, "yellow") for note in [*notes, *unseen(course.root, "exercises", [place.module.name])]))
+        notes += unseen(course.root, "exercises", [module.name for module in course.modules])
+        _print(*(Text(note, "yellow") for note in notes))
 
     @line_magic
     def hint(self, line: str) -> None:

@@ -43,12 +43,29 @@ CELLS = {
 }
 
 
+OTHER = """
+[[modules]]
+name = "other"
+title = "Another module"
+story = "A file beside that of the notebook."
+
+[[modules.tasks]]
+name = "more"
+points = 1
+minutes = 1
+hints = ["a", "b", "c"]
+"""
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A course whose notebook was worked through."""
     root = mini_course(tmp_path_factory.mktemp("notebook"))
+    with (root / "course.toml").open("a") as manifest:
+        manifest.write(OTHER)
+    (root / "exercises" / "other.py").write_text("def more():\n    raise NotImplementedError\n")
     course = Course.read(root)
-    mistakes, _ = make_mistakes(course, course.modules, jobs=1, on_progress=lambda *_: None)
+    mistakes, _ = make_mistakes(course, course.modules[:1], jobs=1, on_progress=lambda *_: None)
     course.mistakes.write_bytes(msgspec.json.encode(mistakes))
     book = nbformat.reads(practice_notebook(course, course.modules[0]).decode(), as_version=4)
     stub = next(cell.source for cell in book.cells if cell.id == "task-double")
@@ -116,11 +133,11 @@ def test_one_more_hint_each_time(shown):
 
 def test_a_right_answer_and_progress(shown):
     """The mark is seen at once."""
-    assert "double: all public tests passed (1 of 1)" in shown["right"]
+    assert shown["right"].strip() == "double: all public tests passed (1 of 1)\n✓ 3 + 3 is 6."
     assert re.search(r"mini .* 1 of 2 .* 2 of 5 .* 2 ", shown["progress"])
     assert "Next: Counter in mini" in shown["progress"]
     assert "2 of 2" in shown["done"]
-    assert "All tasks pass their public tests." in shown["done"]
+    assert "Next: more in other" in shown["done"]
 
 
 def test_running_the_stubs_cell_again_keeps_the_answer(shown):
