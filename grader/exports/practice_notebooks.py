@@ -45,6 +45,12 @@ if root() and not find_spec("grader"):
     %pip install --quiet {wheels}
 %load_ext grader.practice"""
 
+_TORCHVISION = """
+
+from grader.base.torchvision_compat import import_torchvision
+
+import_torchvision()  # beside a CPU build of torch it needs a hand"""
+
 
 def practice_notebook(course: Course, module: Module) -> bytes:
     """The notebook in which a student practises a module. Equal courses give equal bytes.
@@ -55,7 +61,9 @@ def practice_notebook(course: Course, module: Module) -> bytes:
     parts = parts_of_stub(make_stub(course.solution(module.name).read_text(encoding="utf-8"), names), names)
     cells = [
         _cell("about", "markdown", about_module(module, parts.docstring, _HOW.format(module=module.name))),
-        _cell("setup", "code", _SETUP, grader="setup"),  # this mark keeps the cell out of what is graded
+        _cell(
+            "setup", "code", _SETUP + _TORCHVISION * ("torchvision" in parts.preamble), grader="setup"
+        ),  # this mark keeps the cell out of what is graded
     ]
     if parts.preamble:
         cells.append(_cell("imports", "code", parts.preamble))

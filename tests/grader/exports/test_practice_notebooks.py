@@ -6,7 +6,7 @@ from grader.course.manifest import Course
 from grader.course.stubs import make_stub, solution_lines
 from grader.exports.practice_notebooks import practice_notebook
 from grader.submissions.notebooks import notebook_source
-from tests.grader.conftest import SOLUTION
+from tests.grader.conftest import SOLUTION, mini_course
 
 
 def cells_of(course: Course) -> list[dict]:
@@ -57,9 +57,13 @@ def test_untouched_it_is_graded_as_the_stub(course):
     assert source.text.count("raise NotImplementedError") == 3
 
 
-def test_its_first_cell_is_python(course):
-    """Its magics are such that IPython can make Python of it."""
+def test_its_first_cell_is_python(course, tmp_path):
+    """Its magics are such that IPython can make Python of it. It helps torchvision where the module imports that."""
     from IPython.core.inputtransformer2 import TransformerManager
 
+    assert "torchvision" not in practice_notebook(course, course.modules[0]).decode()
+    course = Course.read(mini_course(tmp_path))
+    course.solution("mini").write_text(SOLUTION.replace("import torch\n", "import torch\nimport torchvision\n"))
     (setup,) = [cell["source"] for cell in cells_of(course) if cell["id"] == "setup"]
     compile(TransformerManager().transform_cell(setup), "setup", "exec")
+    assert setup.endswith("import_torchvision()  # beside a CPU build of torch it needs a hand")
