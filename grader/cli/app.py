@@ -15,7 +15,7 @@ from grader.cli.collect import collect_repositories
 from grader.cli.course import list_tasks, schema, stubs
 from grader.cli.doctor import doctor
 from grader.cli.grade import grade
-from grader.cli.practice import hint, next_task, progress, reset, run, show, solution, watch
+from grader.cli.practice import hint, next_task, progress, reset, run, show, solution, tutor, watch
 
 __all__ = ["app"]
 
@@ -49,6 +49,7 @@ for name, command in (
     ("progress", progress),
     ("solution", solution),
     ("show", show),
+    ("tutor", tutor),
 ):
     app.command(name, rich_help_panel=_PRACTICE)(command)
 app.command()(grade)

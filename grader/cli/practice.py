@@ -1,13 +1,13 @@
-"""The commands of the student's loop: run, next, hint, reset, progress, solution, show, watch."""
+"""The commands of the student's loop: run, next, hint, reset, progress, solution, show, watch, tutor."""
 
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress_bar import ProgressBar
 from rich.syntax import Syntax
-from rich.table import Table
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PROBLEMS
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from grader.course.manifest import Course
     from grader.practice.session import Place
 
-__all__ = ["hint", "next_task", "progress", "reset", "run", "show", "solution", "watch"]
+__all__ = ["hint", "next_task", "progress", "reset", "run", "show", "solution", "tutor", "watch"]
 
 TaskArgument = Annotated[str, typer.Argument(help="The task's name.")]
 NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[TASK|MODULE]…", help="Tasks and modules; none means all.")]
@@ -112,23 +112,14 @@ def reset(name: Annotated[str, typer.Argument(metavar="TASK|MODULE", help="The t
 
 def progress(json: JsonOption = False, course: CourseOption = None) -> None:
     """Show how far you are, by module."""
+    from grader.practice.describe import progress_table
     from grader.practice.session import Session
 
     with Session(load(course)) as session:
-        rows = []
-        for module in session.course.modules:
-            places = [place for place in session.places if place.module is module]
-            passed = [place for place in places if session.mark(place) == "passed"]
-            minutes = sum(place.task.minutes for place in places if place not in passed)
-            rows.append((module.name, len(passed), len(places), sum(place.task.points for place in passed), module.points, minutes))
         if json:
-            keys = ("module", "passed", "tasks", "points", "max_points", "minutes_left")
-            print_json([dict(zip(keys, row, strict=True)) for row in rows])
+            print_json(session.by_module())
             return
-        table = Table("module", "", "tasks passed", "points in reach", "minutes left")
-        for name, done, tasks, points, most, minutes in rows:
-            table.add_row(name, ProgressBar(tasks, done, width=20), f"{done} of {tasks}", f"{points:g} of {most:g}", f"{minutes}")
-        Console().print(table)
+        Console().print(progress_table(session.by_module()))
         at = session.next_open()
         Console().print(Text(f"Next: {at.task.name} in exercises/{at.module.name}.py" if at else "All tasks pass their public tests."))
         Console().print(Text("Public tests are examples. Points are given by the hidden tests, which check more.", "dim"), soft_wrap=True)
@@ -206,6 +197,23 @@ def watch(
         if places:
             session.go_to(places[0])
         raise typer.Exit(start(session, move_on=move_on, plain=plain))
+
+
+def tutor(
+    config: Annotated[bool, typer.Option("--config", help="Print what an assistant's configuration has to hold, and end.")] = False,
+    course: CourseOption = None,
+) -> None:
+    """Let an assistant of yours see tasks, tests and hints, one at a time, over the Model Context Protocol. It holds no solution."""
+    loaded = load(course)
+    if find_spec("mcp") is None:
+        raise stop('mcp is not installed: pip install "pytorch-exercises[tutor]"', EXIT_BAD_INPUT)
+    from grader.practice.tutor import client_config, serve
+
+    if config or sys.stdin.isatty():
+        print_json(client_config(sys.executable, loaded))
+        console.print(Text("An assistant starts the tutor itself: put this into its configuration for MCP servers.", "dim"), soft_wrap=True)
+        return
+    serve(loaded)
 
 
 def _places(course: "Course", names: list[str] | None, *, only_task: bool = False) -> "list[Place]":

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from grader.course.source import Definition, bound_name, first_line, gap, head, helpers_of, is_private, text_of, todo
 
-__all__ = ["ModuleParts", "cut_up"]
+__all__ = ["ModuleParts", "cut_up", "parts_of_stub"]
 
 
 @dataclass(frozen=True)
 class ModuleParts:
-    """The parts of a reference: its docstring, the public code outside of the tasks, and each task with its answer between marks."""
+    """The parts of a module: its docstring, the public code outside of the tasks, and each task, a reference's between marks."""
 
     docstring: str
     preamble: str
@@ -33,12 +33,6 @@ def cut_up(solution: str, tasks: Iterable[str]) -> ModuleParts:
     nodes = {node.name: node for node in tree.body if isinstance(node, Definition) and node.name in wanted}
     private = [node for node in tree.body if is_private(node)]
     owners = _owners([nodes[name] for name in wanted], private)
-    docstring = ast.get_docstring(tree) or ""
-    preamble, previous = "", None
-    for node in tree.body[1 if docstring else 0 :]:
-        if node not in nodes.values() and node not in private:
-            preamble += gap(previous, node, lines) + text_of(lines, first_line(node), node.end_lineno or node.lineno)
-            previous = node
     cells = {}
     for name in wanted:
         own = [node for node in private if owners[node] is nodes[name]]
@@ -47,7 +41,25 @@ def cut_up(solution: str, tasks: Iterable[str]) -> ModuleParts:
         if helpers and not answer.endswith(END):
             raise ValueError(f"{name}: its helpers can't be hidden behind a class that does not end in a method: put its methods last")
         cells[name] = f"{answer.removesuffix(END).rstrip()}{helpers}\n{END}" if helpers else answer
-    return ModuleParts(docstring, preamble, cells)
+    return ModuleParts(ast.get_docstring(tree) or "", _preamble(tree, lines, [*nodes.values(), *private]), cells)
+
+
+def parts_of_stub(stub: str, tasks: Iterable[str]) -> ModuleParts:
+    """Cut a stub into its parts, as students get them."""
+    lines, tree, wanted = stub.splitlines(), ast.parse(stub), list(tasks)
+    nodes = {node.name: node for node in tree.body if isinstance(node, Definition) and node.name in wanted}
+    cells = {name: text_of(lines, first_line(nodes[name]), nodes[name].end_lineno or nodes[name].lineno) for name in wanted}
+    return ModuleParts(ast.get_docstring(tree) or "", _preamble(tree, lines, list(nodes.values())), cells)
+
+
+def _preamble(tree: ast.Module, lines: list[str], others: list[ast.stmt]) -> str:
+    """The statements of a module but for its docstring and others."""
+    preamble, previous = "", None
+    for node in tree.body[1 if ast.get_docstring(tree) else 0 :]:
+        if node not in others:
+            preamble += gap(previous, node, lines) + text_of(lines, first_line(node), node.end_lineno or node.lineno)
+            previous = node
+    return preamble
 
 
 def _owners(tasks: list[Definition], private: list[ast.stmt]) -> dict[ast.stmt, Definition]:

@@ -1,13 +1,16 @@
 """Says in words how a task's public tests went. The same text stands in a terminal, in a notebook and before a tutor."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from grader.base.text import clean
 from grader.practice.outcome import PublicTest, TaskRun, TestStatus
+from grader.practice.session import ModuleProgress
 
-__all__ = ["describe", "summary"]
+__all__ = ["describe", "progress_table", "summary"]
 
 _MOST_PRINTED = 20
 _SIGNS = {TestStatus.PASSED: ("✓", "green"), TestStatus.SKIPPED: ("–", "dim")}
@@ -40,6 +43,15 @@ def describe(run: TaskRun, mistake: str = "", *, failures: int = 1) -> Text:
         if len(printed) > _MOST_PRINTED:
             lines.append(Text(f"  … and {len(printed) - _MOST_PRINTED} more lines", "dim"))
     return Text("\n").join(lines)
+
+
+def progress_table(modules: Iterable[ModuleProgress]) -> Table:
+    """How far the student is, a row for each module."""
+    table = Table("module", "", "tasks passed", "points in reach", "minutes left")
+    for row in modules:
+        bar = ProgressBar(row.tasks, row.passed, width=20)
+        table.add_row(row.module, bar, f"{row.passed} of {row.tasks}", f"{row.points:g} of {row.max_points:g}", f"{row.minutes_left}")
+    return table
 
 
 def _tests(run: TaskRun, mistake: str, failures: int) -> Iterator[Text]:

@@ -86,6 +86,9 @@ class PracticeProcess:
             return self._failed(f"Your code did not end within {TEST_SECONDS:g} seconds. Is there an endless loop?")
         except OSError:
             answer = None
+        except KeyboardInterrupt:
+            self.cancel()  # else the next run would get this one's answer
+            raise
         if answer is None and self._cancelled:
             return self._failed("Stopped.")
         if answer is None:

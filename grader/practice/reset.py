@@ -9,7 +9,7 @@ from grader.course.manifest import Course, Module
 from grader.course.source import first_line
 from grader.course.stubs import make_stub
 
-__all__ = ["CannotReset", "reset_module", "reset_task", "statement_of", "stub_text"]
+__all__ = ["CannotReset", "keep_copy", "reset_module", "reset_task", "statement_of", "stub_text"]
 
 BACKUPS = ".grader/backups"
 """Relative to the course's folder."""
@@ -50,7 +50,7 @@ def reset_task(course: Course, module: Module, task: str) -> Path | None:
         ) from None
     if now == stub:
         return None
-    kept = _keep(course, path)
+    kept = keep_copy(course, path)
     write_atomically(path, (before + stub + after if now else f"{source.rstrip()}\n\n\n{stub}\n").encode())
     return kept
 
@@ -60,7 +60,7 @@ def reset_module(course: Course, module: Module) -> Path | None:
     path, stub = course.stub(module.name), stub_text(course, module)
     if path.is_file() and path.read_bytes() == stub.encode():
         return None
-    kept = _keep(course, path) if path.is_file() else None
+    kept = keep_copy(course, path) if path.is_file() else None
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, stub.encode())
     return kept
@@ -77,8 +77,8 @@ def _cut(source: str, task: str) -> tuple[str, str, str]:
     return source, "", ""
 
 
-def _keep(course: Course, path: Path) -> Path:
-    """Copy a file to the backups. Several copies in one second get numbers."""
+def keep_copy(course: Course, path: Path) -> Path:
+    """Copy a file to the backups. Several copies in one second get numbers. Raises: CannotReset, OSError."""
     folder = course.root / BACKUPS
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{path.stem}.{datetime.now():%Y-%m-%d.%H-%M-%S}"

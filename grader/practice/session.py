@@ -1,7 +1,7 @@
 """One student's practice: runs tasks, keeps the marks, knows what comes next. The commands, notebooks and the tutor share it."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -12,7 +12,7 @@ from grader.practice.outcome import Request, TaskRun
 from grader.practice.process_handle import PracticeProcess
 from grader.practice.progress import Progress, read_progress, task_digest, write_progress
 
-__all__ = ["Mark", "Place", "Session", "UnknownName", "find_places"]
+__all__ = ["Mark", "ModuleProgress", "Place", "Session", "UnknownName", "find_places"]
 
 Mark = Literal["passed", "changed", "open"]
 """Passed its public tests; did so before its code was changed; has not."""
@@ -28,6 +28,18 @@ class Place:
 
     module: Module
     task: Task
+
+
+@dataclass(frozen=True)
+class ModuleProgress:
+    """How far the student is in a module: tasks passed and all, points in reach and all."""
+
+    module: str
+    passed: int
+    tasks: int
+    points: float
+    max_points: float
+    minutes_left: int
 
 
 def find_places(course: Course, names: Sequence[str]) -> list[Place]:
@@ -46,7 +58,10 @@ def find_places(course: Course, names: Sequence[str]) -> list[Place]:
 
 
 class Session:
-    """Practice in one course's folder. Progress is written after every change."""
+    """Practice in one course's folder. Progress is written after every change.
+
+    Several programs may practise in one folder, such as a notebook and a terminal: a change is made to what the file holds then.
+    """
 
     def __init__(self, course: Course) -> None:
         self.course = course
@@ -65,6 +80,10 @@ class Session:
         """What is passed, and where the student is."""
         return self._progress
 
+    def refresh(self) -> None:
+        """Read the marks again. A program that lives long does so before it looks at them, since others may have changed them."""
+        self._progress = read_progress(self.course)
+
     def file(self, place: Place) -> Path:
         """The student's file for a task."""
         return self.course.stub(place.module.name)
@@ -73,7 +92,7 @@ class Session:
         """Run a task's public tests and mark it. Returns: what they gave, and the known mistake that it behaves like, if any."""
         digest = self._digest(place)
         run = self.process.run(Request(place.module.name, place.task.name))
-        self._keep(self._progress.with_run(place.task.name, digest, passed=run.passed))
+        self._keep(lambda progress: progress.with_run(place.task.name, digest, passed=run.passed))
         return run, known_mistake(self.course, run)
 
     def mark(self, place: Place) -> Mark:
@@ -93,14 +112,21 @@ class Session:
 
     def go_to(self, place: Place) -> None:
         """Make this the task at hand."""
-        self._keep(self._progress.at(place.task.name))
+        self._keep(lambda progress: progress.at(place.task.name))
 
     def hints(self, place: Place, more: int = 0) -> tuple[str, ...]:
         """The hints that were shown so far, and so many more."""
         count = min(self._progress.hints.get(place.task.name, 0) + more, len(place.task.hints))
         if more:
-            self._keep(self._progress.with_hint(place.task.name, count))
+            self._keep(lambda progress: progress.with_hint(place.task.name, count))
         return place.task.hints[:count]
+
+    def next_hint(self, place: Place) -> str:
+        """One more hint than was shown before. All of them again when there are no more."""
+        shown = len(self.hints(place))
+        hints = self.hints(place, 1)
+        texts = [f"Hint {number} of {len(place.task.hints)} for {place.task.name}: {text}" for number, text in enumerate(hints, 1)]
+        return texts[-1] if len(hints) > shown else "\n".join([*texts, "There are no more hints."])
 
     def points(self) -> tuple[float, float]:
         """The points of the tasks that are passed, and of all. Only the hidden tests give points; these are what is within reach."""
@@ -112,6 +138,16 @@ class Session:
         """The minutes of the tasks that are not passed."""
         return sum(place.task.minutes for place in self.places if self.mark(place) != "passed")
 
+    def by_module(self) -> list[ModuleProgress]:
+        """How far the student is in each module."""
+        passed = {place.task.name for place in self.places if self.mark(place) == "passed"}
+        rows = []
+        for module in self.course.modules:
+            done = [task for task in module.tasks if task.name in passed]
+            points, minutes = sum(task.points for task in done), sum(task.minutes for task in done)
+            rows.append(ModuleProgress(module.name, len(done), len(module.tasks), points, module.points, module.minutes - minutes))
+        return rows
+
     def _digest(self, place: Place) -> str:
         try:
             source = self.file(place).read_text(encoding="utf-8", errors="replace")
@@ -119,7 +155,9 @@ class Session:
             source = ""
         return task_digest(source, place.module, place.task.name)
 
-    def _keep(self, progress: Progress) -> None:
+    def _keep(self, change: Callable[[Progress], Progress]) -> None:
+        self.refresh()
+        progress = change(self._progress)
         if progress != self._progress:
             self._progress = progress
             write_progress(self.course, progress)

@@ -1,4 +1,4 @@
-"""Turns the student's code in a notebook into Python, without outputs, magics and the cells that nbgrader locks."""
+"""Turns the student's code in a notebook into Python, without outputs, magics and the cells that were handed out."""
 
 import re
 from itertools import accumulate
@@ -8,11 +8,11 @@ import msgspec
 
 from grader.submissions.sources import MAX_SOURCE_BYTES, TOO_LONG, Source, Unreadable
 
-__all__ = ["notebook_source"]
+__all__ = ["notebook_source", "python_of"]
 
 
 def notebook_source(data: bytes, name: str) -> Source:
-    """The student's code cells of a notebook as Python, in order. Cells that nbgrader locks are not the student's."""
+    """The student's code cells of a notebook as Python, in order. Cells that were handed out complete are not the student's."""
     try:
         cells = _notebook_cells(data)
         text = "\n\n".join(cells) + "\n"
@@ -33,9 +33,11 @@ class _Cell(msgspec.Struct):
 
     @property
     def handed_out(self) -> bool:
-        """True for a cell that nbgrader locks: it holds the course's tests, or is only a place for points."""
-        mark = self.metadata.get("nbgrader") if isinstance(self.metadata, dict) else None
-        return isinstance(mark, dict) and mark.get("solution") is not True and True in (mark.get("locked"), mark.get("grade"))
+        """True for a cell that nbgrader locks, with tests or a place for points, and for one of ours that only prepares the notebook."""
+        metadata = self.metadata if isinstance(self.metadata, dict) else {}
+        mark = metadata.get("nbgrader")
+        locked = isinstance(mark, dict) and mark.get("solution") is not True and True in (mark.get("locked"), mark.get("grade"))
+        return locked or metadata.get("grader") == "setup"
 
 
 class _Notebook(msgspec.Struct):
@@ -52,11 +54,11 @@ def _notebook_cells(data: bytes) -> list[str]:
     sources = [source if isinstance(source, str) else "".join(source) for source in code]
     if sum(map(len, sources)) > MAX_SOURCE_BYTES:
         raise Unreadable(TOO_LONG)
-    return [_without_magics(source.replace("\r\n", "\n").replace("\r", "\n")) for source in sources]
+    return [python_of(source.replace("\r\n", "\n").replace("\r", "\n")) for source in sources]
 
 
 _CELL_MAGIC = re.compile(r"\s*%%(\w*)[^\n]*")
-_TRANSPARENT = ("time", "timeit", "capture", "prun")
+_TRANSPARENT = ("time", "timeit", "capture", "prun", "task")
 """Magics of a whole cell that still run it as Python."""
 _MAGIC = re.compile(r"(?P<indent>[ \t]*+)(?:(?P<target>[\w.,\[\] ]++)=[ \t]*+[%!]|[%!?]|[\w.]++\?\??[ \t]*+$)[^\n]*", re.MULTILINE)
 """The quantifiers are possessive (`*+`), because a long line of blanks would take quadratic time otherwise."""
@@ -67,10 +69,10 @@ _LEXEME = re.compile(
 )
 
 
-def _without_magics(cell: str) -> str:
+def python_of(cell: str) -> str:
     """A cell's code, in which magics, shell lines and questions become comments, but only where a statement can begin.
 
-    If a magic applies to the whole cell, the cell is left out, unless the magic runs it as Python.
+    If a magic applies to the whole cell, the cell is left out, unless the magic runs it as Python. Raises: Unreadable if it is too long.
     """
     if start := _CELL_MAGIC.match(cell):
         if start[1] not in _TRANSPARENT:

@@ -10,6 +10,7 @@ from typing import Any
 
 from grader.course.manifest import Course, Module, Task
 from grader.course.parts import cut_up
+from grader.exports.notebook_text import about_module, about_task, points_in_words
 
 __all__ = ["SCHEMA_VERSION", "graded_cell", "graded_id", "make_notebook", "solution_id"]
 
@@ -36,7 +37,7 @@ def make_notebook(course: Course, module: Module) -> Any:
 
     parts = cut_up(course.solution(module.name).read_text(), [task.name for task in module.tasks])
     cells = [
-        _markdown("about", _about(module, parts.docstring)),
+        _markdown("about", about_module(module, parts.docstring, _HOW)),
         _code("setup", _SETUP, locked=True),
         v4.new_code_cell(parts.preamble, id="imports"),
     ]
@@ -73,27 +74,22 @@ public_tests.require("{task}")"""
 def graded_cell(task: Task) -> Any:
     """The locked cell that holds a task's points."""
     return _code(
-        graded_id(task.name), _GRADED.format(task=task.name, points=_points(task.points)), grade=True, locked=True, points=task.points
+        graded_id(task.name),
+        _GRADED.format(task=task.name, points=points_in_words(task.points)),
+        grade=True,
+        locked=True,
+        points=task.points,
     )
 
 
-def _about(module: Module, docstring: str) -> str:
-    rows = [f"| `{task.name}` | {task.points:g} | {task.minutes} |" for task in module.tasks]
-    table = ["| task | points | minutes |", "| --- | --- | --- |", *rows, f"| all | {module.points:g} | {module.minutes} |"]
-    how = (
-        "Fill in the cells that raise `NotImplementedError`, and run the cell below each. Cells of your own are welcome, for helpers and "
-        "for trying things out: when you hand in, all your cells count, in their order; magics and shell lines are left out."
-    )
-    return "\n\n".join(part for part in [f"# {module.title}", module.story, docstring, how, "\n".join(table)] if part)
+_HOW = (
+    "Fill in the cells that raise `NotImplementedError`, and run the cell below each. Cells of your own are welcome, for helpers and "
+    "for trying things out: when you hand in, all your cells count, in their order; magics and shell lines are left out."
+)
 
 
 def _heading(task: Task) -> str:
-    hint = f"<details><summary>A hint</summary>\n\n{_plain(task.hints[0])}\n\n</details>"
-    return f"## {task.name}\n\n{_points(task.points)}, about {task.minutes} minute{'s' * (task.minutes != 1)}.\n\n{hint}"
-
-
-def _points(points: float) -> str:
-    return f"{points:g} point{'s' * (points != 1)}"
+    return f"{about_task(task)}\n\n<details><summary>A hint</summary>\n\n{_plain(task.hints[0])}\n\n</details>"
 
 
 def _plain(text: str) -> str:
