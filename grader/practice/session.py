@@ -1,7 +1,8 @@
 """One student's practice: runs tasks, keeps the marks, knows what comes next. The commands, notebooks and the tutor share it."""
 
 import difflib
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -46,13 +47,14 @@ def find_places(course: Course, names: Sequence[str]) -> list[Place]:
 
 
 class Session:
-    """Practice in one course's folder. Progress is written after every change."""
+    """Practice in one course's folder. Progress is written after every change. One thread runs tasks; others may do all else."""
 
     def __init__(self, course: Course) -> None:
         self.course = course
         self.places = find_places(course, [])
         self.process = PracticeProcess(course.root)
         self._progress = read_progress(course)
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -70,10 +72,15 @@ class Session:
         return self.course.stub(place.module.name)
 
     def run(self, place: Place) -> tuple[TaskRun, str]:
-        """Run a task's public tests and mark it. Returns: what they gave, and the known mistake that it behaves like, if any."""
+        """Run a task's public tests and mark it, unless its code was changed meanwhile.
+
+        Returns: what they gave, and the known mistake that it behaves like, if any.
+        Raises: Cancelled.
+        """
         digest = self._digest(place)
         run = self.process.run(Request(place.module.name, place.task.name))
-        self._keep(self._progress.with_run(place.task.name, digest, passed=run.passed))
+        if digest == self._digest(place):
+            self._change(lambda progress: progress.with_run(place.task.name, digest, passed=run.passed))
         return run, known_mistake(self.course, run)
 
     def mark(self, place: Place) -> Mark:
@@ -93,13 +100,13 @@ class Session:
 
     def go_to(self, place: Place) -> None:
         """Make this the task at hand."""
-        self._keep(self._progress.at(place.task.name))
+        self._change(lambda progress: progress.at(place.task.name))
 
     def hints(self, place: Place, more: int = 0) -> tuple[str, ...]:
         """The hints that were shown so far, and so many more."""
         count = min(self._progress.hints.get(place.task.name, 0) + more, len(place.task.hints))
         if more:
-            self._keep(self._progress.with_hint(place.task.name, count))
+            self._change(lambda progress: progress.with_hint(place.task.name, count))
         return place.task.hints[:count]
 
     def points(self) -> tuple[float, float]:
@@ -119,7 +126,10 @@ class Session:
             source = ""
         return task_digest(source, place.module, place.task.name)
 
-    def _keep(self, progress: Progress) -> None:
-        if progress != self._progress:
-            self._progress = progress
-            write_progress(self.course, progress)
+    def _change(self, change: Callable[[Progress], Progress]) -> None:
+        """Change the progress as it is in the file now, since another command may have written it."""
+        with self._lock:
+            before = read_progress(self.course)
+            self._progress = change(before)
+            if self._progress != before:
+                write_progress(self.course, self._progress)
