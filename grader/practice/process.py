@@ -19,6 +19,7 @@ from types import TracebackType
 
 import msgspec
 import pytest
+import torch.testing
 from _pytest.outcomes import Skipped
 
 from grader.base.time_limit import OutOfTime, time_limit
@@ -53,10 +54,19 @@ def main(arguments: list[str]) -> int:
         gc.collect()
         gc.freeze()  # torch's objects need not be looked at again
         out.write(b'{"ready":true}\n')
-        for line in requests:
+        for number, line in enumerate(requests):
             request = msgspec.json.decode(line, type=Request)
             out.write(msgspec.json.encode(run_task(root, request)) + b"\n")
+            if number == 0:
+                _load_the_rest()
     return 0
+
+
+def _load_the_rest() -> None:
+    """Load what torch loads at the first comparison, which is SymPy and takes a second. The first answer need not wait for it."""
+    torch.testing.assert_close(torch.zeros(1), torch.zeros(1))
+    gc.collect()
+    gc.freeze()
 
 
 def run_task(root: Path, request: Request) -> TaskRun:

@@ -111,13 +111,16 @@ class _Block:
 def _docstring(docstring: str, width: int) -> Iterator[Text]:
     """The lines of a docstring at another width."""
     for block in _blocks(docstring.splitlines()):
-        first, rest = " " * block.indent, " " * (block.indent + block.hanging)
+        indent = block.indent
+        if block.formula:  # rather further to the left than broken
+            indent = max(min(indent, width - len(block.text)), _STEP)
+        first, rest = " " * indent, " " * (indent + block.hanging)
         for number, line in enumerate(
             textwrap.wrap(block.text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False) or [""]
         ):
             text = Text(line, "cyan" if block.formula else "")
             if number == 0:
-                text.stylize("bold", block.indent, block.indent + block.strong)
+                text.stylize("bold", indent, indent + block.strong)
             yield text
 
 

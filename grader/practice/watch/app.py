@@ -74,13 +74,15 @@ class WatchApp(App[None]):
     ]
 
     def __init__(self, session: Session, *, move_on: bool = False) -> None:
-        super().__init__()
-        self.theme = "ansi-dark"  # the terminal's own colours, dark or light
+        super().__init__(ansi_color=True)  # the terminal's own colours, dark or light, and with NO_COLOR none
+        self.theme = "ansi-dark"
         self._session, self._move_on = session, move_on
         self._practice = Loop(session, self._tell)
+        self._bar = ProgressBar(show_eta=False, show_percentage=False, id="bar")
+        self._views = {name: Static(id=name) for name in ("standing", "title", "state", "answer", "hints", "statement")}
         self._since: float | None = None  # when the run that is under way began
         self._doing = ""
-        self._notice = Text()
+        self._notice = self._state_shown = Text()
         self._runs: list[TaskRun] = []  # of "all", so far
 
     def _tell(self, event: Event) -> None:
@@ -93,24 +95,24 @@ class WatchApp(App[None]):
         """Where one is, above; the answer and the statement; the keys, below."""
         with Vertical(id="top"):
             with Horizontal(id="progress"):
-                yield ProgressBar(show_eta=False, show_percentage=False, id="bar")
-                yield Static(id="standing")
-            yield Static(id="title")
-            yield Static(id="state")
+                yield self._bar
+                yield self._views["standing"]
+            yield self._views["title"]
+            yield self._views["state"]
         with VerticalScroll(id="body"):
             with VerticalScroll(id="answers"):
-                yield Static(id="answer")
-                yield Static(id="hints")
+                yield self._views["answer"]
+                yield self._views["hints"]
             with VerticalScroll(id="statements"):
-                yield Static(id="statement")
+                yield self._views["statement"]
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
         """Begin to watch."""
         self.query_one("#answers").focus()
-        self.set_interval(0.1, self._show_state)
-        self._go_to(self._practice.place)
+        self._views["state"].set_interval(0.1, self._show_state)
         self._practice.start()
+        self._show_task()
 
     def on_unmount(self) -> None:
         """End what runs."""
@@ -119,8 +121,8 @@ class WatchApp(App[None]):
     def _show_task(self) -> None:
         """Show the task at hand, before it is run."""
         place = self._practice.place
-        self._static("#statement").update(words.statement_or_reason(self._session, place))
-        self._static("#answer").update(words.begun(self._session, place))
+        self._views["statement"].update(words.statement_or_reason(self._session, place))
+        self._views["answer"].update(words.begun(self._session, place))
         for name in ("#body", "#answers", "#statements"):
             self.query_one(name).scroll_home(animate=False)
         self._show_hints(self._session.hints(place))
@@ -129,29 +131,28 @@ class WatchApp(App[None]):
     def _show_standing(self) -> None:
         """Show where one is: in the course, and in the file, whose lines move."""
         standing = self._practice.standing()
-        self.query_one(ProgressBar).update(total=standing.tasks, progress=standing.passed)
-        self._static("#standing").update(words.standing(standing))
-        self._static("#title").update(words.title(self._session, self._practice.place))
+        self._bar.update(total=standing.tasks, progress=standing.passed)
+        self._views["standing"].update(words.standing(standing))
+        self._views["title"].update(words.title(self._session, self._practice.place))
 
     def _show_hints(self, shown: tuple[str, ...]) -> None:
-        self._static("#hints").update(words.hints(shown, len(self._practice.place.task.hints)))
-        self._static("#hints").set_class(not shown, "-empty")
+        self._views["hints"].update(words.hints(shown, len(self._practice.place.task.hints)))
+        self._views["hints"].set_class(not shown, "-empty")
 
     def _show_state(self) -> None:
         """Say what runs, once that takes a moment; else what the last key did."""
         seconds = time.monotonic() - self._since if self._since is not None else 0.0
+        state = self._notice
         if seconds > _SHOW_AFTER:
             what = self._doing if self._session.process.ready else "loading torch"
-            self._static("#state").update(Text(f"{what} … {seconds:.0f} s", "yellow"))
-        elif self._since is None:
-            self._static("#state").update(self._notice)
+            state = Text(f"{what} … {seconds:.0f} s", "yellow")
+        if state != self._state_shown:  # else the terminal would get it ten times a second
+            self._state_shown = state
+            self._views["state"].update(state)
 
     def _say(self, sentence: str | Text, style: str = "") -> None:
         self._notice = Text(sentence, style) if isinstance(sentence, str) else sentence
         self._show_state()
-
-    def _static(self, name: str) -> Static:
-        return self.screen_stack[0].query_one(name, Static)
 
     # ---- what happens elsewhere
 
@@ -169,11 +170,11 @@ class WatchApp(App[None]):
                 self._runs.append(run)
                 if number == of:
                     self._since = None
-                    self._static("#answer").update(words.all_runs(self._session, self._runs))
+                    self._views["answer"].update(words.all_runs(self._session, self._runs))
                     self._show_standing()
             case Missing(place):
                 self._since = None
-                self._static("#answer").update(words.missing(self._session, place))
+                self._views["answer"].update(words.missing(self._session, place))
             case Broke(error):
                 raise error
         self._show_state()
@@ -182,7 +183,7 @@ class WatchApp(App[None]):
         """Show the answer at once, and all else after it."""
         answer = describe(run, mistake)
         if not run.passed:
-            self._static("#answer").update(answer)
+            self._views["answer"].update(answer)
             self.call_after_refresh(self._show_standing)
             return
         following = self._practice.next()
@@ -190,7 +191,7 @@ class WatchApp(App[None]):
             self._go_to(following)
             self._say(Text.assemble((run.task, "bold"), (": all public tests passed.", "green")))
         else:
-            self._static("#answer").update(Group(answer, Text(), words.what_next(self._session, self._practice.place, following, "n")))
+            self._views["answer"].update(Group(answer, Text(), words.what_next(self._session, self._practice.place, following, "n")))
             self.call_after_refresh(self._show_standing)
 
     # ---- keys
@@ -229,7 +230,7 @@ class WatchApp(App[None]):
         self._show_hints(shown)
         if shown == before:
             self._say("These are all hints.")
-        self.query_one("#hints").scroll_visible(animate=False)
+        self._views["hints"].scroll_visible(animate=False)
 
     def action_run_all(self) -> None:
         """Run every task."""
