@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import pytest
 import torch
 
 __all__ = ["Recorder", "digest"]
@@ -53,7 +54,7 @@ class Recorder:
         ending = "ends"
         try:
             test()
-        except Exception as error:
+        except (Exception, pytest.fail.Exception) as error:  # the latter, of pytest.raises, is no Exception
             ending = _ending(error, self._filename)
         finally:
             sys.setprofile(before)
@@ -65,7 +66,7 @@ def digest(notes: list[str]) -> str:
     return hashlib.sha256("\n".join(notes).encode(errors="replace")).hexdigest()[:16]
 
 
-def _ending(error: Exception, filename: str) -> str:
+def _ending(error: BaseException, filename: str) -> str:
     """How a test failed: the kind of exception, and what it says but for its numbers."""
     text = _PASSING.sub("#", str(error).split("\n")[0])
     trace, in_student = error.__traceback__, False

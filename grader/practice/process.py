@@ -23,6 +23,7 @@ import torch.testing
 from _pytest.outcomes import Skipped
 
 from grader.base.time_limit import OutOfTime, time_limit
+from grader.practice import pytest_plugin
 from grader.practice.behaviour import Recorder, digest
 from grader.practice.outcome import PublicTest, Request, TaskRun, TestStatus
 from grader.practice.pytest_plugin import CannotUse, StudentModules
@@ -81,15 +82,13 @@ def run_task(root: Path, request: Request) -> TaskRun:
         "--no-summary",
         "--capture=sys",
         "--import-mode=importlib",
-        "-p",
-        "grader.practice.pytest_plugin",
     ]
     options += [part for name in _WITHOUT for part in ("-p", f"no:{name}")]
     options += ["-c", os.devnull, "--rootdir", str(root), "--code", request.code, "--task", request.task]
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        status = pytest.main([str(suite), *options], plugins=[listener])
+        status = pytest.main([str(suite), *options], plugins=[pytest_plugin, listener])
     problem = listener.problem
     if status == pytest.ExitCode.INTERNAL_ERROR:
         problem = f"pytest failed: {printed.getvalue().strip()[-_LONGEST:]}"
@@ -112,7 +111,7 @@ def _forget(module: str, suites: Path) -> None:
     sys.path[:] = [path for path in sys.path if path not in folders]
     for name, loaded in list(sys.modules.items()):
         file = getattr(loaded, "__file__", None)
-        if name == module or (file and os.path.dirname(file) in folders):
+        if name == module or (file and file.rpartition(os.sep)[0] in folders):
             del sys.modules[name]
     linecache.checkcache()
 
@@ -122,6 +121,8 @@ class _Listener:
 
     def __init__(self, root: Path, request: Request) -> None:
         self._root, self._file = root, root / request.code / f"{request.module}.py"
+        suite = root / "tests" / "public" / f"test_{request.module}.py"
+        self._way = {suite, *suite.parents}
         self.tests: list[PublicTest] = []
         self.problem, self.printed, self.seconds = "", "", 0.0
         self._bodies: list[Callable[[], object]] = []
@@ -135,6 +136,11 @@ class _Listener:
                 with contextlib.suppress(OutOfTime), time_limit(_RETRACE_SECONDS):
                     recorder.run(body)
         return digest(recorder.notes)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_ignore_collect(self, collection_path: Path) -> bool:
+        """Look at nothing beside the suite. This takes a fifth off the time of a run."""
+        return collection_path not in self._way
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:

@@ -10,7 +10,7 @@ from textual.app import App, ComposeResult, SuspendNotSupported
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
-from textual.widgets import Footer, ProgressBar, Static
+from textual.widgets import Footer, Static
 
 from grader.practice.describe import describe
 from grader.practice.outcome import TaskRun
@@ -48,7 +48,6 @@ class WatchApp(App[None]):
     #top { dock: top; height: auto; }
     #progress { height: 1; }
     #bar { width: 1fr; }
-    #bar Bar { width: 1fr; }
     #standing { width: auto; margin-left: 2; }
     #state { height: auto; min-height: 1; }
     #body { height: 1fr; }
@@ -78,8 +77,7 @@ class WatchApp(App[None]):
         self.theme = "ansi-dark"
         self._session, self._move_on = session, move_on
         self._practice = Loop(session, self._tell)
-        self._bar = ProgressBar(show_eta=False, show_percentage=False, id="bar")
-        self._views = {name: Static(id=name) for name in ("standing", "title", "state", "answer", "hints", "statement")}
+        self._views = {name: Static(id=name) for name in ("bar", "standing", "title", "state", "answer", "hints", "statement")}
         self._since: float | None = None  # when the run that is under way began
         self._doing = ""
         self._notice = self._state_shown = Text()
@@ -95,7 +93,7 @@ class WatchApp(App[None]):
         """Where one is, above; the answer and the statement; the keys, below."""
         with Vertical(id="top"):
             with Horizontal(id="progress"):
-                yield self._bar
+                yield self._views["bar"]
                 yield self._views["standing"]
             yield self._views["title"]
             yield self._views["state"]
@@ -131,7 +129,7 @@ class WatchApp(App[None]):
     def _show_standing(self) -> None:
         """Show where one is: in the course, and in the file, whose lines move."""
         standing = self._practice.standing()
-        self._bar.update(total=standing.tasks, progress=standing.passed)
+        self._views["bar"].update(words.Bar(standing))
         self._views["standing"].update(words.standing(standing))
         self._views["title"].update(words.title(self._session, self._practice.place))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from grader.practice.describe import summary
@@ -12,7 +12,7 @@ from grader.practice.session import Place, Session
 from grader.practice.statement import place_of, statement
 from grader.practice.watch.loop import Standing
 
-__all__ = ["all_runs", "begun", "hints", "missing", "path", "standing", "statement_or_reason", "title", "what_next"]
+__all__ = ["Bar", "all_runs", "begun", "hints", "missing", "path", "standing", "statement_or_reason", "title", "what_next"]
 
 
 def path(session: Session, place: Place) -> str:
@@ -36,6 +36,18 @@ def _count(number: float, noun: str) -> str:
 def standing(now: Standing) -> Text:
     """How far one is, in words."""
     return Text(f"{now.passed}/{now.tasks} tasks, {now.points:g}/{now.max_points:g} points, {now.minutes_left} minutes left")
+
+
+class Bar:
+    """How far one is, as a bar as wide as there is room. Its parts differ in more than their colour."""
+
+    def __init__(self, now: Standing) -> None:
+        self._now = now
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Print it."""
+        done = -(-self._now.passed * options.max_width // self._now.tasks)
+        yield Text.assemble(("━" * done, "green"), ("┄" * (options.max_width - done), "dim"))
 
 
 def statement_or_reason(session: Session, place: Place) -> RenderableType:

@@ -313,6 +313,7 @@ def test_a_narrow_terminal_shows_all(session, quick, width):
         if width == 60:
             assert lines[-1].endswith("q quit")
             assert "3 minutes left" in lines[0]
+            assert lines[0].startswith("┄")  # nothing is passed
 
     drive(session, scenario, size=(width, 24))
 
