@@ -101,3 +101,21 @@ def test_a_terminal_that_can_only_print(folder):
     terminal.child.sendline("q")
     assert terminal.end() == 0
     assert "\x1b" not in terminal.raw
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal is POSIX's")
+def test_an_editor_gets_the_terminal_and_gives_it_back(folder, tmp_path_factory):
+    """The key e leaves the screen, starts the editor at the task's line, and what it saved is answered on the screen."""
+    tools = tmp_path_factory.mktemp("tools")
+    (tools / "answer.py").write_text(HEAD + DOUBLE + NO_COUNTER)
+    (tools / "nano").write_text(f'#!/bin/sh\necho "editing at $1"\nread line\ncp "{tools / "answer.py"}" "$2"\n')
+    (tools / "nano").chmod(0o755)
+    terminal = Terminal(folder, VISUAL=str(tools / "nano"), TERM_PROGRAM="")
+    terminal.see("double: not written yet")
+    terminal.child.send("e")
+    terminal.see("editing at +7")
+    assert "\x1b[?1049l" in terminal.raw
+    terminal.child.send("n\n")  # for the editor, not for the app
+    terminal.see("double: all public tests passed")
+    terminal.child.send("q")
+    assert terminal.end() == 0
