@@ -114,6 +114,7 @@ def progress(json: JsonOption = False, course: CourseOption = None) -> None:
     """Show how far you are, by module."""
     from grader.practice.describe import progress_table
     from grader.practice.session import Session
+    from grader.practice.statement import place_of
 
     with Session(load(course)) as session:
         if json:
@@ -121,7 +122,13 @@ def progress(json: JsonOption = False, course: CourseOption = None) -> None:
             return
         Console().print(progress_table(session.by_module()))
         at = session.next_open()
-        Console().print(Text(f"Next: {at.task.name} in exercises/{at.module.name}.py" if at else "All tasks pass their public tests."))
+        Console().print(
+            Text(
+                f"Next: {at.task.name} in {place_of(session.course, at.module, at.task.name)}"
+                if at
+                else "All tasks pass their public tests."
+            )
+        )
         Console().print(Text("Public tests are examples. Points are given by the hidden tests, which check more.", "dim"), soft_wrap=True)
 
 
@@ -230,14 +237,14 @@ def _places(course: "Course", names: list[str] | None, *, only_task: bool = Fals
 
 
 def _show_statement(course: "Course", place: "Place") -> None:
-    from grader.practice.reset import CannotReset, statement_of
+    from grader.practice.reset import CannotReset
+    from grader.practice.statement import place_of, statement
 
-    path = Path("exercises", f"{place.module.name}.py")
+    where = place_of(course, place.module, place.task.name)
     out = Console()
-    out.print(Text.assemble((place.task.name, "bold"), f" in {path}: {place.task.points:g} points, about {place.task.minutes} minutes"))
+    out.print(Text.assemble((place.task.name, "bold"), f" in {where}: {place.task.points:g} points, about {place.task.minutes} minutes"))
     try:
-        text = statement_of(course, place.module, place.task.name)
+        out.print(statement(course, place.module, place.task.name))
     except CannotReset as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
-    out.print(Syntax(text, "python", theme="ansi_dark", background_color="default", word_wrap=True))
     out.print(Text(f"Run its tests with `grader run {place.task.name}`, or on every save with `grader watch`.", "dim"), soft_wrap=True)

@@ -14,7 +14,7 @@ import msgspec
 from grader.base.time_limit import TEST_SECONDS
 from grader.practice.outcome import Drawing, DrawRequest, Request, TaskRun
 
-__all__ = ["PracticeProcess"]
+__all__ = ["Cancelled", "PracticeProcess"]
 
 _GRACE = 5.0
 """Seconds beyond those that the tests have, for what no limit inside the process can end."""
@@ -22,20 +22,30 @@ _STARTUP = 120.0
 """Seconds that importing torch may take on a slow disk."""
 
 
+class Cancelled(Exception):
+    """Another thread called `cancel` while this run was under way."""
+
+
 class PracticeProcess:
-    """Runs public tests in a process of its own, which loads torch once. Not for several threads at a time."""
+    """Runs public tests in a process of its own, which loads torch once. One thread runs; others may call `cancel`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.Queue[bytes | None] = queue.Queue()
-        self._cancelled = False
+        self._ready = self._cancelled = False
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether torch is loaded, as far as a run has seen."""
+        return self._ready
 
     def warm_up(self) -> None:
         """Start the process, if there is none, without waiting for it."""
@@ -48,8 +58,8 @@ class PracticeProcess:
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONUTF8": "1"},
             )
-            threading.Thread(target=_pump, args=(self._process, self._answers), daemon=True).start()
             self._ready = False
+            threading.Thread(target=_pump, args=(self._process, self._answers), daemon=True).start()
 
     def run(self, request: Request, tests: int = 1) -> TaskRun:
         """Run a task's tests.
@@ -59,24 +69,26 @@ class PracticeProcess:
             tests: how many tests it has, at most: each has `TEST_SECONDS`.
 
         Returns: what they gave. If the process died or hung, its `problem` says so, and a new process is started.
+        Raises: Cancelled.
         """
         answer, problem = self._ask(request, TEST_SECONDS * (tests + 1))
         return TaskRun(request.module, request.task, problem=problem) if problem else msgspec.json.decode(answer, type=TaskRun)
 
     def draw(self, request: DrawRequest) -> Drawing:
-        """The numbers of a task's picture. If there are none, `problem` says why."""
+        """The numbers of a task's picture. If there are none, `problem` says why. Raises: Cancelled."""
         answer, problem = self._ask(request, 2 * TEST_SECONDS)
         return Drawing(problem=problem) if problem else msgspec.json.decode(answer, type=Drawing)
 
     def _ask(self, request: Request | DrawRequest, seconds: float) -> tuple[bytes, str]:
-        """Send a request. Returns: the answer, or why there is none."""
-        self._cancelled = False
-        self.warm_up()
+        """Send a request. Returns: the answer, or why there is none. Raises: Cancelled."""
+        with self._lock:
+            self._cancelled = False
+            self.warm_up()
         try:
             if not self._ready:
-                if self._next(_STARTUP) is None:
+                self._ready = self._next(_STARTUP) is not None
+                if not self._ready and not self._cancelled:
                     return self._failed("Python ended while it loaded torch. `grader doctor` says what is wrong.")
-                self._ready = True
             process = self._process
             assert process and process.stdin
             process.stdin.write(msgspec.json.encode(request) + b"\n")
@@ -90,15 +102,17 @@ class PracticeProcess:
             self.cancel()  # else the next run would get this one's answer
             raise
         if answer is None and self._cancelled:
-            return self._failed("Stopped.")
+            raise Cancelled
         if answer is None:
             return self._failed(f"Your code ended Python itself ({self._status()}), as sys.exit, os._exit or a crash of C code does.")
         return answer, ""
 
     def cancel(self) -> None:
-        """End what runs now. `run`, in another thread, then returns. The next run starts a new process."""
-        self._cancelled = True
-        self.close()
+        """End what runs now. `run`, in another thread, then raises Cancelled. The next run starts a new process."""
+        with self._lock:
+            self._cancelled = True
+            self.close()
+            self._answers.put(None)  # a child of the student's may hold the pipe open, which else would say it
 
     def close(self) -> None:
         """End the process."""
@@ -119,9 +133,10 @@ class PracticeProcess:
         return f"signal {-status}" if status < 0 else f"status {status}"
 
     def _failed(self, problem: str) -> tuple[bytes, str]:
-        self.close()
-        if not self._cancelled:
-            self.warm_up()
+        with self._lock:
+            self.close()
+            if not self._cancelled:
+                self.warm_up()
         return b"", problem
 
 

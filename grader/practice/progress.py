@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import hashlib
 
 import msgspec
@@ -60,9 +61,17 @@ def write_progress(course: Course, progress: Progress) -> None:
 def task_digest(source: str, module: Module, task: str) -> str:
     """Stands for a task's code: its own definition, and whatever of the file belongs to no other task."""
     names = {other.name for other in module.tasks} - {task}
+    return _hash("\n".join(digest for name, digest in _definitions(source) if name not in names))
+
+
+@functools.lru_cache(maxsize=64)
+def _definitions(source: str) -> list[tuple[str, str]]:
+    """The name and a digest of each statement of a file. Each of its tasks needs them, so the last files are remembered."""
     try:
-        tree = ast.parse(source)
-        kept = [ast.dump(node) for node in tree.body if getattr(node, "name", None) not in names]
+        return [(getattr(node, "name", ""), _hash(ast.dump(node))) for node in ast.parse(source).body]
     except (SyntaxError, ValueError, RecursionError):
-        kept = [source]
-    return hashlib.sha256("\n".join(kept).encode(errors="replace")).hexdigest()[:16]
+        return [("", _hash(source))]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]

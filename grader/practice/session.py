@@ -1,6 +1,7 @@
 """One student's practice: runs tasks, keeps the marks, knows what comes next. The commands, notebooks and the tutor share it."""
 
 import difflib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def find_places(course: Course, names: Sequence[str]) -> list[Place]:
 
 
 class Session:
-    """Practice in one course's folder. Progress is written after every change.
+    """Practice in one course's folder. Progress is written after every change. One thread runs tasks; others may do all else.
 
     Several programs may practise in one folder, such as a notebook and a terminal: a change is made to what the file holds then.
     """
@@ -68,6 +69,7 @@ class Session:
         self.places = find_places(course, [])
         self.process = PracticeProcess(course.root)
         self._progress = read_progress(course)
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -89,10 +91,15 @@ class Session:
         return self.course.stub(place.module.name)
 
     def run(self, place: Place) -> tuple[TaskRun, str]:
-        """Run a task's public tests and mark it. Returns: what they gave, and the known mistake that it behaves like, if any."""
+        """Run a task's public tests and mark it, unless its code was changed meanwhile.
+
+        Returns: what they gave, and the known mistake that it behaves like, if any.
+        Raises: Cancelled.
+        """
         digest = self._digest(place)
         run = self.process.run(Request(place.module.name, place.task.name))
-        self._keep(lambda progress: progress.with_run(place.task.name, digest, passed=run.passed))
+        if digest == self._digest(place):
+            self._change(lambda progress: progress.with_run(place.task.name, digest, passed=run.passed))
         return run, known_mistake(self.course, run)
 
     def mark(self, place: Place) -> Mark:
@@ -112,13 +119,13 @@ class Session:
 
     def go_to(self, place: Place) -> None:
         """Make this the task at hand."""
-        self._keep(lambda progress: progress.at(place.task.name))
+        self._change(lambda progress: progress.at(place.task.name))
 
     def hints(self, place: Place, more: int = 0) -> tuple[str, ...]:
         """The hints that were shown so far, and so many more."""
         count = min(self._progress.hints.get(place.task.name, 0) + more, len(place.task.hints))
         if more:
-            self._keep(lambda progress: progress.with_hint(place.task.name, count))
+            self._change(lambda progress: progress.with_hint(place.task.name, count))
         return place.task.hints[:count]
 
     def next_hint(self, place: Place) -> str:
@@ -155,9 +162,9 @@ class Session:
             source = ""
         return task_digest(source, place.module, place.task.name)
 
-    def _keep(self, change: Callable[[Progress], Progress]) -> None:
-        self.refresh()
-        progress = change(self._progress)
-        if progress != self._progress:
-            self._progress = progress
-            write_progress(self.course, progress)
+    def _change(self, change: Callable[[Progress], Progress]) -> None:
+        with self._lock:
+            before = read_progress(self.course)
+            self._progress = change(before)
+            if self._progress != before:
+                write_progress(self.course, self._progress)
