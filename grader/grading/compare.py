@@ -161,7 +161,7 @@ def _hint(got: torch.Tensor, expected: torch.Tensor) -> str:
     largest = expected[finite].abs().max().item()
     error = (got - expected)[finite].abs().max().item()
     like_float32 = largest and 1e-9 < error / largest < 1e-5
-    return ". Errors of this size come of computing in float32: something inside is not float64" if like_float32 else ""
+    return ". Errors of this size often come of computing in float32: look whether something inside is not float64" if like_float32 else ""
 
 
 def _kind(value: Any) -> str:
@@ -169,7 +169,7 @@ def _kind(value: Any) -> str:
 
 
 def _keys(mapping: dict[str | int, Any]) -> str:
-    names = [str(key)[:30] for key in list(mapping)[:8]]
+    names = [repr(key)[:30] for key in list(mapping)[:8]]
     return "{" + ", ".join(names) + (", …" if len(mapping) > 8 else "") + "}"
 
 

@@ -30,7 +30,7 @@ def _differ(got: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> 
         ([1, 2], (1, 2), "type: expected the tuple (1, 2), got a list of 2 items"),
         (Opaque("an object of class A"), tensor([1.0]), "type: expected a tensor of shape (1,), got an object of class A"),
         ([1], [1, 2], "structure: expected 2 items, got 1"),
-        ({"a": 1}, {"a": 1, "b": 2}, "structure: expected the keys {a, b}, got {a}"),
+        ({"a": 1}, {"a": 1, "b": 2}, "structure: expected the keys {'a', 'b'}, got {'a'}"),
         (torch.zeros(1, 2).int(), torch.zeros(2), "shape: expected (2,), got (1, 2)"),
         (torch.full((2,), NAN, dtype=torch.float64), torch.zeros(2), "dtype: expected torch.float32, got torch.float64"),
         (torch.zeros(2, device="meta"), torch.zeros(2), "device: expected cpu, got meta"),

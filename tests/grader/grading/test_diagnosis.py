@@ -6,6 +6,7 @@ import torch
 from grader.base.outcome import Outcome, Status
 from grader.grading.diagnosis import Behaviour, Comparison, alike, can_be_named, kept, with_name
 from grader.protocol.traces import Answer
+from grader.protocol.values import Opaque
 from tests.grader.conftest import COUNTER, mini_course, tasks_of
 
 PASSED, ERROR = Outcome(Status.PASSED), Outcome(Status.ERROR, "ValueError: full (line 3, in f)\nChecked: x.")
@@ -34,12 +35,14 @@ def _answered(value, left=(), comparison=QUESTION) -> Behaviour:
         (Behaviour(_failed(), QUESTION, None), _answered(1.0), False),
         (Behaviour(_failed("3 of 5 images")), Behaviour(_failed("4 of 5 images")), True),
         (Behaviour(_failed("3 of 5 images")), Behaviour(_failed("3 of 5 labels")), False),
-        (Behaviour(ERROR), Behaviour(Outcome(Status.ERROR, "ValueError: empty")), True),
+        (Behaviour(ERROR), Behaviour(Outcome(Status.ERROR, "ValueError: full (line 8, in g)")), True),
+        (Behaviour(ERROR), Behaviour(Outcome(Status.ERROR, "ValueError: empty")), False),
+        (_answered(Opaque("a Net")), _answered(Opaque("a Net")), False),
         (Behaviour(ERROR), Behaviour(Outcome(Status.ERROR, "KeyError: 'full'")), False),
     ],
 )
 def test_what_is_alike(one, other, same):
-    """Equal outcomes with equal values, traces, complaints or kinds of error."""
+    """Equal outcomes with equal values, traces or complaints; an exception's type alone says too little."""
     assert alike(one, other) is same
     assert alike(other, one) is same
 
