@@ -12,6 +12,7 @@ from grader.course.manifest import MANIFEST, Course, Module
 from grader.course.released import cut_to
 from grader.exports.files import write_files
 from grader.exports.leaks import find_leaks
+from grader.exports.practice_notebooks import practice_notebook
 from grader.exports.templating import fill_in
 from grader.exports.wheel import build_wheel
 
@@ -105,6 +106,7 @@ def _course_files(course: Course, modules: tuple[Module, ...]) -> Iterator[tuple
             yield path.relative_to(course.root).as_posix(), path.read_bytes()
     for module in modules:
         yield course.untouched_stub(module.name).relative_to(course.root).as_posix(), course.stub(module.name).read_bytes()
+        yield f"notebooks/{module.name}.ipynb", practice_notebook(course, module)
         if released := [task for task in module.tasks if task.released]:
             text = cut_to(course.solution(module.name).read_text(), [task.name for task in released])
             yield course.solution(module.name).relative_to(course.root).as_posix(), text.encode()

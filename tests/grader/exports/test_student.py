@@ -56,6 +56,7 @@ def test_what_is_in_it(root, tmp_path):
         "README.md",
         "course.toml",
         "exercises/mini.py",
+        "notebooks/mini.ipynb",
         "pyproject.toml",
         "requirements.txt",
         "tests/public/test_mini.py",
