@@ -841,6 +841,31 @@ class TestKVCache:
 
         agree(probe, rtol=0, atol=0)
 
+    def test_memory_is_taken_in_the_constructor(self, agree, draw):
+        """A cache for more tokens than any memory holds can't be made: that shows at once, not at the first append."""
+        k, v = tokens_of(draw, 3)
+
+        def probe(m):
+            endless = raised(Exception, lambda: m.KVCache(2, 3, 2**52, 5))
+            return endless, list(m.KVCache(2, 3, 4, 5).append(k, v))
+
+        agree(probe, rtol=0, atol=0)
+
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after append and truncate what it was before, under no_grad, too."""
+        k, v = tokens_of(draw, 3)
+
+        def probe(m):
+            with torch.set_grad_enabled(recording):
+                cache = m.KVCache(2, 3, 9, 5)
+                cache.append(k, v)
+                cache.truncate(2)
+                return [x.clone() for x in cache.append(k, v)], torch.is_grad_enabled()
+
+        agree(probe, rtol=0, atol=0)
+
     @measured("flags")
     def test_no_graph(self, agree, draw):
         """Keys and values that require gradients leave no graph behind, in this append or the next, and still require them."""
@@ -1212,6 +1237,14 @@ class TestSampleNext:
         off = abs(same - share) / math.sqrt(share * (1 - share) / (DRAWS // 2))
         assert off < 6, f"Rows must be drawn independently: neighbours are equal in {same:.1%} of the pairs, {share:.1%} are due."
 
+    @pytest.mark.parametrize("temperature", [0.001, 0.02])
+    def test_low_temperatures_draw_too(self, student, draw, temperature):
+        """Logits that differ by as little as the temperature leave a choice: only a temperature of 0 means the largest."""
+        levels, _ = shuffled_logits(draw)
+        tokens = student(lambda m: m.sample_next((levels * temperature).expand(DRAWS, 7).clone(), temperature=temperature))
+        check_tokens(tokens, (DRAWS,), 7)
+        check_frequencies(tokens, levels.softmax(0))
+
     @pytest.mark.parametrize("top_k", [1, 3, 7, 50])
     def test_top_k(self, student, draw, top_k):
         """Only the k largest are drawn, in proportion to their probabilities; a k beyond V keeps all; rows may share their memory."""
@@ -1278,6 +1311,19 @@ class TestSampleNext:
             before = p[order].cumsum(0) - p[order]
             p[order[before >= 0.8]] = 0
             check_frequencies(tokens[i // 3, :, i % 3], p / p.sum())
+
+    @pytest.mark.parametrize("top_p", [0.2, 0.45])
+    @pytest.mark.parametrize("first", [True, False], ids=["outer", "inner"])
+    def test_rows_keep_as_many_tokens_as_each_needs(self, student, draw, top_p, first):
+        """One top_p leaves a single token of a row with a sure favourite, and several of a row where all are nearly equal."""
+        rows = torch.stack([shuffled_logits(draw)[0] * sharpness for sharpness in (5, 0.5, 0.02)])
+        logits = rows[:, None].expand(3, DRAWS // 5, 7) if first else rows.expand(DRAWS // 5, 3, 7)
+        tokens = student(lambda m: m.sample_next(logits.clone(), top_p=top_p))
+        check_tokens(tokens, logits.shape[:2], 7)
+        for i, row in enumerate(rows):
+            p, order = row.softmax(0).sort(descending=True)
+            p[p.cumsum(0) - p >= top_p] = 0
+            check_frequencies(tokens[i] if first else tokens[:, i], torch.zeros(7, dtype=F64).scatter(0, order, p / p.sum()))
 
     @pytest.mark.parametrize("shape", [(), (3,), (1,), (2, 3), (2, 1), (1, 3)], ids=str)
     def test_shapes(self, student, draw, shape):

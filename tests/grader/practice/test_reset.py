@@ -1,0 +1,80 @@
+"""`grader reset`: the stub comes back, the rest of the file stays, and nothing is lost."""
+
+import pytest
+
+from grader.course.manifest import Course
+from grader.practice.reset import CannotReset, reset_module, reset_task, statement_of
+from tests.grader.conftest import RIGHT, mini_course
+
+
+@pytest.fixture
+def course(tmp_path):
+    """The course in miniature."""
+    return Course.read(mini_course(tmp_path))
+
+
+ANSWER = "import torch\n\n\ndef helper(x):\n    return x\n\n\ndef double(x):\n    return x + x\n\n\n# mine\nclass Counter:\n    n = 1\n"
+
+
+def test_one_task_is_put_back(course):
+    """Its definition is the stub's, the rest is as it was, and the file as it was is kept."""
+    path, module = course.stub("mini"), course.module("mini")
+    path.write_text(ANSWER)
+    kept = reset_task(course, module, "double")
+    assert kept is not None
+    assert kept.read_text() == ANSWER
+    before, after = ANSWER.split("def double(x):\n    return x + x\n")
+    assert path.read_text() == before + statement_of(course, module, "double") + "\n" + after
+    assert reset_task(course, module, "double") is None
+
+
+def test_a_definition_that_is_gone_comes_back(course):
+    """It is added at the end."""
+    path, module = course.stub("mini"), course.module("mini")
+    path.write_text("x = 1\n")
+    assert reset_task(course, module, "Counter") is not None
+    assert path.read_text() == f"x = 1\n\n\n{statement_of(course, module, 'Counter')}\n"
+
+
+def test_lines_are_counted_as_python_counts_them(course):
+    """A form feed and a line separator in a string are no ends of lines."""
+    path, module = course.stub("mini"), course.module("mini")
+    text = 'a = "\u2028\x0c"\n\n\ndef double(x):\n    return x + x\n\n\nb = 2\n'
+    path.write_text(text)
+    reset_task(course, module, "double")
+    assert path.read_text() == f'a = "\u2028\x0c"\n\n\n{statement_of(course, module, "double")}\n\n\nb = 2\n'
+
+
+def test_a_file_that_cannot_be_read(course):
+    """A syntax error is said; the whole module can be reset, and a missing file is made anew."""
+    path, module = course.stub("mini"), course.module("mini")
+    stub = path.read_text()
+    path.write_text("def double(x:\n")
+    with pytest.raises(CannotReset, match=r"mini\.py has a syntax error.*grader reset mini"):
+        reset_task(course, module, "double")
+    kept = reset_module(course, module)
+    assert kept is not None
+    assert (kept.read_text(), path.read_text()) == ("def double(x:\n", stub)
+    path.unlink()
+    assert reset_task(course, module, "double") is None
+    assert path.read_text() == stub
+
+
+def test_backups_of_one_second_do_not_meet(course):
+    """Each has a name of its own."""
+    module = course.module("mini")
+    kept = set()
+    for number in range(3):
+        course.stub("mini").write_text(f"{RIGHT}\n# {number}\n")
+        kept.add(reset_module(course, module))
+    assert len(kept) == 3
+    assert {path.read_text().strip()[-1] for path in kept if path} == {"0", "1", "2"}
+
+
+def test_without_reference_and_copy(course):
+    """Nothing is written, and a sentence says what is missing."""
+    course.solution("mini").unlink()
+    course.stub("mini").write_text(ANSWER)
+    with pytest.raises(CannotReset, match=r"tools/stubs/mini\.py is missing"):
+        reset_task(course, course.module("mini"), "double")
+    assert course.stub("mini").read_text() == ANSWER
