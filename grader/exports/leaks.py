@@ -119,7 +119,9 @@ def _public_texts(course: Course) -> Iterator[str]:
         yield make_stub(course.solution(module.name).read_text(), [task.name for task in module.tasks])
         yield course.public_suite(module.name).read_text()
         for task in module.tasks:
-            yield f'"{task.name}",\n{task.hints[0]}'
+            yield f'"{task.name}",\n{task.hints[0]}\n# {task.name}\n'
+            if task.show:  # what `grader show` calls
+                yield f"{task.show.setup}\n{task.show.call}\n{task.show.over}"
 
 
 def _squeeze(text: str) -> str:

@@ -86,9 +86,9 @@ def _manifest(course: Course, modules: tuple[Module, ...]) -> bytes:
     """The course as students need it: without what only grading uses."""
     plain = msgspec.to_builtins({"title": course.title, "modules": modules})
     for module in plain["modules"]:
-        for task in module["tasks"]:
-            for key in ("limits", "bans"):
-                task.pop(key, None)
+        module["tasks"] = [
+            {key: value for key, value in task.items() if key not in ("limits", "bans") and value is not None} for task in module["tasks"]
+        ]
     return msgspec.toml.encode(plain)
 
 
