@@ -48,6 +48,8 @@ def _about(installed: Distribution, folder: str) -> Iterator[tuple[str, bytes]]:
         text = installed.read_text(name)
         if text is None:
             raise PackageNotFoundError(_NAME)
+        if name == "METADATA":  # its body is the README, which shows an exercise and its answer
+            text = text.partition("\n\n")[0] + "\n"
         yield f"{folder}/{name}", text.encode()
     yield f"{folder}/WHEEL", _WHEEL.encode()
 
