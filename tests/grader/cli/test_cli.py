@@ -236,8 +236,8 @@ def test_list(root):
     assert "double" in grader("list", cwd=root).stdout
     plain = json.loads(grader("list", "--json", cwd=root / "tests").stdout)
     assert plain["modules"][0]["tasks"] == [
-        {"name": "double", "points": 2.0, "minutes": 1},
-        {"name": "Counter", "points": 3.0, "minutes": 2},
+        {"name": "double", "points": 2.0, "minutes": 1, "mark": "open"},
+        {"name": "Counter", "points": 3.0, "minutes": 2, "mark": "open"},
     ]
 
 
@@ -245,6 +245,8 @@ def test_stubs(root):
     """--check says which are out of date and writes nothing; without it they are written, once."""
     stub = root / "exercises" / "mini.py"
     whole = stub.read_text()
+    assert "tests/public/mistakes.json is out of date for mini" in grader("stubs", "--check", cwd=root).stderr
+    assert "wrote tests/public/mistakes.json" in grader("stubs", "--jobs", 1, cwd=root).stdout
     assert grader("stubs", "--check", cwd=root).returncode == 0
     stub.write_text("")
     check = grader("stubs", "--check", cwd=root)
