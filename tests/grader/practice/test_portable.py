@@ -4,6 +4,10 @@ import subprocess
 import sys
 
 HIDDEN = """
+# Other people's packages first: on Windows they do without what is hidden here.
+import pexpect, pytest, torch, torch._dynamo, rich.console, rich.progress, rich.syntax, textual.app, textual.widgets, typer, watchfiles
+import IPython, matplotlib.figure, mcp.server, msgspec, asyncio, subprocess, multiprocessing, concurrent.futures
+import textual.drivers.linux_driver
 import importlib, pkgutil, signal, os, sys
 for name in ("resource", "fcntl", "termios", "pwd", "grp", "pty", "tty", "syslog", "posix_ipc"):
     sys.modules[name] = None
@@ -19,7 +23,7 @@ for name in ("fork", "killpg", "setsid", "getuid", "geteuid", "O_NOFOLLOW", "O_N
 def run(code: str) -> str:
     """Run code in a new interpreter that lacks what Windows lacks. Returns: what it printed."""
     command = [sys.executable, "-c", HIDDEN + code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
 
 def test_every_part_of_practice_can_be_imported():

@@ -66,9 +66,9 @@ def test_a_zips_link_is_no_module(tmp_path, course):
 def test_a_member_twice(tmp_path, course):
     """Which of two members of a name counts is not guessed."""
     with zipfile.ZipFile(tmp_path / "anna.zip", "w") as archive:
-        archive.writestr("mini.py", "x = 1")
+        archive.writestr("mini.py", "double = 1")
         with pytest.warns(UserWarning, match="Duplicate"):
-            archive.writestr("mini.py", "x = 2")
+            archive.writestr("mini.py", "double = 2")
     assert "both hold the module mini, with different answers: keep one." in problem_of(tmp_path / "anna.zip", course)
 
 

@@ -61,7 +61,7 @@ def test_a_folder_of_submissions(tmp_path, course):
 def test_a_module_and_a_notebook_of_it(tmp_path, course):
     """Two files for one module are a problem of that module."""
     (tmp_path / "mini.py").write_text(TEXT)
-    (tmp_path / "mini.ipynb").write_text(notebook(TEXT))
+    (tmp_path / "mini.ipynb").write_text(notebook(TEXT.replace("x + x", "2 * x")))
     assert "both hold the module mini, with different answers: keep one." in problem_of(tmp_path, course)
 
 
@@ -75,9 +75,16 @@ ANSWERED = "def double(x):\n    return x + x\n"
         (ANSWERED, "stub", "top"),
         ("stub", "stub", "exercises"),
         (f"# mine\n{ANSWERED}", f"# mine\n{ANSWERED}", "exercises"),
-        ("not python (", "stub", "top"),
+        ("def double(x:", "stub", "top"),
+        ("double = abs", "stub", "top"),
+        ("from exercises.mini import *", ANSWERED, "exercises"),
+        ("not python (", ANSWERED, "exercises"),
+        ("", ANSWERED, "exercises"),
+        ("def helper():\n    return 1\n", ANSWERED, "exercises"),
+        ("def double(x):\n    ...\n", ANSWERED, "exercises"),
+        (f"{ANSWERED}\n\n", ANSWERED, "exercises"),
         (ANSWERED, "def double(x):\n    return 2 * x\n", None),
-        (ANSWERED, "not python (", None),
+        (ANSWERED, "def double(x:", None),
     ],
 )
 def test_a_copy_of_the_stub_is_no_answer(tmp_path, course, top, inside, taken):
