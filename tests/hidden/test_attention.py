@@ -451,20 +451,22 @@ class TestMultiHeadAttention:
         agree(lambda m: parameters(m.MultiHeadAttention(d, 4)), rtol=0, atol=0)
 
     def test_start_values(self, student, draw):
-        """The weights start uniform in the stated bounds, the biases at 0."""
+        """The weights start uniform in the stated bounds, other ones in each module, the biases at 0."""
         seed, d = draw.seed(), 5 * draw.integer(12, 40)
 
         def probe(m):
             torch.manual_seed(seed)
-            return {name: p.detach() for name, p in m.MultiHeadAttention(d, 5).named_parameters()}
+            return [{name: p.detach() for name, p in m.MultiHeadAttention(d, 5).named_parameters()} for _ in range(2)]
 
-        start = student(probe)
+        start, other = student(probe)
         assert isinstance(start, dict) and start.keys() == mha_shapes(d).keys(), "The parameters must be named as stated."
         for name, shape in mha_shapes(d).items():
             assert tuple(start[name].shape) == tuple(shape), f"{name} must be {tuple(shape)}; it is {tuple(start[name].shape)}."
         assert not start["in_proj_bias"].any() and not start["out_proj.bias"].any(), "Both biases must start at 0."
         check_start(start["in_proj_weight"], "in_proj_weight", math.sqrt(6 / (4 * d)))
         check_start(start["out_proj.weight"], "out_proj.weight", 1 / math.sqrt(d))
+        for name in ("in_proj_weight", "out_proj.weight"):
+            check_drawn_singly(torch.stack([start[name], other[name]]), f"In two modules, {name}")
 
     @measured("flags")
     def test_weights_that_change(self, agree, draw):
@@ -841,6 +843,31 @@ class TestKVCache:
 
         agree(probe, rtol=0, atol=0)
 
+    def test_memory_is_taken_in_the_constructor(self, agree, draw):
+        """A cache for more tokens than any memory holds can't be made: that shows at once, not at the first append."""
+        k, v = tokens_of(draw, 3)
+
+        def probe(m):
+            endless = raised(Exception, lambda: m.KVCache(2, 3, 2**52, 5))
+            return endless, list(m.KVCache(2, 3, 4, 5).append(k, v))
+
+        agree(probe, rtol=0, atol=0)
+
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after append and truncate what it was before, under no_grad, too."""
+        k, v = tokens_of(draw, 3)
+
+        def probe(m):
+            with torch.set_grad_enabled(recording):
+                cache = m.KVCache(2, 3, 9, 5)
+                cache.append(k, v)
+                cache.truncate(2)
+                return [x.clone() for x in cache.append(k, v)], torch.is_grad_enabled()
+
+        agree(probe, rtol=0, atol=0)
+
     @measured("flags")
     def test_no_graph(self, agree, draw):
         """Keys and values that require gradients leave no graph behind, in this append or the next, and still require them."""
@@ -1212,6 +1239,14 @@ class TestSampleNext:
         off = abs(same - share) / math.sqrt(share * (1 - share) / (DRAWS // 2))
         assert off < 6, f"Rows must be drawn independently: neighbours are equal in {same:.1%} of the pairs, {share:.1%} are due."
 
+    @pytest.mark.parametrize("temperature", [0.001, 0.02])
+    def test_low_temperatures_draw_too(self, student, draw, temperature):
+        """Logits that differ by as little as the temperature leave a choice: only a temperature of 0 means the largest."""
+        levels, _ = shuffled_logits(draw)
+        tokens = student(lambda m: m.sample_next((levels * temperature).expand(DRAWS, 7).clone(), temperature=temperature))
+        check_tokens(tokens, (DRAWS,), 7)
+        check_frequencies(tokens, levels.softmax(0))
+
     @pytest.mark.parametrize("top_k", [1, 3, 7, 50])
     def test_top_k(self, student, draw, top_k):
         """Only the k largest are drawn, in proportion to their probabilities; a k beyond V keeps all; rows may share their memory."""
@@ -1278,6 +1313,19 @@ class TestSampleNext:
             before = p[order].cumsum(0) - p[order]
             p[order[before >= 0.8]] = 0
             check_frequencies(tokens[i // 3, :, i % 3], p / p.sum())
+
+    @pytest.mark.parametrize("top_p", [0.2, 0.45])
+    @pytest.mark.parametrize("first", [True, False], ids=["outer", "inner"])
+    def test_rows_keep_as_many_tokens_as_each_needs(self, student, draw, top_p, first):
+        """One top_p leaves a single token of a row with a sure favourite, and several of a row where all are nearly equal."""
+        rows = torch.stack([shuffled_logits(draw)[0] * sharpness for sharpness in (5, 0.5, 0.02)])
+        logits = rows[:, None].expand(3, DRAWS // 5, 7) if first else rows.expand(DRAWS // 5, 3, 7)
+        tokens = student(lambda m: m.sample_next(logits.clone(), top_p=top_p))
+        check_tokens(tokens, logits.shape[:2], 7)
+        for i, row in enumerate(rows):
+            p, order = row.softmax(0).sort(descending=True)
+            p[p.cumsum(0) - p >= top_p] = 0
+            check_frequencies(tokens[i] if first else tokens[:, i], torch.zeros(7, dtype=F64).scatter(0, order, p / p.sum()))
 
     @pytest.mark.parametrize("shape", [(), (3,), (1,), (2, 3), (2, 1), (1, 3)], ids=str)
     def test_shapes(self, student, draw, shape):
@@ -1499,9 +1547,10 @@ class TestTinyGPT:
             torch.manual_seed(seed)
             model = m.TinyGPT(*sizes)
             with torch.no_grad():
-                return model.tokens.weight, model.positions.weight, model(ids)
+                return model.tokens.weight, model.positions.weight, model(ids), m.TinyGPT(*sizes).tokens.weight[:50]
 
-        tokens, positions, logits = student(probe)
+        tokens, positions, logits, others = student(probe)
+        check_drawn_singly(torch.stack([tokens[:50], others]), "In two models, tokens")
         for name, weight, rows in (("tokens", tokens, vocabulary), ("positions", positions, 97)):
             assert weight.shape == (rows, 48), f"{name} must be ({rows}, 48); it is {tuple(weight.shape)}."
             mean, deviation = weight.mean().item(), weight.std().item()

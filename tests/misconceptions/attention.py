@@ -1076,6 +1076,26 @@ class CountsInATensor(ReferenceKVCache):
         self.length = torch.tensor(0)
 
 
+@misconception("KVCache", "Takes the memory at the first append: the constructor promises room that may not be there.")
+class TakesMemoryLate(ReferenceKVCache):
+    def __init__(self, batch_size, num_heads, max_length, head_dim, *, dtype=torch.float32):
+        self.sizes, self.dtype, self._keys, self.length = (batch_size, num_heads, max_length, head_dim), dtype, None, 0
+
+    def append(self, k, v):
+        if self._keys is None:
+            ReferenceKVCache.__init__(self, *self.sizes, dtype=self.dtype)
+        return super().append(k, v)
+
+
+@misconception("KVCache", "Switches recording on after it has copied, where it may have been off: use `with torch.no_grad():`.")
+class RecordsAfterTheCopy(ReferenceKVCache):
+    def append(self, k, v):
+        torch.set_grad_enabled(False)
+        answer = super().append(k, v)
+        torch.set_grad_enabled(True)
+        return answer
+
+
 # blockwise_attention
 
 
@@ -1603,6 +1623,28 @@ def needs_a_small_top_k(logits, *, temperature=1.0, top_k=None, top_p=None, gene
 @misconception("sample_next", "Puts −100 for −inf: where all other logits are lower, the hidden token is drawn.")
 def puts_a_number_for_infinity(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
     logits = logits.masked_fill(logits == -torch.inf, -100.0)
+    return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
+@misconception("sample_next", "Drops a rank in all rows once one of them doesn't need it: each row has a nucleus of its own.")
+def one_nucleus_for_all(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    def cut(p):
+        dropped = p.cumsum(-1) - p >= top_p
+        return dropped.flatten(0, -2).any(0).expand(p.shape) if p.ndim > 1 else dropped
+
+    return _drawn(logits, temperature, top_k, top_p, generator, cut)
+
+
+@misconception("sample_next", "Takes a top_p below ½ for the likeliest token alone: where none is as likely as that, several are kept.")
+def greedy_below_a_half(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    small = top_p is not None and 0 < top_p < 0.5
+    tokens = reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    return logits.argmax(-1) if small else tokens
+
+
+@misconception("sample_next", "Takes low temperatures for 0: logits that are just as close to each other still leave a choice.")
+def greedy_when_cool(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+    temperature = 0.0 if 0 < temperature < 0.05 else temperature
     return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
 
 
