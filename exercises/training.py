@@ -201,7 +201,8 @@ def train_epoch(
         batches: any iterable of (x, y) such as a DataLoader, also a generator; x and y have n samples along their first axis.
             n may differ from batch to batch.
         loss_fn: gives the mean loss over a batch, a 0-d tensor.
-        optimizer: holds the parameters to train: some or all of the model's, perhaps some of loss_fn's too.
+        optimizer: holds the parameters to train: some or all of the model's, perhaps some of loss_fn's too. Its settings, such as lr,
+            stay as they are.
 
     Returns: Σ n · loss / Σ n over the batches, a Python float; a batch's loss is the one its update was made from.
     Raises: ValueError if there are no batches.

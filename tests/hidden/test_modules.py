@@ -729,7 +729,7 @@ class TestDropout:
             a = leaf(x)
             y = m.Dropout(1.0)(a)
             (y + 0 * a).sum().backward()  # zeros without a graph will do
-            drop = m.Dropout(0)
+            drop = m.Dropout(0.0)
             zero = drop(x)
             drop.p = 1
             return zero, y.detach(), a.grad, drop(x)

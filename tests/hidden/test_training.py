@@ -312,6 +312,22 @@ class TestSGD:
         x, grads = draw.normal(2, 5, dtype=F64), draw.normal(3, 2, 5, dtype=F64)
         agree(lambda m: in_turns(lambda p: m.SGD(p, 0.1, momentum=1.0), x, grads), rtol=1e-9, atol=1e-9)
 
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after a step what it was before, under no_grad, too."""
+        x, g = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
+
+        def probe(m):
+            p = leaf(x)
+            p.grad = g.clone()
+            optimizer = m.SGD([p], 0.1, momentum=0.9, weight_decay=0.1)
+            with torch.set_grad_enabled(recording):
+                optimizer.step()
+                return p.detach(), torch.is_grad_enabled()
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
     def test_wrong_settings_are_refused(self, agree, draw):
         """A negative lr, and nesterov without momentum, are ValueErrors."""
         start, targets = slope(draw)
@@ -328,6 +344,22 @@ class TestSGD:
 
 @task("AdamW")
 class TestAdamW:
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after a step what it was before, under no_grad, too."""
+        x, g = draw.normal(5, dtype=F64), draw.normal(5, dtype=F64)
+
+        def probe(m):
+            p = leaf(x)
+            p.grad = g.clone()
+            optimizer = m.AdamW([p], lr=0.1, weight_decay=0.1)
+            with torch.set_grad_enabled(recording):
+                optimizer.step()
+                return p.detach(), torch.is_grad_enabled()
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
     @pytest.mark.parametrize(
         "settings",
         [
@@ -430,7 +462,7 @@ class TestAdamW:
 
 @task("cosine_with_warmup")
 class TestCosineWithWarmup:
-    @pytest.mark.parametrize("min_factor", [0.1, 0, 1])
+    @pytest.mark.parametrize("min_factor", [0.1, 0.0, 1.0])
     def test_every_step(self, agree, draw, min_factor):
         """The whole curve, and some steps after its end, for a minimum of 0, of 1 and between."""
         warmup = draw.integer(3, 9)
@@ -543,18 +575,33 @@ class TestClipGradNorm:
         equal = [torch.tensor([float(size)])]  # whose norm every order of operations gives exactly
 
         def probe(m):
-            return m.clip_grad_norm_(with_grads(grads), 1000.0), m.clip_grad_norm_(with_grads(equal), size)
+            return m.clip_grad_norm_(with_grads(grads), 1000.0), m.clip_grad_norm_(with_grads(equal), float(size))
 
         agree(probe, rtol=1e-5, atol=1e-6)  # and no captured gradient may change
 
-    def test_works_in_place(self, agree, draw):
-        """Whoever holds the gradient's tensor sees it clipped, and so does the parameter."""
+    @measured("object identity")
+    @pytest.mark.parametrize("max_norm", [0.0, 1.0, 1e6])
+    def test_works_in_place(self, agree, draw, max_norm):
+        """Whoever holds the gradient's tensor sees it clipped, and it stays the parameter's gradient, also where nothing is clipped."""
         grads = [draw.normal(5, 3) + 3, draw.normal(7)]
 
         def probe(m):
             params = with_grads(grads)
-            norm = m.clip_grad_norm_(params, 1.0)
-            return norm, grads, [p.grad for p in params]
+            norm = m.clip_grad_norm_(params, max_norm)
+            same = [p.grad is g for p, g in zip(params, grads, strict=True)]
+            return norm, grads, [p.grad for p in params], {"p.grad is the same object": same}
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after the call what it was before, under no_grad, too."""
+        grads = [draw.normal(5, 3) + 3, draw.normal(7)]
+
+        def probe(m):
+            with torch.set_grad_enabled(recording):
+                return m.clip_grad_norm_(with_grads(grads), 1.0), grads, torch.is_grad_enabled()
 
         agree(probe, rtol=1e-5, atol=1e-6)
 
@@ -660,6 +707,21 @@ class TestTrainEpoch:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             loss = m.train_epoch(model, batches, nn.functional.cross_entropy, optimizer)
             return loss, model.modes, model.sizes, [module.training for module in model.modules()]
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    def test_settings_stay(self, agree, draw):
+        """Learning rate, momentum and all other settings of the optimizer are after the pass what they were before, in every group."""
+        w1, w2, batches = draw.normal(7, 5, dtype=F64), draw.normal(3, 7, dtype=F64), uneven_batches(draw)
+        lr = draw.uniform(1, low=0.01, high=0.1).item()
+
+        def probe(m):
+            model = classifier(w1, w2)
+            groups = [{"params": model[0].parameters()}, {"params": model[3].parameters(), "lr": lr / 2}]
+            optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=0.01)
+            loss = m.train_epoch(model, batches, nn.functional.cross_entropy, optimizer)
+            settings = [{name: group[name] for name in ("lr", "momentum", "weight_decay", "nesterov")} for group in optimizer.param_groups]
+            return loss, state_of(model), settings
 
         agree(probe, rtol=1e-5, atol=1e-6)
 
@@ -858,6 +920,17 @@ class TestAccumulateGradients:
 
         agree(probe, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.parametrize("training", [True, False])
+    def test_modes_are_left_alone(self, agree, draw, training):
+        """Every module stays in its mode, training or eval."""
+        model, x, y = mixed(draw, training), draw.normal(8, 5, dtype=F64), draw.integers(0, 3, 8)
+
+        def probe(m):
+            loss = m.accumulate_gradients(model, x, y, nn.functional.cross_entropy, 4)
+            return loss, [p.grad for p in model.parameters()]
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
     def test_pieces_of_nothing_are_refused(self, agree, draw):
         """A micro_batch_size of 0 or less is a ValueError, and no gradient is computed."""
         w, b = draw.normal(3, 5, dtype=F64), draw.normal(3, dtype=F64)
@@ -955,6 +1028,39 @@ class TestEarlyStopping:
             return [(stopping.update(loss, model), stopping.best_loss) for loss in losses]
 
         agree(probe, rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_modes_are_left_alone(self, agree, draw, training):
+        """Neither update nor restore changes the mode of a module, training or eval."""
+        model, other, loss = mixed(draw, training), mixed(draw, not training), draw.uniform(1, low=1, high=2).item()
+
+        def probe(m):
+            stopping = m.EarlyStopping(2)
+            answer = stopping.update(loss, model)
+            stopping.restore(other)
+            stopping.restore(model)
+            return answer, stopping.best_loss, state_of(other), state_of(model)
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after update and after restore what it was before, under no_grad, too."""
+        values = draw.normal(2, 6, dtype=F64)
+
+        def probe(m):
+            model, stopping, kept = small_model(), m.EarlyStopping(2), []
+            with torch.set_grad_enabled(recording):
+                set_weights(model, values[0])
+                stopping.update(1.0, model)
+                kept.append(torch.is_grad_enabled())
+                set_weights(model, values[1])
+                stopping.restore(model)
+                kept.append(torch.is_grad_enabled())
+            return state_of(model), kept
+
+        agree(probe, rtol=0, atol=0)
 
     @measured("flags")
     def test_restores_in_place_and_again(self, agree, draw):
@@ -1088,6 +1194,21 @@ class TestSaveCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    @pytest.mark.parametrize("training", [True, False])
+    def test_modes_are_left_alone(self, agree, draw, training):
+        """Every module of the model stays in its mode, training or eval."""
+        weight, epoch, model = draw.normal(3, 5, dtype=F64), draw.integer(3, 99), dropout_model(draw.normal(3, 5, dtype=F64))
+        model.train(training)[1].train(not training)
+
+        def probe(m):
+            session = Session(weight, model=model)
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "last.pt")
+                m.save_checkpoint(path, *session.parts, epoch)
+                return torch.load(path, weights_only=True)["epoch"], state_of(model)
+
+        agree(probe, rtol=0, atol=0)
+
     @pytest.mark.parametrize("relative", [False, True])
     def test_replaces_the_file_and_leaves_no_other(self, agree, draw, relative):
         """A second call replaces the first file, whatever its name and epoch, and nothing else lies in the folder."""
@@ -1198,6 +1319,21 @@ class TestLoadCheckpoint:
             return epoch, loaded, held, grads
 
         agree(probe, rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_modes_are_left_alone(self, agree, draw, training):
+        """Every module of the model stays in its mode, training or eval."""
+        weight, epoch, model = draw.normal(3, 5, dtype=F64), draw.integer(3, 99), dropout_model(draw.normal(3, 5, dtype=F64))
+        model.train(training)[1].train(not training)
+
+        def probe(m):
+            saved, session = Session(weight), Session(weight, model=model)
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "last.pt")
+                torch.save(saved.content(epoch, torch.get_rng_state()), path)
+                return m.load_checkpoint(path, *session.parts), state_of(model)
+
+        agree(probe, rtol=0, atol=0)
 
     @pytest.mark.parametrize("key", ["model", "optimizer", "scheduler", "epoch", "rng_state"])
     def test_missing_key_changes_nothing(self, agree, draw, key):

@@ -15,9 +15,13 @@ from grader.testing import misconception
 from solutions.training import SGD as ReferenceSGD
 from solutions.training import AdamW as ReferenceAdamW
 from solutions.training import EarlyStopping as ReferenceEarlyStopping
+from solutions.training import accumulate_gradients as reference_accumulate_gradients
+from solutions.training import clip_grad_norm_ as reference_clip_grad_norm
 from solutions.training import cosine_with_warmup as reference_cosine
+from solutions.training import evaluate as reference_evaluate
 from solutions.training import fit_digits as reference_fit_digits
 from solutions.training import load_checkpoint as reference_load_checkpoint
+from solutions.training import train_epoch as reference_train_epoch
 
 # cross_entropy
 
@@ -332,6 +336,14 @@ class VelocityAtTheParameter(_SGDBase):
         p -= self.lr * g
 
 
+@misconception("SGD", "Switches recording on after the step, where it may have been off: use `with torch.no_grad():`.")
+class RecordsAfterTheStep(ReferenceSGD):
+    def step(self):
+        torch.set_grad_enabled(False)
+        super().step()
+        torch.set_grad_enabled(True)
+
+
 # AdamW
 
 
@@ -459,6 +471,14 @@ class FlatAdamW(_AdamWBase):
         flat = p.view(-1)
         flat *= 1 - self.lr * self.weight_decay
         flat -= self.lr * m.reshape(-1) / (v.reshape(-1).sqrt() + self.eps)
+
+
+@misconception("AdamW", "Switches recording on after the step, where it may have been off: use `with torch.no_grad():`.")
+class RecordsAfterAStep(ReferenceAdamW):
+    def step(self):
+        torch.set_grad_enabled(False)
+        super().step()
+        torch.set_grad_enabled(True)
 
 
 # cosine_with_warmup
@@ -668,6 +688,22 @@ def checks_only_with_gradients(params, max_norm):
     return norm
 
 
+@misconception("clip_grad_norm_", "Clips in place, but then gives each parameter a copy: who holds the old tensor sees no later change.")
+def swaps_in_a_copy(params, max_norm):
+    params = [p for p in params if p.grad is not None]
+    norm = reference_clip_grad_norm(params, max_norm)
+    for p in params:
+        p.grad = p.grad.clone()
+    return norm
+
+
+@misconception("clip_grad_norm_", "Switches recording on when it is done, where it may have been off: use `with torch.no_grad():`.")
+def records_after_clipping(params, max_norm):
+    norm = reference_clip_grad_norm(params, max_norm)
+    torch.set_grad_enabled(True)
+    return norm
+
+
 # train_epoch
 
 
@@ -773,6 +809,14 @@ def clears_the_models_gradients(model, batches, loss_fn, optimizer):
 def trains_the_top_only(model, batches, loss_fn, optimizer):
     model.training = True
     return stays_in_eval_mode(model, batches, loss_fn, optimizer)
+
+
+@misconception("train_epoch", "Lowers the learning rate at the end of the pass: that is for the caller, or a scheduler, to do.")
+def lowers_the_learning_rate(model, batches, loss_fn, optimizer):
+    loss = reference_train_epoch(model, batches, loss_fn, optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.9
+    return loss
 
 
 # evaluate
@@ -934,6 +978,16 @@ def empties_the_gradients(model, batches, loss_fn):
             module.training = mode
 
 
+@misconception("evaluate", "Restores with train(mode) from the inside out: the outer modules set the modes of the inner ones again.")
+def restores_from_the_inside_out(model, batches, loss_fn):
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        return reference_evaluate(model, batches, loss_fn)
+    finally:
+        for module, mode in reversed(modes):
+            module.train(mode)
+
+
 # accumulate_gradients
 
 
@@ -1054,6 +1108,13 @@ def checks_the_size_too_late(model, x, y, loss_fn, micro_batch_size):
     if micro_batch_size < 1:
         raise ValueError("micro_batch_size")
     return total
+
+
+@misconception("accumulate_gradients", "Puts the model into eval mode afterwards: the caller may want it otherwise.")
+def ends_in_eval_mode(model, x, y, loss_fn, micro_batch_size):
+    loss = reference_accumulate_gradients(model, x, y, loss_fn, micro_batch_size)
+    model.eval()
+    return loss
 
 
 # EarlyStopping
@@ -1227,6 +1288,20 @@ class RestoreForgives(ReferenceEarlyStopping):
         self._bad_updates = 0
 
 
+@misconception("EarlyStopping", "Puts the model into training mode at restore, since training may go on: the caller decides that.")
+class RestoresForTraining(ReferenceEarlyStopping):
+    def restore(self, model):
+        super().restore(model)
+        model.train()
+
+
+@misconception("EarlyStopping", "Switches recording on after restore, where it may have been off: use `with torch.no_grad():`.")
+class RecordsAfterRestore(ReferenceEarlyStopping):
+    def restore(self, model):
+        super().restore(model)
+        torch.set_grad_enabled(True)
+
+
 # save_checkpoint
 
 
@@ -1329,6 +1404,12 @@ def clears_gradients_to_save(path, model, optimizer, scheduler, epoch):
     _save(path, _checkpoint(model, optimizer, scheduler, epoch))
 
 
+@misconception("save_checkpoint", "Puts the model into training mode once it is saved: the caller may want it otherwise.")
+def trains_after_saving(path, model, optimizer, scheduler, epoch):
+    _save(path, _checkpoint(model, optimizer, scheduler, epoch))
+    model.train()
+
+
 # load_checkpoint
 
 
@@ -1420,6 +1501,13 @@ def switches_everything_to_training(path, model, optimizer, scheduler):
 def clears_the_gradients_too(path, model, optimizer, scheduler):
     epoch = reference_load_checkpoint(path, model, optimizer, scheduler)
     optimizer.zero_grad()
+    return epoch
+
+
+@misconception("load_checkpoint", "Puts the model into eval mode, as one does to use a model that is loaded: here, training goes on.")
+def evaluates_what_is_loaded(path, model, optimizer, scheduler):
+    epoch = reference_load_checkpoint(path, model, optimizer, scheduler)
+    model.eval()
     return epoch
 
 
