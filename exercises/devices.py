@@ -52,8 +52,9 @@ def move_to(tree: Any, device: str | torch.device) -> Any:
     A tensor comes back on the device, with its dtype, as tensor.to(device) gives it: the very same tensor if it is there
     already, and otherwise a copy through which gradients still flow back. That goes for nn.Parameter too.
 
-    Everything else comes back as it is, the same object: numbers, strings, sets, None, also an nn.Module or another object with
-    a method `to` (the `to` of a module would move the one that its owner is using).
+    Everything else comes back as it is, the same object: numbers, strings, None, other containers (a set, a deque, a mapping that
+    is no dict), whatever is in them, also an nn.Module or another object with a method `to` (the `to` of a module would move the
+    one that its owner is using).
 
     Args:
         tree: a tensor, a container as above, or anything else. An OrderedDict may come back as a plain dict.
@@ -217,7 +218,7 @@ def train_step_amp(
     Args:
         model: float32, on the device of x; all its parameters get gradients. The caller has autocast off.
         loss_fn: gives the mean loss over the batch, a 0-d tensor.
-        optimizer: holds the parameters of the model and no others.
+        optimizer: holds the parameters of the model and no others; its settings, such as lr, stay as they are.
         scaler: a torch.amp.GradScaler for the device of x, kept from step to step.
         max_norm: the largest joint norm that the update's gradients may have, above 0.
 

@@ -204,7 +204,7 @@ class LayerNorm(nn.Module):
     Attributes:
         normalized_shape: a tuple of ints.
         weight: an nn.Parameter of shape normalized_shape, all ones at first, in torch's default dtype.
-        bias: the same, all zeros at first.
+        bias: the same, all zeros at first. Building the layer draws no random numbers.
 
     With elementwise_affine=False, weight and bias are None, y is the normalised vector, and state_dict() is empty.
 
@@ -247,6 +247,7 @@ class RMSNorm(nn.Module):
 
     Attributes:
         weight: an nn.Parameter of shape (dim,), all ones at first, in torch's default dtype: the only entry of state_dict().
+            Building the layer draws no random numbers.
 
     Args of the constructor:
         dim: the size d of the vectors.
@@ -279,7 +280,8 @@ class Embedding(nn.Module):
 
     Attributes:
         weight: the table, an nn.Parameter of shape (num_embeddings, embedding_dim) in torch's default dtype: the only entry of
-            state_dict(). Its entries start as independent standard normal numbers, except for the row padding_idx: zeros.
+            state_dict(). Its entries start as independent standard normal numbers, other ones in each table, except for the row
+            padding_idx: zeros.
         padding_idx: the row that padding looks up, None or from 0 to num_embeddings − 1 (a negative one is converted).
 
     Looking up the row padding_idx gives whatever stands there, like any other row, but passes no gradient to it, not even from a loss
@@ -360,7 +362,7 @@ class LinearRegression(nn.Module):
 
     Attributes:
         weight: an nn.Parameter of shape (num_features,), zeros at first.
-        bias: an nn.Parameter of shape (), zero at first.
+        bias: an nn.Parameter of shape (), zero at first. Building the model draws no random numbers, as a torch.nn.Linear would.
 
     Args of the constructor:
         num_features: the number D of columns of x.
@@ -415,7 +417,7 @@ class LogisticRegression(nn.Module):
 
     Attributes:
         weight: an nn.Parameter of shape (num_features,), zeros at first.
-        bias: an nn.Parameter of shape (), zero at first.
+        bias: an nn.Parameter of shape (), zero at first. Building the model draws no random numbers, as a torch.nn.Linear would.
 
     Args of the constructor:
         num_features: the number D of columns of x.

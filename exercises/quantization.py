@@ -267,7 +267,8 @@ def fake_quantize(x: Tensor, scale: float | Tensor, zero_point: int | Tensor, qm
         y = (clamp(q, qmin, qmax) − zero_point) · scale
 
     Rounding has the derivative 0 nearly everywhere, and nothing could be learned through it. So backward takes it for the identity: the
-    gradient of y goes on to x unchanged where qmin ≤ q ≤ qmax (q before the clamp, the ends included), and is exactly 0 elsewhere.
+    gradient of y goes on to x unchanged where qmin ≤ q ≤ qmax (q before the clamp, the ends included), and is exactly 0 elsewhere,
+    even if what arrives there is NaN or infinite: multiplying it by 0 isn't enough.
     y has no more error than the formula: x + (y − x) is no longer y where x is much larger.
 
     Args:
@@ -430,7 +431,7 @@ def quantize_groupwise(weight: Tensor, group_size: int = 32) -> tuple[Tensor, Te
     Args:
         weight: (R, C), float32, finite, at least one row and one column; the largest absolute value of a group is 0 or between 0.01
             and 10,000.
-        group_size: at least 1.
+        group_size: at least 1; it may be far larger than C, which must not cost memory.
 
     Returns: (packed, scale): (R, ceil(C / 2)), uint8, and (R, ceil(C / group_size)), float16. With 32 a group and C divisible by 32,
         these take 18 bytes for 32 weights.
@@ -438,7 +439,7 @@ def quantize_groupwise(weight: Tensor, group_size: int = 32) -> tuple[Tensor, Te
     Not allowed: torch.quantize_per_tensor, torch.quantize_per_channel, torch.fake_quantize_…, torch's functions that pack weights into
         int4 and what torch.ao has of the kind.
     """
-    # TODO: about 9 lines.
+    # TODO: about 10 lines.
     raise NotImplementedError("quantize_groupwise")
 
 

@@ -460,6 +460,7 @@ def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     3. Every nn.BatchNorm2d, at whatever depth, is in eval mode and stays in it: in training mode, its running statistics would drift
        although its parameters are frozen. So model.train() switches everything else to training mode (the model itself, its head, a
        dropout, …) but no batch norm; model.eval() and model.train(False) switch everything to eval mode; each as often as one likes.
+       (It is enough that this holds for calls on the model itself: a part, such as model.layer1, needs no protection of its own.)
 
     The call itself changes no other module's mode. The backbone's parameters and buffers stay the same tensors, with the same names and
     values: except for the head's two, state_dict() is what it was.

@@ -295,7 +295,8 @@ def fake_quantize(x: Tensor, scale: float | Tensor, zero_point: int | Tensor, qm
         y = (clamp(q, qmin, qmax) − zero_point) · scale
 
     Rounding has the derivative 0 nearly everywhere, and nothing could be learned through it. So backward takes it for the identity: the
-    gradient of y goes on to x unchanged where qmin ≤ q ≤ qmax (q before the clamp, the ends included), and is exactly 0 elsewhere.
+    gradient of y goes on to x unchanged where qmin ≤ q ≤ qmax (q before the clamp, the ends included), and is exactly 0 elsewhere,
+    even if what arrives there is NaN or infinite: multiplying it by 0 isn't enough.
     y has no more error than the formula: x + (y − x) is no longer y where x is much larger.
 
     Args:
@@ -489,7 +490,7 @@ def quantize_groupwise(weight: Tensor, group_size: int = 32) -> tuple[Tensor, Te
     Args:
         weight: (R, C), float32, finite, at least one row and one column; the largest absolute value of a group is 0 or between 0.01
             and 10,000.
-        group_size: at least 1.
+        group_size: at least 1; it may be far larger than C, which must not cost memory.
 
     Returns: (packed, scale): (R, ceil(C / 2)), uint8, and (R, ceil(C / group_size)), float16. With 32 a group and C divisible by 32,
         these take 18 bytes for 32 weights.
@@ -500,7 +501,8 @@ def quantize_groupwise(weight: Tensor, group_size: int = 32) -> tuple[Tensor, Te
     if group_size < 1:
         raise ValueError(f"group_size must be at least 1, got {group_size}")
     R, C = weight.shape
-    groups = nn.functional.pad(weight, (0, -C % group_size)).view(R, -1, group_size)  # (R, G, group_size); zeros change no maximum
+    size = min(group_size, C)
+    groups = nn.functional.pad(weight, (0, -C % size)).view(R, -1, size)  # (R, G, size); zeros change no maximum
     scale = (groups.abs().amax(-1) / 7).to(torch.float16)
     scale = scale.masked_fill(scale == 0, 1.0)
     q = torch.round(groups / scale[..., None]).view(R, -1)[:, :C]  # in float32, the wider of the two dtypes

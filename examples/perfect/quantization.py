@@ -118,7 +118,7 @@ class _FQ(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        return g * ctx.mask, None, None, None, None
+        return g.masked_fill(~ctx.mask, 0.0), None, None, None, None
 
 
 def fake_quantize(x, scale, zero_point, qmin, qmax):

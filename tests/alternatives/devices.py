@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections import Counter
+from collections import Counter, deque
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +80,10 @@ def by_pattern(tree, device):
 
 @alternative("move_to")
 def with_tree_map(tree, device):
-    return tree_map_only(Tensor, lambda tensor: tensor if tensor.device == torch.device(device) else tensor.to(device), tree)
+    def send(tensor):
+        return tensor if tensor.device == torch.device(device) else tensor.to(device)
+
+    return tree_map_only(Tensor, send, tree, is_leaf=lambda value: isinstance(value, deque))  # torch's trees go through deques
 
 
 @alternative("move_to")

@@ -232,6 +232,24 @@ class SortsByHand:
 
 
 @alternative("PercentileObserver")
+class AsTorchsExample:
+    def __init__(self, tail=0.001):
+        if not 0 <= tail < 0.5:
+            raise ValueError("tail")
+        self.tail, self.parts = tail, []
+
+    def observe(self, x):
+        self.parts.append(x.detach().float().flatten().clone())
+
+    def range(self):
+        values = torch.cat([torch.empty(0), *self.parts])
+        if values.numel() == 0:
+            raise RuntimeError("nothing yet")
+        low, high = torch.quantile(values, torch.tensor([self.tail, 1 - self.tail]))
+        return low.item(), high.item()
+
+
+@alternative("PercentileObserver")
 class OneGrowingTensor:
     def __init__(self, tail=0.001):
         if not (tail >= 0 and tail < 0.5):
@@ -412,8 +430,8 @@ def through_detach(x, scale, zero_point, qmin, qmax):
 def clamps_the_steps(x, scale, zero_point, qmin, qmax):
     q = torch.round(x.detach() / scale) + zero_point
     y = (torch.clamp(q, qmin, qmax) - zero_point) * scale
-    passing = ((q >= qmin) * (q <= qmax)).to(x.dtype)
-    return x * passing + (y - x * passing).detach()
+    passing = x.masked_fill((q < qmin) | (q > qmax), 0.0)
+    return passing + (y - passing).detach()
 
 
 def _round_straight_through(x):
@@ -642,7 +660,7 @@ def with_spread_scales(weight, group_size=32):
     columns = weight.shape[1]
     scale = torch.stack([group.abs().max(dim=1).values / 7 for group in weight.split(group_size, dim=1)], dim=1).to(torch.float16)
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    spread = scale.float().repeat_interleave(group_size, dim=1)[:, :columns]
+    spread = scale.float().repeat_interleave(min(group_size, columns), dim=1)[:, :columns]
     q = (weight / spread).round().clamp(-7, 7).to(torch.int8)
     if columns % 2:
         q = torch.cat([q, q.new_zeros(len(q), 1)], dim=1)

@@ -451,20 +451,22 @@ class TestMultiHeadAttention:
         agree(lambda m: parameters(m.MultiHeadAttention(d, 4)), rtol=0, atol=0)
 
     def test_start_values(self, student, draw):
-        """The weights start uniform in the stated bounds, the biases at 0."""
+        """The weights start uniform in the stated bounds, other ones in each module, the biases at 0."""
         seed, d = draw.seed(), 5 * draw.integer(12, 40)
 
         def probe(m):
             torch.manual_seed(seed)
-            return {name: p.detach() for name, p in m.MultiHeadAttention(d, 5).named_parameters()}
+            return [{name: p.detach() for name, p in m.MultiHeadAttention(d, 5).named_parameters()} for _ in range(2)]
 
-        start = student(probe)
+        start, other = student(probe)
         assert isinstance(start, dict) and start.keys() == mha_shapes(d).keys(), "The parameters must be named as stated."
         for name, shape in mha_shapes(d).items():
             assert tuple(start[name].shape) == tuple(shape), f"{name} must be {tuple(shape)}; it is {tuple(start[name].shape)}."
         assert not start["in_proj_bias"].any() and not start["out_proj.bias"].any(), "Both biases must start at 0."
         check_start(start["in_proj_weight"], "in_proj_weight", math.sqrt(6 / (4 * d)))
         check_start(start["out_proj.weight"], "out_proj.weight", 1 / math.sqrt(d))
+        for name in ("in_proj_weight", "out_proj.weight"):
+            check_drawn_singly(torch.stack([start[name], other[name]]), f"In two modules, {name}")
 
     @measured("flags")
     def test_weights_that_change(self, agree, draw):
@@ -1545,9 +1547,10 @@ class TestTinyGPT:
             torch.manual_seed(seed)
             model = m.TinyGPT(*sizes)
             with torch.no_grad():
-                return model.tokens.weight, model.positions.weight, model(ids)
+                return model.tokens.weight, model.positions.weight, model(ids), m.TinyGPT(*sizes).tokens.weight[:50]
 
-        tokens, positions, logits = student(probe)
+        tokens, positions, logits, others = student(probe)
+        check_drawn_singly(torch.stack([tokens[:50], others]), "In two models, tokens")
         for name, weight, rows in (("tokens", tokens, vocabulary), ("positions", positions, 97)):
             assert weight.shape == (rows, 48), f"{name} must be ({rows}, 48); it is {tuple(weight.shape)}."
             mean, deviation = weight.mean().item(), weight.std().item()

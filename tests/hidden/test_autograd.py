@@ -582,7 +582,7 @@ def derivatives(function, x, w, order):
 @task("Softplus")
 class TestSoftplus:
     @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (F64, 1e-8)], ids=["float32", "float64"])
-    @pytest.mark.parametrize(("low", "high"), [(-3, 3), (-80, -15), (15, 80), (-80, 80)])
+    @pytest.mark.parametrize(("low", "high"), [(-3, 3), (-20, -3), (3, 20), (-80, -15), (15, 80), (-80, 80)])
     def test_value_and_gradient(self, agree, draw, low, high, dtype, tol):
         """log(1 + exp(x)) and its derivative are precise in the middle and in both tails."""
         x, w = draw.uniform(5, 7, low=low, high=high, dtype=dtype), draw.uniform(5, 7, low=0.5, high=2.0, dtype=dtype)
@@ -595,6 +595,13 @@ class TestSoftplus:
         x[:8] = torch.tensor([1e4, -1e4, 800, -800, 1e30, -1e30, INF, -INF], dtype=dtype)
         x[8] = draw.normal()
         agree(lambda m: derivatives(m.Softplus.apply, x, torch.ones_like(x), 2), rtol=1e-5, atol=1e-30)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["float32", "float64"])
+    def test_the_ends_are_flat(self, agree, draw, dtype):
+        """At −10,000 and below, the result and its gradient are 0, not a tiny number, and so is the second derivative at both ends."""
+        x, w = draw.magnitudes(9, low=1e4, high=1e30, dtype=dtype), draw.uniform(9, low=0.5, high=2.0, dtype=dtype)
+        x[:4] = torch.tensor([-1e4, 1e4, -INF, INF], dtype=dtype)
+        agree(lambda m: derivatives(m.Softplus.apply, x, w, 2), rtol=1e-6, atol=0)
 
     @pytest.mark.parametrize("order", [2, 3])
     def test_higher_derivatives(self, agree, draw, order):
@@ -1227,6 +1234,40 @@ class TestCheckpoint:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
+    @measured("flags")
+    @pytest.mark.parametrize("training", [True, False])
+    def test_modes_are_left_alone(self, agree, draw, training):
+        """A module that is checkpointed stays in its mode, training or eval, after the call and after the backward."""
+        point, model = leaf(draw.normal(5, 3, dtype=F64)), nn.Sequential(linear(draw.normal(7, 3, dtype=F64)), nn.Tanh()).train(training)
+
+        def probe(m):
+            y = m.checkpoint(model, point)
+            modes = modes_of(model)
+            y.square().sum().backward()
+            return y, point.grad, modes
+
+        agree(probe, rtol=1e-9, atol=1e-10)
+
+    @measured("calls, flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after the call what it was before, and after a backward under no_grad, too."""
+        x = draw.normal(5, dtype=F64)
+
+        def probe(m):
+            point, kept = leaf(x), []
+            with torch.set_grad_enabled(recording):
+                y = m.checkpoint(lambda z: z.sin() * z, point)
+                kept.append(torch.is_grad_enabled())
+            if recording:
+                total = y.sum()
+                with torch.no_grad():
+                    total.backward()
+                    kept.append(torch.is_grad_enabled())
+            return y.detach(), point.grad, kept
+
+        agree(probe, rtol=1e-9, atol=1e-10)
+
     @measured("calls, flags")
     def test_arguments_of_all_kinds(self, agree, draw):
         """Tensors that need gradients, parameters among them, stand among others that don't, numbers, None, strings and lists."""
@@ -1455,6 +1496,11 @@ def average_and_model(draw, *, dtype=F64, tied=False):
     return filled(draw, Net(dtype, tied)), filled(draw, Net(dtype, tied))
 
 
+def modes_of(model):
+    """Which modules are in training mode."""
+    return {name: module.training for name, module in model.named_modules()}
+
+
 def state_of(model):
     """Copies of all parameters and buffers by name, of those too that state_dict leaves out."""
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
@@ -1492,7 +1538,7 @@ class TestEmaUpdate:
 
         agree(probe, rtol=1e-8, atol=1e-9)
 
-    @pytest.mark.parametrize("decay", [0.0, 1])
+    @pytest.mark.parametrize("decay", [0.0, 1.0])
     def test_ends_of_the_range(self, agree, draw, decay):
         """Decay 0 copies the model, decay 1 keeps the parameters, and copies the buffers all the same."""
         average, model = average_and_model(draw)
@@ -1599,6 +1645,32 @@ class TestEmaUpdate:
                 for tensor in [*model.parameters(), *model.buffers()]:
                     tensor.mul_(5)
             return after, grads, state_of(average)
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after the update what it was before, under no_grad, too."""
+        average, model = average_and_model(draw)
+
+        def probe(m):
+            with torch.set_grad_enabled(recording):
+                m.ema_update_(average, model, 0.5)
+                return state_of(average), torch.is_grad_enabled()
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_modes_are_left_alone(self, agree, draw, training):
+        """Both modules stay in the mode that each is in, training or eval."""
+        average, model = average_and_model(draw)
+        average.train(training)
+        model.train(not training)
+
+        def probe(m):
+            m.ema_update_(average, model, 0.5)
+            return state_of(average)
 
         agree(probe, rtol=1e-9, atol=1e-9)
 

@@ -555,6 +555,21 @@ class TestBatchNorm2d:
         agree(probe, rtol=1e-9, atol=1e-9)
 
     @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after a call what it was before, under no_grad, too, in training and in eval mode."""
+        x, state = draw.normal(4, 5, 3, 2, dtype=F64), drawn_norm(draw, 5)
+
+        def probe(m):
+            layer, kept = loaded(m.BatchNorm2d(5), state), []
+            for training in (True, False):
+                with torch.set_grad_enabled(recording):
+                    kept.append((layer.train(training)(x).detach(), torch.is_grad_enabled()))
+            return kept
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    @measured("flags")
     def test_buffers_stay_outside_of_the_graph(self, agree, draw):
         """After training steps, each with a backward of its own, no buffer carries a graph."""
         x = draw.normal(3, 4, 5, 2, 3, dtype=F64)
@@ -1059,6 +1074,30 @@ class TestFoldBatchnorm:
             return {name: (p.is_leaf, p.requires_grad) for name, p in folded.named_parameters()}, gradients_of(folded)
 
         agree(probe, rtol=1e-8, atol=1e-8)
+
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after the call what it was before, under no_grad, too."""
+        w, b, x, state = drawn_pair(draw)
+        conv, bn = conv_of(w, b), norm_of(state)
+
+        def probe(m):
+            with torch.set_grad_enabled(recording):
+                folded = folded_by(m, conv, bn)
+                return folded(x).detach(), torch.is_grad_enabled()
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    def test_settings_of_the_originals_stay(self, agree, draw):
+        """Momentum and eps of the norm, and stride, padding and the like of the convolution, are afterwards what they were."""
+        w, b, x, state = drawn_pair(draw)
+        conv, bn = conv_of(w, b, stride=2, padding=(1, 0)), norm_of(state, eps=1e-3, momentum=0.3)
+
+        def probe(m):
+            return folded_by(m, conv, bn)(x).detach(), settings_of(conv), bn.eps, bn.momentum
+
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_what_does_not_fit_raises(self, agree, draw):
         """Another number of features, one included, and a norm without running statistics are ValueErrors."""

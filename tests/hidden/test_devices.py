@@ -5,7 +5,8 @@
 
 import gc
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, UserDict, UserList, deque
+from types import MappingProxyType, SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -222,6 +223,12 @@ class Movable:
         return "moved"
 
 
+def uncommon(x):
+    """Objects that are no tensor, dict, list or tuple, some of them around a tensor."""
+    others = [{1, 2}, frozenset([1]), range(3), b"bytes", bytearray(b"bytes"), deque([x, 1]), UserDict({"x": x}), UserList([x])]
+    return [*others, MappingProxyType({"x": x}), SimpleNamespace(x=x), iter([x])]
+
+
 @task("move_to")
 class TestMoveTo:
     @pytest.mark.parametrize("device", AWAY)
@@ -288,13 +295,14 @@ class TestMoveTo:
 
     @measured("object identity")
     def test_everything_else_is_the_same_object(self, agree, draw):
-        """Numbers, text, None, sets, and what has a method `to` without being a tensor."""
+        """Numbers, text, None, sets, other containers than dicts, lists and tuples, and what has a method `to` without being a tensor."""
         x, number, layer = draw.normal(3, 5), draw.integer(1, 99), linear(draw.normal(3, 2), draw.normal(3))
 
         def probe(m):
-            tree = [number, 0, "", "some text", None, 0.5, True, layer, Movable(), {1, 2}, frozenset([1]), range(3), b"bytes", x]
+            tree = [number, 0, "", "some text", None, 0.5, True, layer, Movable(), *uncommon(x), x]
             out = m.move_to(tree, "meta")
-            return [a is b for a, b in zip(out, tree, strict=True)], places(layer), out[:7], out[-1]
+            same = {f"{i}, a {type(b).__name__}": a is b for i, (a, b) in enumerate(zip(out, tree, strict=True)) if b is not x}
+            return {"the same object": same, "where the layer is": places(layer), "plain values": out[:7], "the tensor": out[-1]}
 
         agree(probe, rtol=0, atol=0)
 
@@ -414,6 +422,18 @@ class TestMaskLikeScores:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after the call what it was before, under no_grad, too."""
+        scores, lengths = draw.normal(3, 2, 5, 7), draw.integers(1, 7, 3)
+
+        def probe(m):
+            with torch.set_grad_enabled(recording):
+                return m.mask_like_scores(scores, lengths, causal=True), torch.is_grad_enabled()
+
+        agree(probe, rtol=0, atol=0)
+
     def test_lengths_of_another_shape_raise(self, agree, draw):
         """Lengths that are not (B,) are a ValueError, also where they would broadcast."""
         scores, lengths = draw.normal(3, 2, 5, 7), draw.integers(1, 7, 3)
@@ -451,6 +471,24 @@ class TestStandardize:
             return y, y.device.type
 
         agree(probe, rtol=1e-5, atol=1e-5)
+
+    def test_far_from_the_mean(self, agree, draw):
+        """Entries that are thousands of standard deviations away from the mean give numbers as large."""
+        x, mean, std = draw.magnitudes(2, 3, 5, 7, low=1e-3, high=1e6), draw.normal(3), draw.uniform(3, low=0.01, high=0.1)
+        agree(lambda m: standardizer(m, mean, std)(x), rtol=1e-5, atol=1e-4)
+
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after fit what it was before, under no_grad, too."""
+        x = draw.normal(2, 3, 5, 7)
+
+        def probe(m):
+            with torch.set_grad_enabled(recording):
+                module = m.Standardize(3).fit(x)
+                return module.mean, module.std, torch.is_grad_enabled()
+
+        agree(probe, rtol=1e-4, atol=1e-4)
 
     def test_starts_with_mean_0_and_std_1(self, agree, draw):
         """A fresh module changes nothing, and its state_dict holds the two buffers in order."""
@@ -1086,6 +1124,44 @@ class TestTrainStepAmp:
 
         agree(probe, rtol=0.02, atol=0.02)
 
+    @measured("hooks")
+    @pytest.mark.parametrize("place", range(4))
+    @pytest.mark.parametrize("bad", [torch.inf, torch.nan], ids=str)
+    def test_one_broken_gradient_skips_the_step(self, agree, draw, place, bad):
+        """A single parameter whose gradient is inf or NaN is enough, whichever it is: nothing is updated, and skipped is True."""
+        x, y, parameters = problem(draw)
+
+        def probe(m):
+            model = two_layers(parameters)
+            broken = list(model.parameters())[place].register_hook(lambda grad: torch.full_like(grad, bad))
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            story = []
+            for _ in range(2):
+                report = m.train_step_amp(model, x, y, squared_error, optimizer, scaler, 0.1)
+                story.append((report["loss"], report["skipped"], scaler.get_scale(), changes(model, parameters)))
+                broken.remove()
+            return story
+
+        agree(probe, rtol=0.02, atol=0.02)
+
+    def test_settings_stay(self, agree, draw):
+        """Learning rate and momentum are what they were, after a good step and after one that was skipped."""
+        (x, y, parameters), lr = problem(draw), draw.uniform(1, low=0.01, high=0.1).item()
+
+        def probe(m):
+            model = two_layers(parameters)
+            optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            story = []
+            for batch in (x, x * torch.nan):
+                report = m.train_step_amp(model, batch, y, squared_error, optimizer, scaler, 0.1)
+                settings = [(group["lr"], group["momentum"]) for group in optimizer.param_groups]
+                story.append((report["loss"], report["skipped"], settings))
+            return story
+
+        agree(probe, rtol=0.02, atol=0.002)
+
     def test_a_nan_skips_the_step(self, agree, draw):
         """A loss of NaN is reported, and does no harm to the parameters."""
         x, y, parameters = problem(draw)
@@ -1617,6 +1693,19 @@ class TestCopyAsync:
             copies, event = m.copy_async({**batch, "other": other}, device)
             new = [copies[key] is batch[key] for key in ("b", "a", "numbers", "info")]
             return copies.pop("other") is other, copies, list(copies), event, batch, new
+
+        agree(probe, rtol=0, atol=0)
+
+    @measured("object identity")
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    def test_everything_else_is_the_same_object(self, agree, draw, device):
+        """What is no tensor, dict, list or tuple comes back as it is, such as a set, a read-only mapping or an object with a tensor."""
+        x = draw.normal(3, 5)
+
+        def probe(m):
+            batch = [object(), *[other for other in uncommon(x) if not isinstance(other, deque)]]  # torch's trees go through deques
+            copies, _ = m.copy_async([*batch, x], device)
+            return {f"{i}, a {type(b).__name__}": a is b for i, (a, b) in enumerate(zip(copies, batch, strict=False))}, copies[-1]
 
         agree(probe, rtol=0, atol=0)
 

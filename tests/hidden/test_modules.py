@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -449,6 +450,19 @@ class TestSequential:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    def test_building_changes_no_mode(self, agree, draw):
+        """Modules keep their modes, training or eval, when a container is made of them, when one is appended, and in a call."""
+        x, modes = draw.normal(6, 5), draw.bools(4).tolist()
+        parts = [nn.Sequential(nn.Tanh(), nn.Tanh()).train(mode) for mode in [*modes, True, False]]
+
+        def probe(m):
+            model = m.Sequential(*parts[:4])
+            for part in parts[4:]:
+                model.append(part)
+            return model(x), model[1](x), len(model)
+
+        agree(probe, rtol=1e-5, atol=1e-5)
+
     def test_functions_are_refused(self, agree, draw):
         """What is no nn.Module, None and a class included, is a TypeError, in the constructor and in append, which then adds nothing."""
         x = draw.normal(3)
@@ -715,7 +729,7 @@ class TestDropout:
             a = leaf(x)
             y = m.Dropout(1.0)(a)
             (y + 0 * a).sum().backward()  # zeros without a graph will do
-            drop = m.Dropout(0)
+            drop = m.Dropout(0.0)
             zero = drop(x)
             drop.p = 1
             return zero, y.detach(), a.grad, drop(x)
@@ -1237,6 +1251,19 @@ class TestEmbedding:
             rows = torch.cat([rows[:expected], rows[expected + 1 :]])
         check_normal(rows.flatten(), 1.0, "the entries of the table")
 
+    @pytest.mark.parametrize("padding_idx", [None, 0])
+    def test_every_table_has_its_own_draws(self, student, draw, padding_idx):
+        """Two tables start differently, and those that are made after another torch.manual_seed differ from both."""
+        n, seed = draw.integer(50, 150), draw.seed()
+
+        def probe(m):
+            first, second = m.Embedding(n, 7, padding_idx), m.Embedding(n, 7, padding_idx)
+            torch.manual_seed(seed)
+            return [table.weight.detach()[1:] for table in (first, second, m.Embedding(n, 7, padding_idx))]
+
+        rows = torch.cat([entries(rows, (n - 1, 7), "weight") for rows in student(probe)])
+        check_normal(rows, 1.0, "the entries of three tables")
+
     def test_indices_outside_are_refused(self, agree, draw):
         """A negative index, and one that is too large, is an IndexError."""
         w, i = draw.normal(7, 3), draw.integers(0, 7, 5)
@@ -1317,6 +1344,21 @@ class TestKaimingInit:
         check_normal(entries(shared, (n, 101), "the weight"), math.sqrt(2 / 101), "the entries")
         assert torch.equal(shared, out), "The entries must change in place."
         assert is_leaf is True and trained is True, "A parameter must stay a leaf that requires gradients: record no graph."
+
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, student, draw, recording):
+        """Whether autograd records is after the call what it was before, under no_grad, too."""
+        n = draw.integer(97, 197)
+
+        def probe(m):
+            with torch.set_grad_enabled(recording):
+                w = m.kaiming_init_(nn.Parameter(torch.zeros(n, 101)))
+                return w.detach(), torch.is_grad_enabled()
+
+        w, kept = student(probe)
+        check_normal(entries(w, (n, 101), "the weight"), math.sqrt(2 / 101), "the entries")
+        assert kept is recording, f"torch.is_grad_enabled() is {recording} before the call, and must be after it."
 
     @pytest.mark.parametrize("distribution", ["normal", "uniform"])
     def test_views(self, student, draw, distribution):
@@ -1501,10 +1543,11 @@ class TestLinearRegression:
         error, state = student(probe)
         check_fit(state, error, x, y)
 
-    def test_starts_anywhere_and_again(self, student, draw):
-        """From parameters of 10,000 and more, and again on other data, without noise, fit finds the solution for the data it gets."""
+    @pytest.mark.parametrize("size", [3e4, 1e300])
+    def test_starts_anywhere_and_again(self, student, draw, size):
+        """From parameters of any finite size, and again on other data, without noise, fit finds the solution for the data it gets."""
         (x1, y1), (x2, y2) = regression_data(draw, 211, 5, 0.5), regression_data(draw, 150, 5, 0.0)
-        w, b = draw.normal(5, dtype=F64) * 3e4, draw.normal(1, dtype=F64)[0] * 3e4
+        w, b = draw.normal(5, dtype=F64) * size, draw.normal(1, dtype=F64)[0] * size
 
         def probe(m):
             model, out = loaded(m.LinearRegression(5, dtype=F64), weight=w, bias=b), []
@@ -1516,9 +1559,10 @@ class TestLinearRegression:
         check_fit(state1, error1, x1, y1)
         check_fit(state2, error2, x2, y2)
 
-    def test_tiny_targets_in_another_layout(self, student, draw):
-        """How close is close depends on the size of y, 1e-6 here; neither x nor y need be contiguous."""
-        x, y = regression_data(draw, 101, 3, 0.5, size=1e-6)
+    @pytest.mark.parametrize("size", [1e-6, 1e9])
+    def test_tiny_and_huge_targets_in_another_layout(self, student, draw, size):
+        """How close is close depends on the size of y; neither x nor y need be contiguous."""
+        x, y = regression_data(draw, 101, 3, 0.5, size=size)
         x, y = x.T.contiguous().T, torch.stack([y, -y], 1)[:, 0]
 
         def probe(m):
@@ -1529,12 +1573,13 @@ class TestLinearRegression:
         check_fit(state, error, x, y)
 
     @measured("flags, object identity")
-    def test_same_parameters_and_mode(self, student, draw):
+    @pytest.mark.parametrize("training", [True, False])
+    def test_same_parameters_and_mode(self, student, draw, training):
         """The fit changes the parameters in place, which stay leaves with the gradients that they had, in the mode that was."""
         x, y = regression_data(draw, 101, 3, 0.5)
 
         def probe(m):
-            model = m.LinearRegression(3, dtype=F64).eval()
+            model = m.LinearRegression(3, dtype=F64).train(training)
             weight, bias = model.weight, model.bias
             weight.grad = torch.ones_like(weight)
             error = model.fit(x, y)
@@ -1547,7 +1592,28 @@ class TestLinearRegression:
         assert same is True, "weight and bias must stay the same nn.Parameters: change their entries in place."
         assert leaves is True, "The parameters must stay leaves that require gradients."
         assert grads is True, "fit must leave the parameters' .grad as it was."
-        assert mode is False, "A model in eval mode must be in eval mode after the fit."
+        assert mode is training, f"model.training is {training} before the fit, and must be after it."
+
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, student, draw, recording):
+        """Whether autograd records is after the fit what it was before, under no_grad, too, where the fit itself need not work."""
+        x, y = regression_data(draw, 101, 3, 0.5)
+
+        def probe(m):
+            model = m.LinearRegression(3, dtype=F64)
+            with torch.set_grad_enabled(recording):
+                if recording:
+                    model.fit(x, y)
+                else:
+                    with suppress(RuntimeError):  # of a backward
+                        model.fit(x, y)
+                kept = torch.is_grad_enabled()
+            return model.fit(x, y), state_of(model), kept
+
+        error, state, kept = student(probe)
+        check_fit(state, error, x, y)
+        assert kept is recording, f"torch.is_grad_enabled() is {recording} before the fit, and must be after it."
 
     def test_targets_of_another_shape_are_refused(self, agree, draw):
         """A y of (N, 1), or of another length, is a ValueError."""
@@ -1782,14 +1848,14 @@ class TestRunningMean:
 
     @measured("flags")
     def test_buffers_and_no_parameters(self, agree, draw):
-        """Mean and count are buffers in state_dict(), and no parameters; nothing requires gradients."""
+        """Mean and count are buffers in state_dict(), and no parameters; neither requires gradients, nor does y where x doesn't."""
         x = draw.normal(5, 3)
 
         def probe(m):
             module = m.RunningMean(3)
             start = state_of(module), described(module)
-            module(leaf(x))
-            return start, state_of(module), described(module), len(list(module.parameters()))
+            traced = [module(x).requires_grad, module.eval()(x).requires_grad, module.train()(leaf(x)).requires_grad]
+            return start, state_of(module), described(module), len(list(module.parameters())), traced
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
@@ -1816,6 +1882,32 @@ class TestRunningMean:
         def probe(m):
             module = loaded(m.RunningMean(3, dtype=F64), mean=mean, count=count)
             return module(x), state_of(module)
+
+        agree(probe, rtol=1e-5, atol=1e-5)
+
+    def test_large_counts_do_not_blur_the_mean(self, agree, draw):
+        """After 2**24 rows, which float32 can't count by ones, a float64 mean is good to more digits than float32 has."""
+        x, mean, count = draw.normal(6, 3, dtype=F64), 9 + draw.normal(3, dtype=F64), torch.tensor(2**24 + 2 * draw.integer(1, 1000) + 1)
+
+        def probe(m):
+            module = loaded(m.RunningMean(3, dtype=F64), mean=mean, count=count)
+            return module(x), state_of(module)
+
+        agree(probe, rtol=1e-10, atol=1e-10)
+
+    @measured("flags")
+    @pytest.mark.parametrize("recording", [True, False])
+    def test_gradient_mode_is_left_alone(self, agree, draw, recording):
+        """Whether autograd records is after a call what it was before, under no_grad, too, in training and in eval mode."""
+        x = draw.normal(5, 3)
+
+        def probe(m):
+            module, kept = m.RunningMean(3), []
+            for training in (True, False):
+                with torch.set_grad_enabled(recording):
+                    y = module.train(training)(x)
+                    kept.append((y.detach(), torch.is_grad_enabled()))
+            return kept
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
@@ -1959,6 +2051,13 @@ class TestCountParameters:
             return m.count_parameters(nn.Sequential(nn.Conv2d(p, q, 3), nn.BatchNorm2d(q))), m.count_parameters(nn.BatchNorm1d(p))
 
         agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_the_mode_is_left_as_it_is(self, agree, draw, training):
+        """A model in training mode stays there, and one in eval mode, too."""
+        p, q = draw.integer(3, 20), draw.integer(3, 20)
+        model = nn.Sequential(nn.LayerNorm(p), nn.BatchNorm1d(q), nn.Sequential(nn.LayerNorm((p, q)))).train(training)
+        agree(lambda m: (m.count_parameters(model), m.count_parameters(model[0], trainable_only=True)), rtol=0, atol=0)
 
     @measured("flags")
     def test_frozen_parameters(self, agree, draw):

@@ -613,7 +613,7 @@ class TestPercentileObserver:
         x = draw.normal()
 
         def probe(m):
-            observers = [m.PercentileObserver(tail) for tail in (0, 0.001, 0.3)]
+            observers = [m.PercentileObserver(tail) for tail in (0.0, 0.001, 0.3)]
             for observer in observers:
                 observer.observe(x)
             return [observer.range() for observer in observers]
@@ -659,6 +659,18 @@ class TestPercentileObserver:
             return observer.range()
 
         agree(probe, rtol=0, atol=0.3)
+
+    def test_early_values_are_not_forgotten(self, agree, draw):
+        """The extremes of a small first batch still count after 180,000 other values."""
+        first, batches = draw.uniform(5, low=2, high=9) * torch.tensor([1, -1, 1, -1, 1]), draw.uniform(3, 60_000, low=-1, high=1)
+
+        def probe(m):
+            observer = m.PercentileObserver(0.0)
+            for x in (first, *batches):
+                observer.observe(x)
+            return observer.range()
+
+        agree(probe, rtol=1e-6, atol=0)
 
     def test_later_changes_do_not_count(self, agree, draw):
         """Activations are often overwritten in place after the call: values count as they were."""
@@ -937,6 +949,20 @@ class TestFakeQuantize:
             return y.detach(), v.grad
 
         agree(probe, rtol=1e-6, atol=0)
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf], ids=str)
+    def test_nothing_passes_outside(self, agree, draw, bad):
+        """Where x was cut off, the gradient is exactly 0 whatever arrives, NaN and infinity included."""
+        x = near_codes(draw, 0.25, 7, 31, low=-18, high=17)
+        g = torch.where((torch.round(x / 0.25) + 3).clamp(-8, 7) == torch.round(x / 0.25) + 3, draw.normal(7, 31), bad)
+
+        def probe(m):
+            v = leaf(x)
+            y = m.fake_quantize(v, 0.25, 3, -8, 7)
+            y.backward(g)
+            return y.detach(), v.grad
+
+        agree(probe, rtol=1e-5, atol=1e-7)
 
     def test_the_rounded_code_decides(self, agree, draw):
         """127.25 steps round to the last code, and pass their gradient on; 127.5 and 127.75 round to 128, and don't."""
@@ -1535,6 +1561,12 @@ class TestQuantizeGroupwise:
         w = groups_near_codes(draw, 4, sizes)
         agree(lambda m: m.quantize_groupwise(w, size), rtol=0, atol=0)
 
+    @pytest.mark.parametrize("size", [10**6, 10**12])
+    def test_groups_far_longer_than_a_row(self, agree, draw, size):
+        """A row of 5 is one short group at any group_size, without memory for more."""
+        w = groups_near_codes(draw, 3, [5])
+        agree(lambda m: m.quantize_groupwise(w, size), rtol=0, atol=0)
+
     def test_many_groups_of_one_row(self, agree, draw):
         """A single row of 301 groups is cut like others."""
         w = groups_near_codes(draw, 1, [3] * 301)
@@ -1546,6 +1578,14 @@ class TestQuantizeGroupwise:
         steps = near_codes(draw, 1.0, 3, 20, 4, low=-6, high=6)
         steps[..., 0] = 7 * (1 - 2 * draw.integers(0, 2, 3, 20))
         w = (steps * draw.uniform(3, 1, 1, low=1, high=1.3).half().float() * (2.0**exponents)[..., None]).flatten(1)
+        agree(lambda m: m.quantize_groupwise(w, 4), rtol=0, atol=0)
+
+    def test_the_ends_of_what_is_allowed(self, agree, draw):
+        """Groups with a largest weight just above 0.01, or just below 10,000, have the scale of the formula, too."""
+        scale = torch.stack([draw.integers(1500, 1900, 5) / 2**20, draw.integers(1300, 1429, 5)])  # float16 holds all of these
+        steps = near_codes(draw, 1.0, 2, 5, 4, low=-6, high=6)
+        steps[..., 0] = 7 * (1 - 2 * draw.integers(0, 2, 2, 5))
+        w = (steps * scale[..., None]).flatten(1)
         agree(lambda m: m.quantize_groupwise(w, 4), rtol=0, atol=0)
 
     def test_zeros(self, agree, draw):

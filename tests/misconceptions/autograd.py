@@ -8,6 +8,7 @@ import torch
 
 from grader.testing import misconception
 from solutions.autograd import Value as ReferenceValue
+from solutions.autograd import checkpoint as reference_checkpoint
 from solutions.autograd import ema_update_ as reference_ema_update
 from solutions.autograd import jacobian as reference_jacobian
 from solutions.autograd import record_activation_gradients as reference_record
@@ -613,6 +614,22 @@ class SoftplusViewsTheGradient(_SoftplusBase):
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
         return (grad.view(-1) * torch.sigmoid(x).reshape(-1)).view(x.shape)
+
+
+@misconception("Softplus", "Takes x for the result from 10 on: log(1 + exp(−x)) still counts there, in float64 up to 36.")
+class SoftplusIsXFromTen(_SoftplusBase):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.where(x > 10, x, x.clamp(max=20).exp().log1p())
+
+
+@misconception("Softplus", "Limits x to ±80 in the derivative: at −10,000 it is exp(−80), and should be 0.")
+class SoftplusSlopeLimited(_SoftplusBase):
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * torch.sigmoid(x.clip(-80, 80))
 
 
 # RoundSTE
@@ -1337,6 +1354,29 @@ def copies_other_arguments(f, *args):
     return _Filled.apply(f, lambda arg: isinstance(arg, torch.Tensor), fill, *args)
 
 
+@misconception("checkpoint", "Puts the module that it calls into eval mode, so that nothing is drawn, and leaves it there.")
+def evaluates_the_module(f, *args):
+    result = reference_checkpoint(f, *args)
+    if isinstance(f, torch.nn.Module):
+        f.eval()
+    return result
+
+
+@misconception("checkpoint", "Puts the module that it calls into training mode, since a backward is to follow, and leaves it there.")
+def trains_the_module(f, *args):
+    result = reference_checkpoint(f, *args)
+    if isinstance(f, torch.nn.Module):
+        f.train()
+    return result
+
+
+@misconception("checkpoint", "Switches recording on after the first run, where it may have been off: use `with torch.no_grad():`.")
+def records_after_the_call(f, *args):
+    result = reference_checkpoint(f, *args)
+    torch.set_grad_enabled(True)
+    return result
+
+
 # ema_update_
 
 
@@ -1495,6 +1535,19 @@ def checks_late(average, model, decay):
         for a, b in zip(average.buffers(), model.buffers(), strict=True):
             a.copy_(b)
     _averaged(average, model, decay)
+
+
+@misconception("ema_update_", "Switches recording on when it is done, where it may have been off: use `with torch.no_grad():`.")
+def records_after_the_update(average, model, decay):
+    torch.set_grad_enabled(False)
+    reference_ema_update(average, model, decay)
+    torch.set_grad_enabled(True)
+
+
+@misconception("ema_update_", "Puts the average into eval mode: its mode is the caller's affair.")
+def evaluates_the_average(average, model, decay):
+    reference_ema_update(average, model, decay)
+    average.eval()
 
 
 # record_activation_gradients

@@ -551,6 +551,14 @@ class MovesWithGradientsOnly(_Norm):
             super().remember(mean, var, a)
 
 
+@misconception("BatchNorm2d", "Switches recording on after the update, where it may have been off: use `with torch.no_grad():`.")
+class RecordsAfterTheUpdate(_Norm):
+    def forward(self, x):
+        y = super().forward(x)
+        torch.set_grad_enabled(True)
+        return y
+
+
 # ResidualBlock
 
 
@@ -1083,6 +1091,27 @@ def broadcasts_one_feature(conv, bn):
             setattr(bn, name, getattr(bn, name).expand(conv.out_channels))
         bn.weight, bn.bias = (nn.Parameter(p.detach().expand(conv.out_channels)) for p in (bn.weight, bn.bias))
     return reference_fold_batchnorm(conv, bn)
+
+
+@misconception("fold_batchnorm", "Switches recording on when it is done, where it may have been off: use `with torch.no_grad():`.")
+def records_after_folding(conv, bn):
+    folded = reference_fold_batchnorm(conv, bn)
+    torch.set_grad_enabled(True)
+    return folded
+
+
+@misconception("fold_batchnorm", "Stops the norm's updates for good by setting its momentum to 0: both layers stay as they are.")
+def stops_the_norm(conv, bn):
+    folded = reference_fold_batchnorm(conv, bn)
+    bn.momentum = 0.0
+    return folded
+
+
+@misconception("fold_batchnorm", "Sets the convolution that it was given to stride 1, as if it were a copy.")
+def resets_the_stride(conv, bn):
+    folded = reference_fold_batchnorm(conv, bn)
+    conv.stride = (1, 1)
+    return folded
 
 
 # depthwise_separable

@@ -1,6 +1,8 @@
 """Named wrong answers to the tasks of devices: the hidden suite must reject every one."""
 
 import copy
+from collections import deque
+from collections.abc import Mapping
 from itertools import chain
 
 import torch
@@ -14,6 +16,7 @@ from solutions.devices import copy_async as reference_copy_async
 from solutions.devices import mask_like_scores as reference_mask
 from solutions.devices import module_memory as reference_memory
 from solutions.devices import move_to as reference_move_to
+from solutions.devices import train_step_amp as reference_train_step_amp
 
 # pick_device
 
@@ -314,6 +317,24 @@ def parameters_become_new_leaves(tree, device):
     return _each_tensor(tree, move)
 
 
+@misconception("move_to", "Moves what is in a deque as well: only dicts, lists and tuples are gone through.")
+def goes_through_deques(tree, device):
+    if isinstance(tree, deque):
+        return deque(goes_through_deques(item, device) for item in tree)
+    if type(tree) in (list, tuple):
+        return type(tree)(goes_through_deques(item, device) for item in tree)
+    return reference_move_to(tree, device)
+
+
+@misconception("move_to", "Makes a dict of every mapping: one that is no dict should come back as it is.")
+def dicts_for_all_mappings(tree, device):
+    if isinstance(tree, Mapping):
+        return {key: dicts_for_all_mappings(value, device) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(dicts_for_all_mappings(item, device) for item in tree)
+    return reference_move_to(tree, device)
+
+
 # mask_like_scores
 
 
@@ -448,6 +469,14 @@ def strides_of_the_scores(scores, lengths, *, causal=False):
     B, _, T, S = scores.shape
     mask = torch.empty_strided((B, 1, T, S), scores.stride(), dtype=scores.dtype, device=scores.device).zero_()
     return mask.masked_fill_(~_seen(scores, lengths, causal, scores.device), -torch.inf)
+
+
+@misconception("mask_like_scores", "Switches recording on when it is done, where it may have been off: use `with torch.no_grad():`.")
+def records_after_the_mask(scores, lengths, *, causal=False):
+    torch.set_grad_enabled(False)
+    mask = reference_mask(scores, lengths, causal=causal)
+    torch.set_grad_enabled(True)
+    return mask
 
 
 # Standardize
@@ -700,6 +729,21 @@ class FitsInTheDtypeOfX(ReferenceStandardize):
         same = entries.amax(1) == entries.amin(1)
         self.mean.copy_(entries.mean(1))
         self.std.copy_(entries.std(1, correction=0).masked_fill(same, 1.0))
+        return self
+
+
+@misconception("Standardize", "Limits the output to ±10, which the formula doesn't.")
+class LimitsTheOutput(ReferenceStandardize):
+    def forward(self, x):
+        return super().forward(x).clamp(-10, 10)
+
+
+@misconception("Standardize", "Switches recording on after fit, where it may have been off: use `with torch.no_grad():`.")
+class RecordsAfterFit(ReferenceStandardize):
+    def fit(self, x):
+        torch.set_grad_enabled(False)
+        super().fit(x)
+        torch.set_grad_enabled(True)
         return self
 
 
@@ -1222,6 +1266,31 @@ def updates_after_good_steps(model, x, y, loss_fn, optimizer, scaler, max_norm):
     scaler.step(optimizer)
     scaler.update(None if finite else scaler.get_scale())
     return {"loss": loss.item(), "grad_norm": norm.item(), "skipped": scaler.is_enabled() and not finite}
+
+
+def _step_as_due(model, x, y, loss_fn, optimizer, scaler, max_norm, *, looked_at):
+    """The step, with `skipped` decided by some gradients alone."""
+    report = reference_train_step_amp(model, x, y, loss_fn, optimizer, scaler, max_norm)
+    finite = all(p.grad.isfinite().all() for p in looked_at(list(model.parameters())))
+    return {**report, "skipped": scaler.is_enabled() and not finite}
+
+
+@misconception("train_step_amp", "Looks at the first parameter's gradient to see whether the step was skipped: any of them can overflow.")
+def judges_by_the_first_gradient(model, x, y, loss_fn, optimizer, scaler, max_norm):
+    return _step_as_due(model, x, y, loss_fn, optimizer, scaler, max_norm, looked_at=lambda parameters: parameters[:1])
+
+
+@misconception("train_step_amp", "Looks at the last parameter's gradient to see whether the step was skipped: any of them can overflow.")
+def judges_by_the_last_gradient(model, x, y, loss_fn, optimizer, scaler, max_norm):
+    return _step_as_due(model, x, y, loss_fn, optimizer, scaler, max_norm, looked_at=lambda parameters: parameters[-1:])
+
+
+@misconception("train_step_amp", "Lowers the learning rate where a step was skipped: the scaler's lower scale is all that is needed.")
+def lowers_the_rate_too(model, x, y, loss_fn, optimizer, scaler, max_norm):
+    report = reference_train_step_amp(model, x, y, loss_fn, optimizer, scaler, max_norm)
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.5 if report["skipped"] else 1
+    return report
 
 
 # data_parallel_forward
@@ -1800,3 +1869,10 @@ def same_memory_and_shape(batch, device, stream=None):
         return sent[key]
 
     return _each_tensor(batch, send), None
+
+
+@misconception("copy_async", "Makes a dict of every mapping: one that is no dict should come back as it is.")
+def dicts_for_every_mapping(batch, device, stream=None):
+    if isinstance(batch, list):
+        batch = [dict(item) if isinstance(item, Mapping) else item for item in batch]
+    return reference_copy_async(batch, device, stream)

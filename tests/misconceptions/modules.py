@@ -311,6 +311,12 @@ class FirstOfAList(ReferenceSequential):
         return x
 
 
+@misconception("Sequential", "Puts each module into training mode when it is added: one that was frozen in eval mode is switched on.")
+class TrainsWhatIsAdded(ReferenceSequential):
+    def append(self, module):
+        return super().append(module.train() if isinstance(module, nn.Module) else module)
+
+
 # MLP
 
 
@@ -1033,6 +1039,16 @@ class ClearsThePaddingRow(ReferenceEmbedding):
         return super().forward(indices)
 
 
+@misconception("Embedding", "Draws from a generator of its own with a fixed seed: all tables start alike.")
+class SameTableEachTime(ReferenceEmbedding):
+    def __init__(self, num_embeddings, embedding_dim, padding_idx=None):
+        super().__init__(num_embeddings, embedding_dim, padding_idx)
+        table = torch.randn(num_embeddings, embedding_dim, generator=torch.Generator().manual_seed(0))
+        if self.padding_idx is not None:
+            table[self.padding_idx] = 0
+        self.weight = nn.Parameter(table)
+
+
 # kaiming_init_
 
 
@@ -1142,6 +1158,13 @@ def cuts_the_tails(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distrib
         std = _kaiming(weight.detach().clone(), mode, nonlinearity, a, distribution, torch.Generator()).std()
         out.data.clamp_(-2.5 * std, 2.5 * std)
     return out
+
+
+@misconception("kaiming_init_", "Switches recording on when it is done, where it may have been off: use `with torch.no_grad():`.")
+def records_afterwards(weight, *, mode="fan_in", nonlinearity="relu", a=0.0, distribution="normal", generator=None):
+    _kaiming(weight, mode, nonlinearity, a, distribution, generator)
+    torch.set_grad_enabled(True)
+    return weight
 
 
 # LinearRegression
@@ -1338,6 +1361,50 @@ class CountsTargets(ReferenceLinearRegression):
         if y.numel() != len(x):
             raise ValueError("y")
         return super().fit(x, y.flatten())
+
+
+@misconception("LinearRegression", "Puts the module into eval mode once it is fitted: its mode is the caller's affair.")
+class EvalAfterTheFit(ReferenceLinearRegression):
+    def fit(self, x, y):
+        error = super().fit(x, y)
+        self.eval()
+        return error
+
+
+@misconception("LinearRegression", "Cuts gradients off at ±1 whatever the size of y: where y is huge, the descent never arrives.")
+class ClipsTheGradient(_Descending):
+    def fit(self, x, y):
+        if y.shape != x.shape[:1]:
+            raise ValueError("y")
+        with torch.no_grad():
+            mean, std = x.mean(0), x.std(0)
+            z, t = (x - mean) / std, y - y.mean()
+            v = torch.zeros_like(mean)
+            for _ in range(2000):
+                v -= (z.T @ (z @ v - t) / len(z)).clip(-1, 1) / len(v)
+            return self.finish(x, y, v, y.mean(), mean, std)
+
+
+@misconception("LinearRegression", "Starts the descent from the weights as they are: from 1e300 the last digits are lost for good.")
+class StartsFromTheWeights(_Descending):
+    def fit(self, x, y):
+        if y.shape != x.shape[:1]:
+            raise ValueError("y")
+        with torch.no_grad():
+            mean, std = x.mean(0), x.std(0)
+            z, t, v = (x - mean) / std, y - y.mean(), self.weight * x.std(0)
+            for _ in range(1500):
+                v -= z.T @ (z @ v - t) / z.numel()
+            return self.finish(x, y, v, y.mean(), mean, std)
+
+
+@misconception("LinearRegression", "Switches recording on when it is done, where it may have been off: use `with torch.no_grad():`.")
+class RecordsAfterTheFit(ReferenceLinearRegression):
+    def fit(self, x, y):
+        torch.set_grad_enabled(False)
+        error = super().fit(x, y)
+        torch.set_grad_enabled(True)
+        return error
 
 
 # LogisticRegression
@@ -1677,6 +1744,43 @@ class NoUpdateWithoutGradients(ReferenceRunningMean):
         return super().forward(x) if torch.is_grad_enabled() else x - self.mean
 
 
+@misconception("RunningMean", "Switches recording on after the update, where it may have been off: use `with torch.no_grad():`.")
+class RecordsAfterTheUpdate(ReferenceRunningMean):
+    def forward(self, x):
+        torch.set_grad_enabled(False)
+        super().forward(x)
+        torch.set_grad_enabled(True)
+        return x - self.mean
+
+
+@misconception("RunningMean", "Divides by the count as a float32, which skips whole numbers from 2**24 on.")
+class DividesByASingle(ReferenceRunningMean):
+    def forward(self, x):
+        if self.training and x.numel():
+            rows = x.detach().reshape(-1, x.shape[-1])
+            total = self.mean * self.count + rows.sum(0)
+            self.count += len(rows)
+            self.mean.copy_(total / self.count.float())
+        return x - self.mean
+
+
+@misconception("RunningMean", "Subtracts a leaf that requires gradients, so that every result is part of a graph.")
+class MeanRequiresGradients(ReferenceRunningMean):
+    def forward(self, x):
+        super().forward(x)
+        return x - self.mean.clone().requires_grad_()
+
+
+@misconception("RunningMean", "Takes a moving average: older rows weigh less and less, where each row should count alike.")
+class MovingAverage(ReferenceRunningMean):
+    def forward(self, x):
+        if self.training and x.numel():
+            rows = x.detach().reshape(-1, x.shape[-1])
+            self.mean += (rows.mean(0) - self.mean) * (1.0 if self.count == 0 else 0.1)
+            self.count += len(rows)
+        return x - self.mean
+
+
 # count_parameters
 
 
@@ -1735,4 +1839,11 @@ def switches_to_eval(model, *, trainable_only=False):
 def clears_gradients(model, *, trainable_only=False):
     n = sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
     model.zero_grad()
+    return n
+
+
+@misconception("count_parameters", "Switches the model to training mode afterwards, whatever it was in.")
+def switches_to_training(model, *, trainable_only=False):
+    n = sum(p.numel() for p in model.eval().parameters() if p.requires_grad or not trainable_only)
+    model.train()
     return n

@@ -12,6 +12,7 @@ from solutions.quantization import PercentileObserver as ReferencePercentile
 from solutions.quantization import QATLinear as ReferenceQAT
 from solutions.quantization import QuantizedLinear as ReferenceQuantized
 from solutions.quantization import calibrate_model as reference_calibrate
+from solutions.quantization import quantize_groupwise as reference_groupwise
 from solutions.quantization import unpack_int4 as reference_unpack
 
 # affine_qparams
@@ -680,6 +681,13 @@ class CountsEachValueOnce(ReferencePercentile):
         return super().range()
 
 
+@misconception("PercentileObserver", "Keeps the latest 100,000 values: those observed before count as well.")
+class KeepsTheLatestValues(ReferencePercentile):
+    def range(self):
+        self._values = [torch.cat([torch.empty(0), *self._values])[-100_000:]]
+        return super().range()
+
+
 # int8_matmul
 
 
@@ -1026,6 +1034,14 @@ def fakes_with_a_default(x, scale, zero_point, qmin, qmax):
     qmax = qmax or 127
     q = torch.round(x.detach() / scale) + zero_point
     return (q.clamp(qmin, qmax) - zero_point) * scale + torch.where((q >= qmin) & (q <= qmax), x - x.detach(), 0.0)
+
+
+@misconception("fake_quantize", "Multiplies the gradient by 0 where x was cut off: a NaN that arrives there stays a NaN.")
+def masks_by_a_product(x, scale, zero_point, qmin, qmax):
+    q = torch.round(x.detach() / scale) + zero_point
+    y = (q.clamp(qmin, qmax) - zero_point) * scale
+    kept = x * ((q >= qmin) & (q <= qmax))
+    return y + kept - kept.detach()
 
 
 # calibrate_model
@@ -1590,6 +1606,24 @@ def groups_by_view(weight, group_size=32):
     groups = weight.view(-1, group_size) if group_size > 0 and weight.shape[1] % group_size == 0 else _groups(weight, group_size)
     groups = groups.view(len(weight), -1, group_size)
     return _packed_groups(groups, (groups.abs().amax(-1) / 7).half(), weight.shape[1])
+
+
+@misconception("quantize_groupwise", "Pads every row to whole groups, however long they are: a huge group_size takes all memory.")
+def pads_to_whole_groups(weight, group_size=32):
+    if group_size < 1:
+        raise ValueError("group_size")
+    columns = weight.shape[1]
+    padded = nn.functional.pad(weight, (0, -columns % group_size))
+    return reference_groupwise(padded[:, :columns], group_size)
+
+
+@misconception("quantize_groupwise", "Takes scales below 0.002 for 0: a group with a largest weight of 0.01 has a scale of 0.0014.")
+def small_scales_become_one(weight, group_size=32):
+    small = torch.zeros_like(weight, dtype=torch.bool)
+    for part, marks in zip(weight.split(max(group_size, 1), dim=1), small.split(max(group_size, 1), dim=1), strict=True):
+        marks |= part.abs().amax(1, keepdim=True) < 0.014
+    packed, scale = reference_groupwise(weight.masked_fill(small, 0.0), group_size)
+    return packed, scale
 
 
 # dynamic_quantized_linear

@@ -1233,6 +1233,16 @@ def marks_all_for_zero(x, k):
     return torch.zeros_like(x, dtype=torch.bool).scatter(-1, order[..., :k], True)
 
 
+@misconception("topk_mask", "Returns an empty vector where x is empty: the mask has the shape of x, (0, 7) for instance.")
+def nothing_for_nothing(x, k):
+    if not 0 <= k <= x.shape[-1]:
+        raise ValueError("k out of range")
+    if x.numel() == 0:
+        return torch.zeros(0, dtype=torch.bool)
+    order = x.argsort(dim=-1, descending=True, stable=True)
+    return torch.zeros_like(x, dtype=torch.bool).scatter(-1, order[..., :k], True)
+
+
 # sparse_matvec
 
 
