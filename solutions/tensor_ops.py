@@ -263,7 +263,7 @@ def topk_mask(x: Tensor, k: int) -> Tensor:
     the smallest.
 
     Args:
-        x: (..., N), float16 to float64, bfloat16, int8 to int64 or uint8; without NaN; possibly empty.
+        x: (..., N), float16 to float64, bfloat16, int8 to int64 or uint8; without NaN; there may be no rows.
         k: how many entries to mark, from 0 to N.
 
     Returns: (..., N), bool.
