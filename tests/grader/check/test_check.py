@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 import grader.check.gate
-from grader.check.public import _owner, public_problems
+from grader.check.public import public_problems
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
+from grader.practice.pytest_plugin import owner_of
 from grader.runner.job import grade
 from tests.grader.conftest import RIGHT, forget_suites, mini_course
 from tests.grader.conftest import grader as command
@@ -202,10 +203,10 @@ def test_a_single_task_is_checked_alone(tmp_path):
 
 def test_a_public_test_belongs_to_the_longest_name():
     """Of `quantize` and `quantize_bias`."""
-    module = Course.read(ROOT).module("quantization")
-    assert _owner("test_quantize_per_channel_of_rows", module) == "quantize_per_channel"
-    assert _owner("test_quantize_rounds", module) == "quantize"
-    assert _owner("test_nothing", module) is None
+    tasks = [task.name for task in Course.read(ROOT).module("quantization").tasks]
+    assert owner_of("test_quantize_per_channel_of_rows", tasks) == "quantize_per_channel"
+    assert owner_of("test_quantize_rounds", tasks) == "quantize"
+    assert owner_of("test_nothing", tasks) is None
 
 
 def test_public_tests_do_not_depend_on_the_shell(tmp_path, monkeypatch):
