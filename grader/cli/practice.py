@@ -15,7 +15,7 @@ from grader.cli.terminal import CourseOption, JsonOption, console, load, print_j
 
 if TYPE_CHECKING:
     from grader.course.manifest import Course
-    from grader.practice.session import Place
+    from grader.practice.session import Place, Session
 
 __all__ = ["hint", "next_task", "progress", "reset", "run", "show", "solution", "tutor", "watch"]
 
@@ -50,6 +50,7 @@ def run(
                 session.go_to(chosen[0])
         except KeyboardInterrupt:
             raise stop("Interrupted.", EXIT_INTERRUPTED) from None
+    _say_problem(session)
     if json:
         print_json(runs)
     else:
@@ -72,6 +73,7 @@ def next_task(course: CourseOption = None) -> None:
             return
         session.go_to(place)
         _show_statement(session.course, place)
+        _say_problem(session)
 
 
 def hint(
@@ -90,7 +92,8 @@ def hint(
         for text in hints[: 1 + more]:
             Console().print(Text(text))
         if 1 + more < len(place.task.hints):
-            console.print(Text(f"{len(place.task.hints) - 1 - more} more with --more.", "dim"))
+            console.print(Text(f"One more: grader hint {task}{' --more' * (more + 1)}", "dim"), soft_wrap=True)
+        _say_problem(session)
 
 
 def reset(name: Annotated[str, typer.Argument(metavar="TASK|MODULE", help="The task or the module.")], course: CourseOption = None) -> None:
@@ -221,6 +224,11 @@ def tutor(
         console.print(Text("An assistant starts the tutor itself: put this into its configuration for MCP servers.", "dim"), soft_wrap=True)
         return
     serve(loaded)
+
+
+def _say_problem(session: "Session") -> None:
+    if session.problem:
+        console.print(Text(session.problem, "yellow"), soft_wrap=True)
 
 
 def _places(course: "Course", names: list[str] | None, *, only_task: bool = False) -> "list[Place]":

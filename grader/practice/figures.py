@@ -85,7 +85,9 @@ def _heatmap(ax: "Axes", show: Show, rows: Rows, over: Sequence[float], wrong: P
     finite = [[number if math.isfinite(number) else math.nan for number in row] for row in numbers]
     low, high = span
     image = ax.imshow(finite, cmap="viridis", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest")
-    ax.get_figure(root=True).colorbar(image, ax=ax, shrink=0.75)
+    figure = ax.get_figure(root=True)
+    assert figure  # which every axes of ours has
+    figure.colorbar(image, ax=ax, shrink=0.75)
     for i, row in enumerate(numbers):
         for j, number in enumerate(row):
             if math.isinf(number):

@@ -39,7 +39,7 @@ _WITHOUT = (
 )
 """Parts of pytest that no public test needs. Without them a run takes 0.05 s instead of 0.3 s."""
 _LONGEST = 4_000
-_RETRACE_SECONDS = 1.0
+_RETRACE_SECONDS = 3.0
 """Failed tests are run again, to see their calls, if they took no longer than this."""
 
 

@@ -66,6 +66,8 @@ class _StudentLoader(Loader):
             raise
         except BaseException as caught:  # SystemExit is one that students write
             error = caught
+            for name in [name for name in module.__dict__ if not name.startswith("__")]:
+                del module.__dict__[name]  # what was defined before the error is no answer: the official grading has none of it
         file = self._path.name
 
         def missing(name: str) -> Any:
@@ -77,6 +79,8 @@ class _StudentLoader(Loader):
 
 
 def _describe(error: BaseException, file: str) -> str:
+    if isinstance(error, FileNotFoundError) and Path(str(error.filename)).name == file:
+        return "there is no such file"
     if isinstance(error, SyntaxError):
         return f"{error.msg} in line {error.lineno}" if error.lineno else str(error.msg)
     lines = []

@@ -1,6 +1,7 @@
 """Puts a task's stub back into the student's file, and keeps what was there."""
 
 import ast
+import codecs
 from datetime import datetime
 from pathlib import Path
 
@@ -39,11 +40,15 @@ def reset_task(course: Course, module: Module, task: str) -> Path | None:
     """Put one task back. Returns: where the file as it was is kept, None if the task is untouched. Raises: CannotReset, OSError."""
     path = course.stub(module.name)
     stub = _cut(stub_text(course, module), task)[1]
-    try:
-        source = path.read_text(encoding="utf-8")
-        before, now, after = _cut(source, task)
-    except (OSError, UnicodeDecodeError):
+    if not path.is_file():
         return reset_module(course, module)
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+        source = text.replace("\r\n", "\n")
+        before, now, after = _cut(source, task)
+    except UnicodeDecodeError:
+        raise CannotReset(f"{path.name} is not in UTF-8: save it so, or reset all of it with `grader reset {module.name}`") from None
     except (SyntaxError, ValueError):
         raise CannotReset(
             f"{path.name} has a syntax error, so {task} can't be found in it: mend that, or reset all with `grader reset {module.name}`"
@@ -51,7 +56,10 @@ def reset_task(course: Course, module: Module, task: str) -> Path | None:
     if now == stub:
         return None
     kept = keep_copy(course, path)
-    write_atomically(path, (before + stub + after if now else f"{source.rstrip()}\n\n\n{stub}\n").encode())
+    changed = before + stub + after if now else f"{source.rstrip()}\n\n\n{stub}\n"
+    if "\r\n" in text:
+        changed = changed.replace("\n", "\r\n")
+    write_atomically(path, changed.encode("utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"))
     return kept
 
 
@@ -69,7 +77,7 @@ def reset_module(course: Course, module: Module) -> Path | None:
 def _cut(source: str, task: str) -> tuple[str, str, str]:
     """What stands before the task's definition, the definition, and what follows. All is before if there is none. Raises: SyntaxError."""
     lines = [f"{line}\n" for line in source.split("\n")]  # as ast counts them, unlike splitlines
-    for node in ast.parse(source).body:
+    for node in reversed(ast.parse(source).body):  # of two definitions, the last one counts
         if getattr(node, "name", None) == task:
             start, end = first_line(node) - 1, node.end_lineno or node.lineno
             own = "".join(lines[start:end])

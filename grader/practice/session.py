@@ -11,7 +11,7 @@ from grader.course.manifest import Course, Module, Task
 from grader.practice.diagnosis import known_mistake
 from grader.practice.outcome import Request, TaskRun
 from grader.practice.process_handle import PracticeProcess
-from grader.practice.progress import Progress, read_progress, task_digest, write_progress
+from grader.practice.progress import FILE, Progress, read_progress, task_digest, write_progress
 
 __all__ = ["Mark", "ModuleProgress", "Place", "Session", "UnknownName", "find_places"]
 
@@ -69,6 +69,8 @@ class Session:
         self.places = find_places(course, [])
         self.process = PracticeProcess(course.root)
         self._progress = read_progress(course)
+        self.problem = ""
+        """Why the last change of the progress could not be written; empty if it was."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -167,4 +169,7 @@ class Session:
             before = read_progress(self.course)
             self._progress = change(before)
             if self._progress != before:
-                write_progress(self.course, self._progress)
+                try:
+                    write_progress(self.course, self._progress)
+                except OSError as error:
+                    self.problem = f"Your progress can't be kept in {FILE}: {error.strerror}. Give yourself the right to write there."

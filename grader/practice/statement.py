@@ -17,7 +17,7 @@ from grader.practice.reset import statement_of
 
 __all__ = ["Statement", "place_of", "statement"]
 
-_HEADER = re.compile(r"(?:Args|Args of the constructor|Attributes|Returns|Raises|Yields|Not allowed)\b[^:]*:(?= |$)")
+_HEADER = re.compile(r"(?:Args|Args of the constructor|Attributes|Returns|Raises|Yields|Not allowed|See)\b[^:]*:(?= |$)")
 _ITEM = re.compile(r"(?:\d+\.|[-*•]) ")
 _NAMES = re.compile(r"[^:]+:(?= |$)")
 _NARROWEST = 30

@@ -2,12 +2,14 @@
 
 import ast
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 __all__ = ["unseen"]
 
 _HARMLESS = ("__init__", "conftest", "setup")
+_LIBRARIES = {"torch", "torchvision", "numpy", "pytest", "grader"}
 
 
 def unseen(root: Path, code: str, modules: Sequence[str]) -> list[str]:
@@ -33,6 +35,10 @@ def _sentences(root: Path, code: str, modules: Sequence[str]) -> Iterator[str]:
         if here.is_file() and (folder / f"{name}.ipynb").is_file():
             yield f"{code}/ holds {name}.py and {name}.ipynb. Keep one: of two, neither is graded."
     own = {path.stem for path in folder.glob("*.py")} | {path.name for path in folder.glob("*") if (path / "__init__.py").is_file()}
+    shadows = own & (set(sys.stdlib_module_names) | _LIBRARIES)
+    for name in sorted(shadows):
+        yield f"{code}/{name}.py has the name of a library: give it another."
+    own -= shadows
     for name in sorted(own - set(modules) - set(_HARMLESS)):
         yield f"{code}/{name}.py is not graded. Only the modules' own files are: move what you need into the module that uses it."
     for name in modules:

@@ -10,8 +10,10 @@ from grader.practice.session import Place, Session
 
 __all__ = ["Broke", "Finished", "Runner", "Started"]
 
-PATIENCE = 0.3
-"""Seconds that a run may go on once it is not wanted any more. Most end by then; ending one costs loading torch again."""
+PATIENCE = 2.0
+"""Seconds that a run may go on once it is not wanted any more. Most end by then; ending one costs loading torch again, and an editor that
+saves by itself would never get an answer.
+"""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from grader.course.manifest import Course
 from grader.practice.progress import FILE, Progress, read_progress, task_digest, write_progress
 from grader.practice.session import Session
-from tests.grader.conftest import RIGHT, mini_course
+from tests.grader.conftest import RIGHT, grader, mini_course
 
 
 def test_marks(tmp_path):
@@ -39,3 +39,14 @@ def test_a_lost_or_damaged_file_is_no_progress(tmp_path):
         assert read_progress(course) == Progress()
     (course.root / FILE).unlink()
     assert read_progress(course) == Progress()
+
+
+def test_a_file_that_cannot_be_written_loses_no_run(tmp_path):
+    """The answer stands there, and a sentence says that the mark can't be kept."""
+    root = mini_course(tmp_path)
+    (root / ".grader").write_text("in the way")
+    (root / "exercises" / "mini.py").write_text(RIGHT)
+    done = grader("run", "double", cwd=root)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "double: all public tests passed (1 of 1)")
+    assert "Your progress can't be kept in .grader/progress.json" in done.stderr
+    assert "Traceback" not in done.stderr

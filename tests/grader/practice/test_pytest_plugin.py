@@ -95,6 +95,10 @@ def test_words_that_no_file_has(root):
 BROKEN = {
     "a syntax error": ("def add(a, b:\n", "first.py can't be imported: '(' was never closed in line 1"),
     "an error at import": ("import sys\nx = 1 / 0\n", "first.py can't be imported: ZeroDivisionError: division by zero in line 2"),
+    "an error at its end": (
+        "def add(a, b):\n    return a + b\n\n\nx.y\n",
+        "first.py can't be imported: NameError: name 'x' is not defined",
+    ),
     "an exit at import": ("raise SystemExit(0)\n", "first.py can't be imported: SystemExit: 0 in line 1"),
     "a missing package": ("import not_there\n", "first.py can't be imported: ModuleNotFoundError: No module named 'not_there' in line 1"),
     "an empty file": ("", "first.py has no add"),
@@ -117,7 +121,7 @@ def test_a_missing_name_fails_alone(root):
     (root / "exercises" / "second.py").unlink()
     output = run(root)
     assert "first.py has no add_all" in output
-    assert "second.py can't be imported: FileNotFoundError" in output
+    assert "second.py can't be imported: there is no such file" in output
     assert "3 failed, 2 passed" in output
 
 

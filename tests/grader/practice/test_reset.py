@@ -78,3 +78,24 @@ def test_without_reference_and_copy(course):
     with pytest.raises(CannotReset, match=r"tools/stubs/mini\.py is missing"):
         reset_task(course, course.module("mini"), "double")
     assert course.stub("mini").read_text() == ANSWER
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_files_form_stays(course, bom, end):
+    """A byte order mark and Windows' line ends are kept; of two definitions, the one that counts is put back."""
+    path, module = course.stub("mini"), course.module("mini")
+    text = "def double(x):\n    return 1\n\n\ndef double(x):\n    return 2\n"
+    path.write_bytes(bom + text.replace("\n", end).encode())
+    assert reset_task(course, module, "double") is not None
+    expected = f"def double(x):\n    return 1\n\n\n{statement_of(course, module, 'double')}\n"
+    assert path.read_bytes() == bom + expected.replace("\n", end).encode()
+
+
+def test_another_encoding_loses_nothing(course):
+    """A file that is not in UTF-8 is left as it is, with a sentence."""
+    path, data = course.stub("mini"), b"def double(x):\n    return x  # caf\xe9\n"
+    path.write_bytes(data)
+    with pytest.raises(CannotReset, match=r"mini\.py is not in UTF-8"):
+        reset_task(course, course.module("mini"), "double")
+    assert path.read_bytes() == data
