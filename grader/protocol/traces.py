@@ -138,8 +138,8 @@ def _of(held: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
 
 
 def _plain_attributes(value: object) -> str:
-    """The attributes of an object that hold plain values, and the names of the others."""
-    return repr([(key, item if isinstance(item, _PLAIN) else ...) for key, item in vars(value).items() if key != "training"])
+    """The attributes of an object that hold plain values. Others, such as a method that was put in another's place, are not looked at."""
+    return repr([(key, item) for key, item in vars(value).items() if key != "training" and isinstance(item, _PLAIN)])
 
 
 def _identities(items: Iterable[object]) -> list[int]:

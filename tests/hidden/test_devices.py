@@ -1700,12 +1700,16 @@ class TestCopyAsync:
     @pytest.mark.parametrize("device", ["cpu", "meta"])
     def test_everything_else_is_the_same_object(self, agree, draw, device):
         """What is no tensor, dict, list or tuple comes back as it is, such as a set, a read-only mapping or an object with a tensor."""
-        x = draw.normal(3, 5)
+        x, number = draw.normal(3, 5), draw.integer(1, 99)
 
         def probe(m):
-            batch = [object(), *[other for other in uncommon(x) if not isinstance(other, deque)]]  # torch's trees go through deques
+            batch = [number, object(), *[other for other in uncommon(x) if not isinstance(other, deque)]]  # torch's trees go through deques
             copies, _ = m.copy_async([*batch, x], device)
-            return {f"{i}, a {type(b).__name__}": a is b for i, (a, b) in enumerate(zip(copies, batch, strict=False))}, copies[-1]
+            return (
+                {f"{i}, a {type(b).__name__}": a is b for i, (a, b) in enumerate(zip(copies, batch, strict=False))},
+                copies[0],
+                copies[-1],
+            )
 
         agree(probe, rtol=0, atol=0)
 
