@@ -306,7 +306,7 @@ def test_the_bundle_holds_nothing_hidden():
     assert sum(map(len, files.values())) < 10 << 20  # Classroom 50 takes 10 MiB
     assert not [name for name in files if any(word in name for word in ("hidden", "solutions", "misconception", "alternative"))]
     public = {name for name in files if name.startswith("tests/")}
-    assert public == {"tests/public/conftest.py", *(f"tests/public/test_{module.name}.py" for module in course.modules)}
+    assert public == {f"tests/public/test_{module.name}.py" for module in course.modules}
     text = b"\n".join(files.values()).decode(errors="replace")
     assert not [task.name for module in course.modules for task in module.tasks if any(hint in text for hint in task.hints)]
     tasks = json.loads(files["assignment.json"])["tasks"]

@@ -144,11 +144,11 @@ NOTICES = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "points"), [(RIGHT, 2), (COUNTER, 0), (f"import torch\n\n\n{DOUBLE}\n\nclass Counter: pass\n", 1)])
+@pytest.mark.parametrize(("answer", "points"), [(RIGHT, 2), (COUNTER, 1), (f"import torch\n\n\n{DOUBLE}\n\nclass Counter: pass\n", 1)])
 def test_a_push_is_scored(root, tmp_path, answer, points):
     """The steps run in order; what the reporter would record and display is what the log says; it succeeds when all is done.
 
-    The second answer lacks a name that the tests import: then every test counts as failed, and none is lost.
+    The second answer lacks a name that the tests import: then the tests that use it fail, and none is lost.
     """
     job = student_job(root, tmp_path / "anna", answer)
     assert reporter_total([job.step("mini: public tests (advisory)").outputs["result"]]) == (points, points, 2)
