@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["hint", "next_task", "progress", "reset", "run", "show", "solution", "tutor", "watch"]
 
 TaskArgument = Annotated[str, typer.Argument(help="The task's name.")]
-NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[TASK|MODULE]…", help="Tasks and modules; none means all.")]
+NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[TASK|MODULE]…", help="Tasks and modules (default: the task at hand).")]
 
 
 def run(
@@ -85,7 +85,7 @@ def hint(
     from grader.practice.session import Session
 
     loaded = load(course)
-    (place,) = _places(loaded, [task], only_task=True)
+    place = _place(loaded, task)
     with Session(loaded) as session:
         shown = len(session.hints(place))
         hints = session.hints(place, max(1 + more - shown, 0))
@@ -115,7 +115,7 @@ def reset(name: Annotated[str, typer.Argument(metavar="TASK|MODULE", help="The t
 
 def progress(json: JsonOption = False, course: CourseOption = None) -> None:
     """Show how far you are, by module."""
-    from grader.practice.describe import progress_table
+    from grader.practice.describe import CAVEAT, progress_table
     from grader.practice.session import Session
     from grader.practice.statement import place_of
 
@@ -132,7 +132,7 @@ def progress(json: JsonOption = False, course: CourseOption = None) -> None:
                 else "All tasks pass their public tests."
             )
         )
-        Console().print(Text("Public tests are examples. Points are given by the hidden tests, which check more.", "dim"), soft_wrap=True)
+        Console().print(CAVEAT, soft_wrap=True)
 
 
 def solution(
@@ -145,7 +145,7 @@ def solution(
     from grader.practice.solution import NotReleased, solution_of
 
     loaded = load(course)
-    (place,) = _places(loaded, [task], only_task=True)
+    place = _place(loaded, task)
     try:
         text = solution_of(loaded, place.module, place.task)
     except NotReleased as error:
@@ -168,7 +168,7 @@ def show(
     from grader.practice.process_handle import PracticeProcess
 
     loaded = load(course)
-    (place,) = _places(loaded, [task], only_task=True)
+    place = _place(loaded, task)
     if place.task.show is None:
         others = ", ".join(other.name for module in loaded.modules for other in module.tasks if other.show)
         raise stop(f"{task} has no picture. These have: {others}." if others else "No task of this course has a picture.", EXIT_BAD_INPUT)
@@ -202,10 +202,10 @@ def watch(
     from grader.practice.watch import watch as start
 
     loaded = load(course)
-    places = _places(loaded, [task], only_task=True) if task else []
+    place = _place(loaded, task) if task else None
     with Session(loaded) as session:
-        if places:
-            session.go_to(places[0])
+        if place:
+            session.go_to(place)
         raise typer.Exit(start(session, move_on=move_on, plain=plain))
 
 
@@ -231,17 +231,24 @@ def _say_problem(session: "Session") -> None:
         console.print(Text(session.problem, "yellow"), soft_wrap=True)
 
 
-def _places(course: "Course", names: list[str] | None, *, only_task: bool = False) -> "list[Place]":
-    """The tasks that names stand for. Raises: typer.Exit."""
+def _places(course: "Course", names: list[str]) -> "list[Place]":
+    """The tasks that names of tasks and modules stand for. Raises: typer.Exit."""
     from grader.practice.session import UnknownName, find_places
 
     try:
-        places = find_places(course, names or [])
+        return find_places(course, names)
     except UnknownName as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
-    if only_task and len(places) != 1:
-        raise stop(f"{(names or [''])[0]} is a module: name one task.", EXIT_BAD_INPUT)
-    return places
+
+
+def _place(course: "Course", name: str) -> "Place":
+    """The task of this name. Raises: typer.Exit."""
+    from grader.practice.session import UnknownName, find_place
+
+    try:
+        return find_place(course, name)
+    except UnknownName as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
 
 
 def _show_statement(course: "Course", place: "Place") -> None:

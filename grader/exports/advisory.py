@@ -1,7 +1,6 @@
 """Runs the public tests of a module in a student's own repository, and reports them in the format of GitHub Classroom's reporter.
 
-`grader export student` ships this file unchanged, so it may use only the standard library, pytest, and the modules that are shipped with
-it. Its scores are advice: a student can edit this file, the tests, and the workflow that calls it.
+The workflow of `grader export student` calls it. Its scores are advice: a student can edit the tests, and the workflow.
 
 Every public test is worth one point. The points in course.toml are for hidden tests only.
 

@@ -8,10 +8,11 @@ from rich.text import Text
 
 from grader.base.text import clean
 from grader.practice.outcome import PublicTest, TaskRun, TestStatus
-from grader.practice.session import ModuleProgress
+from grader.practice.session import Standing
 
-__all__ = ["describe", "progress_table", "summary"]
+__all__ = ["CAVEAT", "describe", "progress_table", "summary"]
 
+CAVEAT = Text("Public tests are examples. Points are given by the hidden tests, which check more.", "dim")
 _MOST_PRINTED = 20
 _SIGNS = {TestStatus.PASSED: ("✓", "green"), TestStatus.SKIPPED: ("–", "dim")}
 
@@ -45,7 +46,7 @@ def describe(run: TaskRun, mistake: str = "", *, failures: int = 1) -> Text:
     return Text("\n").join(lines)
 
 
-def progress_table(modules: Iterable[ModuleProgress]) -> Table:
+def progress_table(modules: Iterable[Standing]) -> Table:
     """How far the student is, a row for each module."""
     table = Table("module", "", "tasks passed", "points in reach", "minutes left")
     for row in modules:

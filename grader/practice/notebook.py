@@ -17,9 +17,9 @@ from rich.text import Text
 from grader.base.files import write_atomically
 from grader.course.manifest import ManifestError, load_course
 from grader.practice.cells import CannotUseCell, Merged, borrowed, merge
-from grader.practice.describe import describe, progress_table
+from grader.practice.describe import CAVEAT, describe, progress_table
 from grader.practice.reset import CannotReset, keep_copy, statement_of, stub_text
-from grader.practice.session import Place, Session, UnknownName, find_places
+from grader.practice.session import Place, Session, UnknownName, find_place
 from grader.practice.unseen import unseen
 
 __all__ = ["load", "unload"]
@@ -95,7 +95,7 @@ class PracticeMagics(Magics):
         _print(
             progress_table(self._session.by_module()),
             Text(f"Next: {at.task.name} in {at.module.name}" if at else "All tasks pass their public tests."),
-            Text("Public tests are examples. Points are given by the hidden tests, which check more.", "dim"),
+            CAVEAT,
         )
 
     def _place(self, line: str, magic: str) -> Place:
@@ -104,12 +104,9 @@ class PracticeMagics(Magics):
         if not name:
             raise UsageError(f"Name the task, such as {magic} {self._session.current().task.name}.")
         try:
-            place = next((place for place in find_places(self._session.course, [name]) if place.task.name == name), None)
+            return find_place(self._session.course, name)
         except UnknownName as error:
-            raise UsageError(str(error).replace("`grader list`", "%progress")) from None
-        if place is None:
-            raise UsageError(f"{name} is a module: name one task.")
-        return place
+            raise UsageError(str(error).replace("`grader list`", "`!grader list`")) from None
 
     def _write(self, place: Place, cell: str) -> list[str]:
         """Put the cell into the module's file. Returns: what the student should know. Raises: UsageError."""

@@ -13,7 +13,7 @@ from grader.practice.outcome import Request, TaskRun
 from grader.practice.process_handle import PracticeProcess
 from grader.practice.progress import FILE, Progress, read_progress, task_digest, write_progress
 
-__all__ = ["Mark", "ModuleProgress", "Place", "Session", "UnknownName", "find_places"]
+__all__ = ["Mark", "Place", "Session", "Standing", "UnknownName", "find_place", "find_places"]
 
 Mark = Literal["passed", "changed", "open"]
 """Passed its public tests; did so before its code was changed; has not."""
@@ -32,8 +32,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class ModuleProgress:
-    """How far the student is in a module: tasks passed and all, points in reach and all."""
+class Standing:
+    """How far the student is, in a module or in all: tasks passed and all, points in reach and all."""
 
     module: str
     passed: int
@@ -58,6 +58,14 @@ def find_places(course: Course, names: Sequence[str]) -> list[Place]:
     return [place for place in everything if not names or place.task.name in names or place.module.name in names]
 
 
+def find_place(course: Course, name: str) -> Place:
+    """The one task of this name. Raises: UnknownName, for a module too."""
+    places = find_places(course, [name])
+    if places[0].task.name != name:
+        raise UnknownName(f"{name} is a module: name one task.")
+    return places[0]
+
+
 class Session:
     """Practice in one course's folder. Progress is written after every change. One thread runs tasks; others may do all else.
 
@@ -78,11 +86,6 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.process.close()
-
-    @property
-    def progress(self) -> Progress:
-        """What is passed, and where the student is."""
-        return self._progress
 
     def refresh(self) -> None:
         """Read the marks again. A program that lives long does so before it looks at them, since others may have changed them."""
@@ -137,25 +140,21 @@ class Session:
         texts = [f"Hint {number} of {len(place.task.hints)} for {place.task.name}: {text}" for number, text in enumerate(hints, 1)]
         return texts[-1] if len(hints) > shown else "\n".join([*texts, "There are no more hints."])
 
-    def points(self) -> tuple[float, float]:
-        """The points of the tasks that are passed, and of all. Only the hidden tests give points; these are what is within reach."""
-        return sum(place.task.points for place in self.places if self.mark(place) == "passed"), sum(
-            place.task.points for place in self.places
-        )
-
-    def minutes_left(self) -> int:
-        """The minutes of the tasks that are not passed."""
-        return sum(place.task.minutes for place in self.places if self.mark(place) != "passed")
-
-    def by_module(self) -> list[ModuleProgress]:
+    def by_module(self) -> list[Standing]:
         """How far the student is in each module."""
         passed = {place.task.name for place in self.places if self.mark(place) == "passed"}
         rows = []
         for module in self.course.modules:
             done = [task for task in module.tasks if task.name in passed]
             points, minutes = sum(task.points for task in done), sum(task.minutes for task in done)
-            rows.append(ModuleProgress(module.name, len(done), len(module.tasks), points, module.points, module.minutes - minutes))
+            rows.append(Standing(module.name, len(done), len(module.tasks), points, module.points, module.minutes - minutes))
         return rows
+
+    def in_all(self) -> Standing:
+        """How far the student is in the whole course."""
+        rows = self.by_module()
+        columns = ("passed", "tasks", "points", "max_points", "minutes_left")
+        return Standing("all", *(sum(getattr(row, column) for row in rows) for column in columns))
 
     def _digest(self, place: Place) -> str:
         try:

@@ -19,7 +19,7 @@ from grader.course.source import first_line, text_of
 from grader.practice.describe import describe
 from grader.practice.pytest_plugin import owner_of
 from grader.practice.reset import CannotReset, statement_of
-from grader.practice.session import Place, Session, UnknownName, find_places
+from grader.practice.session import Place, Session, UnknownName, find_place
 
 __all__ = ["client_config", "serve", "tutor"]
 
@@ -134,12 +134,9 @@ class _Lessons:
 
     def _place(self, task: str) -> Place:
         try:
-            place = next((place for place in find_places(self._course, [task]) if place.task.name == task), None)
+            return find_place(self._course, task)
         except UnknownName as error:
             raise ToolError(str(error).replace("`grader list` shows them", "list_tasks shows them")) from None
-        if place is None:
-            raise ToolError(f"{task} is a module: name one task.")
-        return place
 
 
 def _size(task: Task) -> str:

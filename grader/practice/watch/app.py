@@ -128,7 +128,7 @@ class WatchApp(App[None]):
 
     def _show_standing(self) -> None:
         """Show where one is: in the course, and in the file, whose lines move."""
-        standing = self._practice.standing()
+        standing = self._session.in_all()
         self._views["bar"].update(words.Bar(standing))
         self._views["standing"].update(words.standing(standing))
         self._views["title"].update(words.title(self._session, self._practice.place))

@@ -11,7 +11,7 @@ from grader.practice.session import Place, Session
 from grader.practice.watch.files import watch_folder
 from grader.practice.watch.runner import Broke, Finished, Runner, Started
 
-__all__ = ["Event", "Loop", "Missing", "Standing"]
+__all__ = ["Event", "Loop", "Missing"]
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,6 @@ class Missing:
 
 
 Event = Started | Finished | Missing | Broke
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far one is."""
-
-    passed: int
-    tasks: int
-    points: float
-    max_points: float
-    minutes_left: int
 
 
 class Loop:
@@ -88,18 +77,6 @@ class Loop:
     def reset(self) -> Path | None:
         """Put the stub of the task back, which then runs. Returns: where the file is kept. Raises: CannotReset, OSError."""
         return reset_task(self.session.course, self.place.module, self.place.task.name)
-
-    def standing(self) -> Standing:
-        """Count what is passed."""
-        places = self.session.places
-        passed = {place.task.name for place in places if self.session.mark(place) == "passed"}
-        return Standing(
-            passed=len(passed),
-            tasks=len(places),
-            points=sum(place.task.points for place in places if place.task.name in passed),
-            max_points=sum(place.task.points for place in places),
-            minutes_left=sum(place.task.minutes for place in places if place.task.name not in passed),
-        )
 
     def _look(self) -> None:
         """Run the task at hand if its file is another than before."""

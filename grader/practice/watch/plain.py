@@ -96,7 +96,7 @@ class _Face:
                 self._go_to(following)
             else:
                 self._print(words.what_next(self._session, self.loop.place, following, "n and Enter"))
-        self._print(words.standing(self.loop.standing()))
+        self._print(words.standing(self._session.in_all()))
 
     def _go_on(self) -> None:
         following = self.loop.next()

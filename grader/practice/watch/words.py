@@ -8,9 +8,8 @@ from rich.text import Text
 from grader.practice.describe import summary
 from grader.practice.outcome import TaskRun
 from grader.practice.reset import CannotReset
-from grader.practice.session import Place, Session
+from grader.practice.session import Place, Session, Standing
 from grader.practice.statement import place_of, statement
-from grader.practice.watch.loop import Standing
 
 __all__ = ["Bar", "all_runs", "begun", "hints", "missing", "path", "standing", "statement_or_reason", "title", "what_next"]
 

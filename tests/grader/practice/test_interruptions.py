@@ -9,6 +9,7 @@ import pytest
 from grader.course.manifest import Course
 from grader.practice.outcome import PublicTest, Request, TaskRun, TestStatus
 from grader.practice.process_handle import Cancelled, PracticeProcess
+from grader.practice.progress import read_progress
 from grader.practice.session import Session
 from tests.grader.conftest import RIGHT, mini_course
 
@@ -120,7 +121,7 @@ def test_two_sessions_lose_nothing_of_each_other(folder):
         second.run(second.places[1])
         second.hints(second.places[0], 2)
         first.go_to(first.places[1])
-    progress = Session(Course.read(folder)).progress
+    progress = read_progress(Course.read(folder))
     assert set(progress.passed) == {"double", "Counter"}
     assert progress.hints == {"double": 2}
     assert progress.current == "Counter"
