@@ -32,6 +32,8 @@ def reset_state(seed: int) -> None:
     torch.autograd.set_detect_anomaly(False)
     torch._C._set_deterministic_algorithms(False)  # torch.use_deterministic_algorithms imports a compiler first
     torch.set_autocast_enabled("cpu", False)
+    torch.set_autocast_enabled("cuda", False)
+    torch.set_float32_matmul_precision("highest")
     torch.set_autocast_dtype("cpu", torch.bfloat16)
     torch.set_autocast_cache_enabled(True)
     modules = torch.nn.modules.module

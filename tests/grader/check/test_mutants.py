@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from grader.check.mutants import equivalents_problems
+from grader.check.mutants import _limited, equivalents_problems
 from grader.check.mutate import mutants_of
 from grader.course.manifest import Course
 from tests.grader.conftest import grader as command
@@ -200,3 +200,11 @@ def test_checks_that_exclude_each_other(tmp_path):
     assert (both.returncode, "are different checks" in both.stderr) == (2, True)
     alone = command("check", "--sample", 3, cwd=root)
     assert (alone.returncode, "add --mutants" in alone.stderr) == (2, True)
+
+
+def test_a_busy_machine_kills_no_mutant(course):
+    """The wall clock that ends a mutant leaves room for a machine that gives it a tenth of its time; CPU time ends its loops."""
+    module = course.modules[0]
+    mutant = mutants_of(course.solution(module.name).read_text(), ["double"])[0]
+    (task,) = _limited(module, mutant).tasks
+    assert task.limits.test_seconds >= 10 * task.limits.test_cpu_seconds

@@ -37,6 +37,15 @@ def fails(x):
 
 def numbers():
     yield from range(3)
+
+
+def _own(x):
+    return x
+
+
+class _Hidden:
+    def step(self, x):
+        return x
 """
 
 
@@ -100,3 +109,14 @@ def test_a_run_with_many_calls_is_cut_short(module):
     assert len(traced(run, "student.py")) == 20
     assert len(ended) < 25
     assert sys.getprofile() is before
+
+
+def test_helpers_of_the_references_own_are_left_out(module):
+    """A student does not know them."""
+
+    def run():
+        module["_own"](1)
+        module["_Hidden"]().step(2)
+        module["inner"](3)
+
+    assert traced(run, "student.py") == ["inner(x=3)"]

@@ -43,6 +43,10 @@ def _sequential():
         return nn.Sequential(nn.Linear(2, 3), nn.Dropout())
 
 
+def _sgd():
+    return torch.optim.SGD([nn.Parameter(_x())], lr=0.1)
+
+
 ARGUMENTS = {
     "an entry": (_x, lambda x: x[0].zero_(), "x"),
     "an entry, behind autograd's back": (_x, lambda x: x.data.mul_(2), "x"),
@@ -67,6 +71,11 @@ ARGUMENTS = {
     ),
     "a frozen parameter": (_sequential, lambda x: x[0].weight.requires_grad_(False), "requires_grad of x.0.weight"),
     "a hook": (_sequential, lambda x: x[0].register_forward_hook(lambda *_: None), "the hooks of x.0"),
+    "an added module": (_sequential, lambda x: x.add_module("more", nn.Identity()), "the modules of x"),
+    "a setting of a module": (lambda: nn.BatchNorm1d(3), lambda x: setattr(x, "momentum", 0.9), "the attributes of x"),
+    "a method of a module": (_sequential, lambda x: setattr(x[0], "forward", None), "the attributes of x.0"),
+    "a setting of an optimizer": (_sgd, lambda x: x.param_groups[0].update(lr=0.5), "the settings of x"),
+    "a hook of a tensor": (lambda: _x().requires_grad_(), lambda x: x.register_hook(lambda g: g), "the hooks of x"),
     "a buffer": (lambda: nn.BatchNorm1d(3), lambda x: x(torch.ones(2, 3)), "x.running_mean"),
     "a generator": (lambda: torch.Generator(), lambda x: torch.rand(2, generator=x), "x"),
     "a generator of Python's": (lambda: random.Random(1), lambda x: x.random(), "x"),
@@ -87,6 +96,8 @@ STATE = {
     "the default dtype of torch": lambda: torch.set_default_dtype(torch.float64),
     "the default device of torch": lambda: torch.set_default_device("meta"),
     "the autocast mode of torch": lambda: torch.set_autocast_enabled("cpu", True),
+    "the precision of torch's matrix products": lambda: torch.set_float32_matmul_precision("high"),
+    "the hooks of all modules": lambda: nn.modules.module.register_module_forward_hook(lambda *_: None),
     "the deterministic mode of torch": lambda: torch._C._set_deterministic_algorithms(True),
     "the number of torch's threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
     "the state of torch's generator (drawing numbers or building a layer does)": lambda: nn.Linear(2, 3),
@@ -108,6 +119,12 @@ def test_a_changed_mode_is_noticed(place):
     assert place in _left(lambda m: change())
 
 
+def test_autocast_for_a_gpu_is_noticed():
+    """Also where there is none, and it is off again for the next probe."""
+    assert "the autocast mode of torch" in _left(lambda m: torch.set_autocast_enabled("cuda", True))
+    assert not torch.is_autocast_enabled("cuda")
+
+
 def test_a_cache_that_is_switched_off_is_noticed():
     """It belongs to the mode of autocast."""
     assert "the autocast mode of torch" in _left(lambda m: torch.set_autocast_cache_enabled(False))
@@ -120,6 +137,9 @@ def test_what_is_put_back_is_not_noticed():
         with torch.no_grad(), torch.random.fork_rng():
             torch.rand(3)
             x.add_(1).sub_(1)
+        before = torch.get_default_device()
+        torch.set_default_device("cpu")
+        torch.set_default_device(before)  # which leaves a mode on torch's stack
 
     x = _x()
     assert _left(probe) == []
@@ -145,6 +165,7 @@ def test_what_a_helper_holds_is_looked_at():
         (["x", "y"], ["x"], "y"),
         (["x[2]"], ["x"], None),
         (["the gradient of x"], ["x"], "the gradient of x"),
+        (["the filters of warnings"], ["the filters of warnings"], "the filters of warnings"),
     ],
 )
 def test_only_what_the_reference_leaves_is_allowed(left, allowed, found):

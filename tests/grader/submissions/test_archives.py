@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import tarfile
+import warnings
 import zipfile
 
 import pytest
@@ -70,6 +71,16 @@ def test_a_member_twice(tmp_path, course):
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("mini.py", "double = 2")
     assert "both hold the module mini, with different answers: keep one." in problem_of(tmp_path / "anna.zip", course)
+
+
+def test_a_member_many_times(tmp_path, course):
+    """Copies of one text are one answer, but many of them are not even looked at: reading takes long for some texts."""
+    for count, refused in ((4, False), (5, True)):
+        with zipfile.ZipFile(tmp_path / f"{count}.zip", "w") as archive, warnings.catch_warnings(action="ignore"):
+            for _ in range(count):
+                archive.writestr("mini.py", "double = 1")
+        problem = read_submission(tmp_path / f"{count}.zip", course).sources["mini"].problem
+        assert ("and others hold the module mini: keep one." in problem) == refused
 
 
 def test_an_encrypted_zip(tmp_path, course):

@@ -1,5 +1,6 @@
 """Finding submissions: every form of them, every bad path with its sentence, and which file holds a module."""
 
+import ast
 import os
 
 import pytest
@@ -101,6 +102,22 @@ def test_a_copy_of_the_stub_is_no_answer(tmp_path, course, top, inside, taken):
         assert (source.text, source.problem) == (texts[taken], "")
     else:
         assert source.problem == "exercises/mini.py and mini.py both hold the module mini, with different answers: keep one."
+
+
+def test_a_large_copy_is_not_parsed(tmp_path, course, monkeypatch):
+    """Python's parser takes quadratic time for some texts: a large file counts as an answer, unread."""
+    large = "# " + "x" * (65 << 10) + "\n"
+    (tmp_path / "exercises").mkdir()
+    (tmp_path / "mini.py").write_text(large)
+    (tmp_path / "exercises" / "mini.py").write_text(course.stub("mini").read_text())
+    parse = ast.parse
+
+    def parse_short(source, *rest, **more):
+        assert len(source) < 65 << 10
+        return parse(source, *rest, **more)
+
+    monkeypatch.setattr(ast, "parse", parse_short)
+    assert read_submission(tmp_path, course).sources["mini"].text == large
 
 
 # ---- texts
