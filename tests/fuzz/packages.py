@@ -151,6 +151,8 @@ class _Watch:
             return not flags & self._WRITES and (real.startswith((f"{self.inside}/", *self._library)))
         if event == "import":  # of a codec that the source names
             return arguments[0].startswith(("encodings.", "_codecs", "_multibytecodec", "unicodedata", "stringprep"))
+        if event == "compile":  # ast.parse, which runs nothing; running what was compiled is an "exec"
+            return arguments[1] == "<unknown>"
         if event == "exec":
             return arguments[0].co_filename.startswith((*self._library, "<frozen", "<string>"))
         if event in ("os.listdir", "os.scandir"):
