@@ -52,15 +52,13 @@ for name, command in (
     ("tutor", tutor),
 ):
     app.command(name, rich_help_panel=_PRACTICE)(command)
-app.command()(grade)
-app.command("collect")(collect_repositories)
-app.command()(check)
-app.command()(stubs)
-app.command()(schema)
-app.command()(doctor)
+app.command(rich_help_panel=_PRACTICE)(doctor)
+for name, command in (("grade", grade), ("collect", collect_repositories), ("check", check), ("stubs", stubs), ("schema", schema)):
+    app.command(name, rich_help_panel=_COURSE)(command)
 app.add_typer(
     typer.Typer(
         cls=_Exports, no_args_is_help=True, help="Write files that other programs read: nbgrader, GitHub, Classroom 50, Gradescope."
     ),
     name="export",
+    rich_help_panel=_COURSE,
 )

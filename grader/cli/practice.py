@@ -115,7 +115,7 @@ def reset(name: Annotated[str, typer.Argument(metavar="TASK|MODULE", help="The t
 
 def progress(json: JsonOption = False, course: CourseOption = None) -> None:
     """Show how far you are, by module."""
-    from grader.practice.describe import CAVEAT, progress_table
+    from grader.practice.describe import CAVEAT, changed_since, progress_table
     from grader.practice.session import Session
     from grader.practice.statement import place_of
 
@@ -124,6 +124,8 @@ def progress(json: JsonOption = False, course: CourseOption = None) -> None:
             print_json(session.by_module())
             return
         Console().print(progress_table(session.by_module()))
+        if changed := changed_since([place.task.name for place in session.places if session.mark(place) == "changed"]):
+            Console().print(Text(changed, "yellow"), soft_wrap=True)
         at = session.next_open()
         Console().print(
             Text(

@@ -83,12 +83,10 @@ def student_files(course: Course, modules: tuple[Module, ...], *, reporter: str 
 
 
 def _manifest(course: Course, modules: tuple[Module, ...]) -> bytes:
-    """The course as students need it: without what only grading uses."""
+    """The course as students need it: without the limits, which only grading uses."""
     plain = msgspec.to_builtins({"title": course.title, "modules": modules})
     for module in plain["modules"]:
-        module["tasks"] = [
-            {key: value for key, value in task.items() if key not in ("limits", "bans") and value is not None} for task in module["tasks"]
-        ]
+        module["tasks"] = [{key: value for key, value in task.items() if key != "limits" and value is not None} for task in module["tasks"]]
     return msgspec.toml.encode(plain)
 
 

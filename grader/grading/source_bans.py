@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from grader.course.definitions import defined_by, needed_for
+from grader.protocol.ban_names import leaf
 from grader.protocol.cells import cells_of, parse_cell, place_of
-from grader.protocol.watch import leaf
 
 __all__ = ["uses_in"]
 

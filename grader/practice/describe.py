@@ -1,6 +1,6 @@
 """Says in words how a task's public tests went. The same text stands in a terminal, in a notebook and before a tutor."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -10,10 +10,10 @@ from grader.base.text import clean
 from grader.practice.outcome import PublicTest, TaskRun, TestStatus
 from grader.practice.session import Standing
 
-__all__ = ["CAVEAT", "describe", "progress_table", "summary"]
+__all__ = ["CAVEAT", "changed_since", "describe", "progress_table", "summary"]
 
 CAVEAT = Text("Public tests are examples. Points are given by the hidden tests, which check more.", "dim")
-_MOST_PRINTED = 20
+_MOST_PRINTED, _MOST_NAMED = 20, 8
 _SIGNS = {TestStatus.PASSED: ("✓", "green"), TestStatus.SKIPPED: ("–", "dim")}
 
 
@@ -23,6 +23,8 @@ def summary(run: TaskRun) -> Text:
     count = f"{sum(test.status is TestStatus.PASSED for test in tests)} of {len(tests)}"
     if run.passed:
         return Text.assemble((run.task, "bold"), (": all public tests passed", "green"), (f" ({count})", "green"))
+    if run.banned:
+        return Text.assemble((run.task, "bold"), (f": uses {run.banned}, which this task forbids: it would get no points", "red"))
     if run.untouched:
         return Text.assemble((run.task, "bold"), (": not written yet", "yellow"))
     if run.problem:
@@ -53,6 +55,16 @@ def progress_table(modules: Iterable[Standing]) -> Table:
         bar = ProgressBar(row.tasks, row.passed, width=20)
         table.add_row(row.module, bar, f"{row.passed} of {row.tasks}", f"{row.points:g} of {row.max_points:g}", f"{row.minutes_left}")
     return table
+
+
+def changed_since(tasks: Sequence[str]) -> str:
+    """What to do about tasks whose code was changed since they passed. Empty if there are none."""
+    if not tasks:
+        return ""
+    count = "1 task has" if len(tasks) == 1 else f"{len(tasks)} tasks have"
+    return f"{count} other code than when the public tests passed. To count again: grader run {' '.join(tasks[:_MOST_NAMED])}" + " …" * (
+        len(tasks) > _MOST_NAMED
+    )
 
 
 def _tests(run: TaskRun, mistake: str, failures: int) -> Iterator[Text]:

@@ -44,7 +44,8 @@ class TaskRun(Struct, frozen=True):
     """The public tests of one task.
 
     `problem` says why there are none: the module can't be imported, or the process died or did not end. `seconds` is the time of the
-    tests themselves. `printed` is what the student's code printed. `fingerprint` stands for how a wrong answer behaves.
+    tests themselves. `printed` is what the student's code printed. `fingerprint` stands for how a wrong answer behaves. `banned` is what
+    the answer uses although the task forbids it, such as "torch.softmax, line 12".
     """
 
     module: str
@@ -54,12 +55,13 @@ class TaskRun(Struct, frozen=True):
     seconds: float = 0.0
     printed: str = ""
     fingerprint: str = ""
+    banned: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether every test that was not skipped passed, and one did."""
+        """Whether every test that was not skipped passed, and one did, with nothing that the task forbids."""
         statuses = {test.status for test in self.tests} - {TestStatus.SKIPPED}
-        return not self.problem and statuses == {TestStatus.PASSED}
+        return not self.problem and not self.banned and statuses == {TestStatus.PASSED}
 
     @property
     def untouched(self) -> bool:

@@ -66,6 +66,7 @@ class WatchApp(App[None]):
         Binding("p", "previous", "prev"),
         Binding("l", "list", "list"),
         Binding("h", "hint", "hint"),
+        Binding("t", "test", "test", show=False),  # rarely needed, and the footer of 60 columns is full
         Binding("a", "run_all", "all"),
         Binding("r", "reset", "reset"),
         Binding("e", "edit", "edit"),
@@ -229,6 +230,11 @@ class WatchApp(App[None]):
         if shown == before:
             self._say("These are all hints.")
         self._views["hints"].scroll_visible(animate=False)
+
+    def action_test(self) -> None:
+        """Run the task at hand once more."""
+        self._say("")
+        self._practice.run()
 
     def action_run_all(self) -> None:
         """Run every task."""

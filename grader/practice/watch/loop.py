@@ -70,6 +70,10 @@ class Loop:
         """The task before this one, the last before the first."""
         return self.session.places[self.session.places.index(self.place) - 1]
 
+    def run(self) -> None:
+        """Run the task at hand once more."""
+        self._runner.ask([self.place])
+
     def run_all(self) -> None:
         """Run every task once. A save ends that, and runs the task at hand."""
         self._runner.ask(self.session.places)

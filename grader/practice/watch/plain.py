@@ -18,7 +18,7 @@ from grader.practice.watch.runner import Broke, Finished, Started
 
 __all__ = ["watch_plainly"]
 
-_KEYS = "Keys, each with Enter: n next, p previous, h hint, a run all, q quit. Ctrl-C quits, too."
+_KEYS = "Keys, each with Enter: n next, p previous, h hint, t test again, a run all, q quit. Ctrl-C quits, too."
 
 
 def watch_plainly(session: Session, *, move_on: bool = False, console: Console | None = None, typed: Iterable[str] = sys.stdin) -> int:
@@ -83,6 +83,8 @@ class _Face:
                 self._go_to(self.loop.previous())
             case "h":
                 self._print(words.hints(self._session.hints(self.loop.place, 1), len(self.loop.place.task.hints)))
+            case "t":
+                self.loop.run()
             case "a":
                 self.loop.run_all()
             case str(key) if key:

@@ -60,7 +60,9 @@ def statement_or_reason(session: Session, place: Place) -> RenderableType:
 def begun(session: Session, place: Place) -> Text:
     """What stands in the answer's place while nothing was run."""
     if session.mark(place) == "passed":
-        return Text.assemble((place.task.name, "bold"), (": passed its public tests, and was not changed since", "green"))
+        return Text.assemble(
+            (place.task.name, "bold"), (": passed its public tests, and was not changed since", "green"), ". t tests it again."
+        )
     return Text.assemble((place.task.name, "bold"), (": not run yet", "dim"))
 
 

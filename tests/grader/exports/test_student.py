@@ -70,12 +70,12 @@ def test_what_is_in_it(root, tmp_path):
 
 
 def test_the_manifest_for_students(root, tmp_path):
-    """It can be read as a course, has all hints, and nothing that only grading uses."""
+    """It can be read as a course, has all hints and bans, and no limits, which only grading uses."""
     assert grader("export", "student", tmp_path / "out", cwd=root).returncode == 0
     theirs, ours = Course.read(tmp_path / "out"), Course.read(root)
     for mine, task in zip(ours.modules[0].tasks, theirs.modules[0].tasks, strict=True):
         assert (task.name, task.points, task.minutes, task.hints) == (mine.name, mine.points, mine.minutes, mine.hints)
-        assert (task.bans, task.limits) == ((), Overrides())
+        assert (task.bans, task.limits) == (mine.bans, Overrides())
     done = grader("hint", "double", "--more", cwd=tmp_path / "out")
     assert done.stdout == "\n".join(ours.modules[0].tasks[0].hints[:2]) + "\n"
 

@@ -5,8 +5,9 @@ import pytest
 from grader.base.outcome import Status
 from grader.grading.sides import ReferenceSide, StudentSide
 from grader.grading.source_bans import uses_in
+from grader.protocol.ban_names import leaf
 from grader.protocol.probes import freeze
-from grader.protocol.watch import exists, leaf
+from grader.protocol.watch import exists
 from grader.submissions.sources import Source
 from tests.grader.conftest import COUNTER, tasks_of
 

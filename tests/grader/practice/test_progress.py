@@ -50,3 +50,27 @@ def test_a_file_that_cannot_be_written_loses_no_run(tmp_path):
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "double: all public tests passed (1 of 1)")
     assert "Your progress can't be kept in .grader/progress.json" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_answer_with_something_forbidden_is_not_passed(tmp_path):
+    """Public tests that pass count for nothing where the official grading would give no points; another task's bans don't matter."""
+    root = mini_course(tmp_path)
+    path = root / "exercises" / "mini.py"
+    path.write_text(RIGHT.replace("return x + x", "torch.nn.functional.softmax(x, 0)\n    return x + x"))
+    done = grader("run", "double", "Counter", cwd=root)
+    assert "double: uses torch.softmax, line 7, which this task forbids: it would get no points" in done.stdout
+    assert "Counter: all public tests passed" in done.stdout
+    assert (done.returncode, "1 of 2 tasks pass" in done.stdout) == (1, True)
+    assert list(read_progress(Course.read(root)).passed) == ["Counter"]
+
+
+def test_progress_names_what_was_changed(tmp_path):
+    """A mark that no longer counts is said, with the command that gives it back. A module's file stands for the module."""
+    root = mini_course(tmp_path)
+    path = root / "exercises" / "mini.py"
+    path.write_text(RIGHT)
+    assert "2 of 2 tasks pass" in grader("run", "exercises/mini.py", cwd=root).stdout
+    assert "other code" not in grader("progress", cwd=root).stdout
+    path.write_text(f"{RIGHT}\n\nscale = 2\n")
+    said = grader("progress", cwd=root).stdout
+    assert "2 tasks have other code than when the public tests passed. To count again: grader run double Counter\n" in said

@@ -106,8 +106,11 @@ def test_begins_where_one_left_off(session, quick, folder):
         await pilot.press("p")
         await see(pilot, "double: passed its public tests, and was not changed since")
         await pilot.press("p")
-        await see(pilot, "Counter: passed its public tests, and was not changed since")
+        await see(pilot, "Counter: passed its public tests, and was not changed since. t tests it again.")
         assert quick.requests == ["Counter"]
+        await pilot.press("t")
+        await see(pilot, "Counter: all public tests passed")
+        assert quick.requests == ["Counter", "Counter"]
 
     drive(session, scenario)
 

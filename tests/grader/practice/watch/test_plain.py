@@ -20,7 +20,10 @@ class Lines:
         self._out, self._typed = io.StringIO(), queue.Queue[str]()
         console = Console(file=self._out, width=80)
         self._thread = threading.Thread(
-            target=watch_plainly, args=(session,), kwargs={"console": console, "typed": iter(self._typed.get, "end"), **options}
+            target=watch_plainly,
+            args=(session,),
+            kwargs={"console": console, "typed": iter(self._typed.get, "end"), **options},
+            daemon=True,
         )
         self._thread.start()
 
@@ -67,8 +70,12 @@ def test_keys_work_with_enter(session, quick, folder):
     lines.see("Counter: not written yet")
     lines.type("a")
     lines.see("1 of 2 tasks pass their public tests.")
+    lines.type("p")
+    lines.see("double: passed its public tests, and was not changed since. t tests it again.")
+    lines.type("t")
+    lines.see("double: all public tests passed")
     lines.type("what?")
-    lines.see("h hint, a run all, q quit")
+    lines.see("h hint, t test again, a run all, q quit")
     lines.quit()
 
 
