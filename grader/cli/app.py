@@ -53,8 +53,11 @@ for name, command in (
 ):
     app.command(name, rich_help_panel=_PRACTICE)(command)
 app.command(rich_help_panel=_PRACTICE)(doctor)
-for name, command in (("grade", grade), ("collect", collect_repositories), ("check", check), ("stubs", stubs), ("schema", schema)):
-    app.command(name, rich_help_panel=_COURSE)(command)
+app.command(rich_help_panel=_COURSE)(grade)
+app.command("collect", rich_help_panel=_COURSE)(collect_repositories)
+app.command(rich_help_panel=_COURSE)(check)
+app.command(rich_help_panel=_COURSE)(stubs)
+app.command(rich_help_panel=_COURSE)(schema)
 app.add_typer(
     typer.Typer(
         cls=_Exports, no_args_is_help=True, help="Write files that other programs read: nbgrader, GitHub, Classroom 50, Gradescope."
