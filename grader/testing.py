@@ -47,12 +47,13 @@ def with_ones(*shape: int) -> list[tuple[int, ...]]:
     return [shape] + [(*shape[:axis], 1, *shape[axis + 1 :]) for axis in range(len(shape))]
 
 
-def misconception(task: str, why: str) -> Callable[[T], T]:
+def misconception(task: str, why: str, *, stub: bool = False) -> Callable[[T], T]:
     """Mark a function or class as a named wrong answer to `task`.
 
     Args:
         task: the task that it answers.
         why: one sentence for the student who made this mistake.
+        stub: whether the stub shows this code, which the student has to mend. At most one of a task's misconceptions.
     """
     return lambda wrong: wrong
 

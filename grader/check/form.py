@@ -9,7 +9,8 @@ from grader.check.evidence import unmarked_measurements
 from grader.check.mutants import equivalents_problems
 from grader.course.banks import Bank, read_bank
 from grader.course.manifest import Course, Module
-from grader.course.stubs import docstrings, make_stub, solution_lines
+from grader.course.source import Definition
+from grader.course.stubs import broken_bodies, docstrings, make_stub, solution_lines, stub_task
 
 __all__ = ["MINIMUM_ALTERNATIVES", "MINIMUM_MISCONCEPTIONS", "course_problems", "module_problems", "unreadable_files"]
 
@@ -66,17 +67,19 @@ def module_problems(course: Course, module: Module) -> list[str]:
     """What is wrong with a module's tasks and can be found by reading their files."""
     whole = course.module(module.name)
     solution, stub = course.solution(module.name).read_text(), course.stub(module.name).read_text()
+    bank = course.misconceptions(module.name).read_text()
     return [
-        *_stub_problems(whole, solution, stub),
+        *_stub_problems(whole, solution, stub, broken_bodies(bank)),
+        *_mending_problems(module, solution, bank),
         *_task_problems(module, solution),
         *_suite_problems(whole, course.hidden_suite(module.name).read_text()),
-        *_bank_problems(whole, module, "misconception", read_bank(course.misconceptions(module.name).read_text(), "misconception")),
+        *_bank_problems(whole, module, "misconception", read_bank(bank, "misconception")),
         *_bank_problems(whole, module, "alternative", read_bank(course.alternatives(module.name).read_text(), "alternative")),
         *equivalents_problems(course, module),
     ]
 
 
-def _stub_problems(module: Module, solution: str, stub: str) -> Iterator[str]:
+def _stub_problems(module: Module, solution: str, stub: str, broken: dict[str, str]) -> Iterator[str]:
     tasks = [task.name for task in module.tasks]
     ours, theirs = docstrings(solution, tasks), docstrings(stub, tasks)
     for name in tasks:
@@ -85,8 +88,42 @@ def _stub_problems(module: Module, solution: str, stub: str) -> Iterator[str]:
     if ours != theirs:
         different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
         yield f"exercises/{module.name}.py: the docstring of {different[0]} differs from the reference's: run `grader stubs`"
-    if stub != make_stub(solution, tasks):
+    if stub != make_stub(solution, tasks, broken):
         yield f"exercises/{module.name}.py is out of date: run `grader stubs`"
+
+
+def _mending_problems(module: Module, solution: str, bank: str) -> Iterator[str]:
+    """Misconceptions marked `stub=True` that can't be shown in the stub: they need the reference's functions, with the same parameters."""
+    tasks = [task.name for task in module.tasks]
+    due: dict[str, str] = {}
+    for node in ast.parse(solution).body:
+        if isinstance(node, Definition) and node.name in tasks:
+            due |= _parameters(node, node.name)
+    shown: set[str] = set()
+    for node in ast.parse(bank).body:
+        task = stub_task(node)
+        if task not in tasks or not isinstance(node, Definition):
+            continue
+        if task in shown:
+            yield f"{module.name}: two misconceptions of {task} are marked stub=True: a stub shows one"
+        shown.add(task)
+        for name, parameters in _parameters(node, task).items():
+            if name not in due:
+                yield f"{module.name}: {node.name}, which the stub shows, has {name}, and the reference has not"
+            elif due[name] != parameters:
+                yield f"{module.name}: {node.name}, which the stub shows, has other parameters than {name}: ({due[name]}) are due"
+
+
+def _parameters(node: Definition, name: str) -> dict[str, str]:
+    """The parameters of a function, or of each method of a class, under a task's name."""
+    functions = {name: node} if isinstance(node, ast.FunctionDef) else {}
+    if isinstance(node, ast.ClassDef):
+        functions = {f"{name}.{item.name}": item for item in node.body if isinstance(item, ast.FunctionDef)}
+    found = {}
+    for where, function in functions.items():
+        every = function.args
+        found[where] = ", ".join(one.arg for one in (*every.posonlyargs, *every.args, *every.kwonlyargs))
+    return found
 
 
 def _task_problems(module: Module, solution: str) -> Iterator[str]:

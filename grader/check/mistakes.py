@@ -61,7 +61,8 @@ def make_mistakes(
     Returns: the content of the file, in which the other modules stay as they were, and figures for each module.
     """
     banks = {module.name: read_bank(course.misconceptions(module.name).read_text(), "misconception") for module in modules}
-    pending = [(module, entry) for module in modules for entry in banks[module.name].entries]
+    # Code that the stub itself shows is no news to a student, and its sentence would be the answer.
+    pending = [(module, entry) for module in modules for entry in banks[module.name].entries if not entry.stub]
     pool: SimpleQueue[PracticeProcess] = SimpleQueue()
     processes = [PracticeProcess(course.root) for _ in range(jobs)]
     for process in processes:
@@ -90,7 +91,11 @@ def make_mistakes(
             process.close()
     parts, rows = dict(read_mistakes(course).modules), []
     for module in modules:
-        part, row = _judge(module, banks[module.name].entries, {name: value for (of, name), value in found.items() if of == module.name})
+        part, row = _judge(
+            module,
+            [entry for entry in banks[module.name].entries if not entry.stub],
+            {name: value for (of, name), value in found.items() if of == module.name},
+        )
         parts[module.name] = ModuleMistakes(made_from(course, module), part)
         rows.append(row)
     return Mistakes({module.name: parts[module.name] for module in course.modules if module.name in parts}), rows

@@ -61,7 +61,8 @@ def trials_of(course: Course, module: Module, report: Report, seed: int, seeds: 
         yield Trial(only, name, text, seed, _expect_full(module, name, report))
         for entry in (entry for entry in wrong.entries if entry.task == task.name):
             text = answer_with(solution, wrong, [entry])
-            yield Trial(only, f"misconception {entry.name}", text, seed, _expect_rejection(module, entry, report), until_failure=True)
+            expect = _expect_rejection(module, entry, report)
+            yield Trial(only, f"misconception {entry.name}", text, seed, expect, until_failure=not entry.stub)
     for name, text in trivial_answers(solution, tasks).items():
         yield Trial(module, f"trivial: {name}", text, seed, _expect_nothing(module, name, report))
 
@@ -112,6 +113,11 @@ def _expect_rejection(module: Module, entry: BankEntry, report: Report) -> _Judg
     def judge(result: ModuleResult) -> None:
         rejecting = 0
         for task in result.tasks:
+            passed = [test.id for test in task.tests if test.status is Status.PASSED]
+            if entry.stub and passed:
+                report.problems.append(
+                    f"{name}, which the stub shows, passes {passed[0]}: whoever only renames a variable would earn points"
+                )
             for test in task.tests:
                 if test.status in (Status.FAILED, Status.ERROR, Status.OUT_OF_MEMORY):
                     rejecting += 1

@@ -13,7 +13,7 @@ from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
 from grader.base.files import write_atomically
 from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, progress_bar, stop
 from grader.course.manifest import Course, Module
-from grader.course.stubs import make_stub
+from grader.course.stubs import module_stub
 
 if TYPE_CHECKING:
     from grader.check.mistakes import HomeNaming
@@ -68,9 +68,9 @@ def _stubs(course: Course, *, check: bool) -> bool:
     for module in course.modules:
         path = course.stub(module.name)
         try:
-            text = make_stub(course.solution(module.name).read_text(), [task.name for task in module.tasks])
+            text = module_stub(course, module.name)
         except (OSError, SyntaxError) as error:
-            raise stop(f"solutions/{module.name}.py can't be read: {error}", EXIT_BAD_INPUT) from None
+            raise stop(f"The stub of {module.name} can't be made: {error}", EXIT_BAD_INPUT) from None
         if path.is_file() and path.read_text() == text:
             continue
         outdated = True

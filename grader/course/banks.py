@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from grader.course.definitions import defined_by, needed_for
 from grader.course.source import Definition
-from grader.course.stubs import docstrings
+from grader.course.stubs import docstrings, stub_task
 
 __all__ = ["Bank", "BankEntry", "answer_only", "answer_with", "read_bank", "trivial_answers"]
 
@@ -21,6 +21,8 @@ class BankEntry:
     name: str
     task: str
     why: str
+    stub: bool = False
+    """Whether the stub shows its code, to be mended."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def read_bank(source: str, decorator: str) -> Bank:
     for node in ast.parse(source).body:
         if isinstance(node, Definition) and (mark := _mark(node, decorator)):
             task, *why = [argument.value for argument in mark.args if isinstance(argument, ast.Constant)]
-            entries.append(BankEntry(node.name, str(task), str(why[0]) if why else ""))
+            entries.append(BankEntry(node.name, str(task), str(why[0]) if why else "", bool(stub_task(node))))
             node.decorator_list.remove(mark)
             kept.append(node)
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "solutions":

@@ -1,9 +1,13 @@
 """Finds the statements of a module that a name depends on, as far as the source shows. Nothing here is executed."""
 
 import ast
+import functools
+import hashlib
 from collections.abc import Callable, Iterable
 
-__all__ = ["defined_by", "names_in", "needed_for"]
+from grader.course.manifest import Module
+
+__all__ = ["defined_by", "names_in", "needed_for", "task_digest"]
 
 
 def defined_by(node: ast.stmt) -> list[str]:
@@ -48,3 +52,27 @@ def needed_for(
             pending.extend(used - seen)
             seen |= used
     return needed
+
+
+def task_digest(source: str, module: Module, task: str) -> str:
+    """Stands for a task's code: its own definition, and whatever of the file belongs to no other task. Comments and texts don't count."""
+    names = {other.name for other in module.tasks} - {task}
+    return _hash("\n".join(digest for name, digest in _definitions(source) if name not in names))
+
+
+@functools.lru_cache(maxsize=64)
+def _definitions(source: str) -> list[tuple[str, str]]:
+    """The name and a digest of each statement of a file. Each of its tasks needs them, so the last files are remembered."""
+    try:
+        return [(getattr(node, "name", ""), _hash(ast.dump(node))) for node in ast.parse(source).body if not _is_text(node)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return [("", _hash(source))]
+
+
+def _is_text(node: ast.stmt) -> bool:
+    """Whether a statement is the docstring of a module, or another text that stands alone."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]

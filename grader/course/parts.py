@@ -1,7 +1,7 @@
 """Cuts a reference into the parts of a notebook, with each answer between nbgrader's marks. Text only; nothing here is executed."""
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from grader.course.source import Definition, bound_name, first_line, gap, head, helpers_of, is_private, text_of, todo
@@ -20,12 +20,14 @@ class ModuleParts:
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 """nbgrader replaces everything between these marks with a line that raises."""
+_TO_MEND = "# TODO: this code has a mistake. Delete the next line, then find the mistake and mend it."
 
 
-def cut_up(solution: str, tasks: Iterable[str]) -> ModuleParts:
+def cut_up(solution: str, tasks: Iterable[str], broken: Mapping[str, str] | None = None) -> ModuleParts:
     """Cut a reference into its parts. Everything that the stub lacks goes between marks: bodies, and each task's private helpers.
 
-    A helper that several tasks use goes with the first of them. Raises: ValueError if a class can't be marked.
+    A helper that several tasks use goes with the first of them. A body that students mend (`broken_bodies`) stands behind the reference's,
+    where nothing reaches it before nbgrader removes what is between the marks. Raises: ValueError if a class can't be marked.
     """
     lines = solution.splitlines()
     tree = ast.parse(solution)
@@ -36,7 +38,7 @@ def cut_up(solution: str, tasks: Iterable[str]) -> ModuleParts:
     cells = {}
     for name in wanted:
         own = [node for node in private if owners[node] is nodes[name]]
-        answer = _marked(nodes[name], lines, helpers_of(tree))
+        answer = _marked(nodes[name], lines, helpers_of(tree), broken or {})
         helpers = "".join(f"\n\n\n{text_of(lines, first_line(node), node.end_lineno or node.lineno)}" for node in own)
         if helpers and not answer.endswith(END):
             raise ValueError(f"{name}: its helpers can't be hidden behind a class that does not end in a method: put its methods last")
@@ -77,31 +79,41 @@ def _owners(tasks: list[Definition], private: list[ast.stmt]) -> dict[ast.stmt, 
     return {node: owners.get(node, tasks[0]) for node in private}
 
 
-def _marked(node: Definition, lines: list[str], helpers: dict[str, Definition]) -> str:
+def _marked(node: Definition, lines: list[str], helpers: dict[str, Definition], broken: Mapping[str, str]) -> str:
     """A task with its bodies between marks. A class's private parts go between the marks of the method before them, or else of the next."""
     if isinstance(node, ast.FunctionDef):
-        return f"{_open(node, lines, helpers)}\n{' ' * (node.col_offset + 4)}{END}"
+        return _open(node, lines, helpers, broken.get(node.name)) + _close(node, broken.get(node.name))
     items = node.body[1 if ast.get_docstring(node) else 0 :]
-    parts, hidden, within = [head(node, lines)], "", False
+    parts, hidden = [head(node, lines)], ""
+    within: ast.FunctionDef | None = None  # the method whose marks are open
     for item in items:
         text = text_of(lines, first_line(item), item.end_lineno or item.lineno)
-        if is_private(item) and not within:
+        if is_private(item) and within is None:
             hidden += f"\n\n{text}"
         elif is_private(item):
             parts[-1] += f"\n\n{text}"
         else:
-            if within:
-                parts[-1] += f"\n{' ' * 8}{END}"
-            within = isinstance(item, ast.FunctionDef)
-            parts.append(f"\n{_open(item, lines, helpers)}{hidden}" if isinstance(item, ast.FunctionDef) else f"\n{text}")
-            hidden = "" if within else hidden
+            if within is not None:
+                parts[-1] += _close(within, broken.get(f"{node.name}.{within.name}"))
+            if isinstance(item, ast.FunctionDef):
+                parts.append(f"\n{_open(item, lines, helpers, broken.get(f'{node.name}.{item.name}'))}{hidden}")
+                within, hidden = item, ""
+            else:
+                parts.append(f"\n{text}")
+                within = None
     if hidden:
         raise ValueError(f"{node.name}: its private parts have no method to be hidden behind: add one at the end of the class")
-    return "\n".join(parts) + (f"\n{' ' * 8}{END}" if within else "")
+    return "\n".join(parts) + (_close(within, broken.get(f"{node.name}.{within.name}")) if within is not None else "")
 
 
-def _open(node: ast.FunctionDef, lines: list[str], helpers: dict[str, Definition]) -> str:
-    """A function whose body begins with a mark. The caller adds the mark that ends it."""
+def _open(node: ast.FunctionDef, lines: list[str], helpers: dict[str, Definition], broken: str | None) -> str:
+    """A function whose body begins with a mark."""
     indent, beginning = " " * (node.col_offset + 4), head(node, lines)
     body = lines[first_line(node) + beginning.count("\n") : node.end_lineno]
-    return "\n".join([beginning, f"{indent}{todo(node, lines, helpers)}", f"{indent}{BEGIN}", *body])
+    what = _TO_MEND if broken else todo(node, lines, helpers)
+    return "\n".join([beginning, f"{indent}{what}", f"{indent}{BEGIN}", *body])
+
+
+def _close(node: ast.FunctionDef, broken: str | None) -> str:
+    """The mark that ends a function's answer; behind it, the body that a student mends."""
+    return f"\n{' ' * (node.col_offset + 4)}{END}" + (f"\n{broken}" if broken else "")

@@ -14,7 +14,7 @@ from pathlib import Path
 import grader
 from grader.course.manifest import MANIFEST, Course, Module
 from grader.course.released import cut_to
-from grader.course.stubs import make_stub
+from grader.course.stubs import module_stub
 
 __all__ = ["MINIMUM", "Leak", "find_leaks", "secrets_of"]
 
@@ -116,7 +116,7 @@ def _public_texts(course: Course) -> Iterator[str]:
     """
     for module in course.modules:
         yield cut_to(course.solution(module.name).read_text(), [task.name for task in module.tasks if task.released])
-        yield make_stub(course.solution(module.name).read_text(), [task.name for task in module.tasks])
+        yield module_stub(course, module.name)
         yield course.public_suite(module.name).read_text()
         for task in module.tasks:
             yield f'"{task.name}",\n{task.hints[0]}\n# {task.name}\n'

@@ -9,7 +9,7 @@ from typing import Any
 
 from grader.course.manifest import Course, Module
 from grader.course.parts import parts_of_stub
-from grader.course.stubs import make_stub
+from grader.course.stubs import module_stub
 from grader.exports.notebook_text import about_module, about_task
 
 __all__ = ["practice_notebook"]
@@ -58,7 +58,7 @@ def practice_notebook(course: Course, module: Module) -> bytes:
     Raises: OSError or SyntaxError if the reference can't be read.
     """
     names = [task.name for task in module.tasks]
-    parts = parts_of_stub(make_stub(course.solution(module.name).read_text(encoding="utf-8"), names), names)
+    parts = parts_of_stub(module_stub(course, module.name), names)
     cells = [
         _cell("about", "markdown", about_module(module, parts.docstring, _HOW.format(module=module.name))),
         _cell(

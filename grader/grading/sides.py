@@ -3,8 +3,10 @@
 Both get the same pickled probe, so neither side sees what the other does to its inputs.
 """
 
+import linecache
 import sys
 import time
+from functools import cached_property
 from types import ModuleType
 
 import msgspec
@@ -12,7 +14,9 @@ import torch
 
 from grader.base.outcome import Outcome, Status
 from grader.base.torchvision_compat import import_torchvision
+from grader.course.definitions import task_digest
 from grader.course.manifest import Course, Limits, Module
+from grader.course.stubs import bodies_to_mend, module_stub
 from grader.grading.source_reading import NotReadable, ReadingLimits, read_uses
 from grader.protocol.calls import traced
 from grader.protocol.probes import thaw
@@ -43,7 +47,9 @@ class TrustedModule:
             if "torchvision" in self._text:
                 import_torchvision()  # its import needs help on a machine without CUDA
             self._module = sys.modules[self._name] = ModuleType(self._name)
-            exec(compile(self._text, f"{self._name}.py", "exec"), self._module.__dict__)
+            file = self._module.__file__ = f"{self._name}.py"
+            linecache.cache[file] = (len(self._text), None, self._text.splitlines(keepends=True), file)  # torch.jit reads the source
+            exec(compile(self._text, file, "exec"), self._module.__dict__)
         return self._module
 
     def call(self, probe: bytes, seed: int) -> Answer:
@@ -85,6 +91,13 @@ class ReferenceSide(TrustedModule):
 
     def __init__(self, course: Course, module: str) -> None:
         super().__init__(f"solutions.{module}", course.solution(module).read_text())
+        self._of, self._course = course.module(module), course
+
+    @cached_property
+    def shown(self) -> dict[str, str]:
+        """The digests of the code that stubs show for mending, by task."""
+        names = {name.partition(".")[0] for name in bodies_to_mend(self._course, self._of.name)}
+        return {name: task_digest(module_stub(self._course, self._of.name), self._of, name) for name in names}
 
     def kind(self, task: str) -> str:
         """What the task is: a "class" or a "function"."""
@@ -102,7 +115,8 @@ class StudentSide:
         self._limits = course.limits
         self._module = module
         # Those of tasks that are not graded too: what a worker replaces does not depend on the selection.
-        self._bans = sorted({ban for task in course.module(module.name).tasks for ban in task.bans})
+        self._all = course.module(module.name)
+        self._bans = sorted({ban for task in self._all.tasks for ban in task.bans})
         self._source = source
         self._reference = reference
         self._places: dict[tuple[float, int, int], _Workplace] = {}
@@ -161,6 +175,8 @@ class StudentSide:
             self._task_seconds[task] = 0.0
             if use := self._forbidden().get(task):
                 self._closed_tasks[task] = Outcome(Status.BANNED, f"uses {use}, which is not allowed in this task.")
+            elif self._is_unchanged(task):
+                self._closed_tasks[task] = Outcome(Status.NOT_IMPLEMENTED, f"{task} is as it was handed out: find its mistake and mend it.")
         if task in self._closed_tasks:
             raise Ended(self._closed_tasks[task])
 
@@ -174,6 +190,11 @@ class StudentSide:
                 self._source = Source(problem=f"{self._module.name}.py {error}")  # which holds for all of its tasks
                 raise Ended(Outcome(Status.ERROR, self._source.problem)) from None
         return self._uses
+
+    def _is_unchanged(self, task: str) -> bool:
+        """Whether code that was handed out for mending is still the same."""
+        short = len(self._source.text) <= _READING.short  # what a long text costs to parse is not worth it
+        return short and task in self._reference.shown and task_digest(self._source.text, self._all, task) == self._reference.shown[task]
 
     def _check_kind(self, task: str, kind: str) -> None:
         due = self._reference.kind(task)

@@ -1,17 +1,14 @@
 """The student's progress: one small file. Losing it loses marks that a run restores, and nothing else."""
 
-import ast
 import contextlib
-import functools
-import hashlib
 
 import msgspec
 from msgspec import Struct
 
 from grader.base.files import write_atomically
-from grader.course.manifest import Course, Module
+from grader.course.manifest import Course
 
-__all__ = ["FILE", "Progress", "read_progress", "task_digest", "write_progress"]
+__all__ = ["FILE", "Progress", "read_progress", "write_progress"]
 
 FILE = ".grader/progress.json"
 """Relative to the course's folder."""
@@ -56,22 +53,3 @@ def write_progress(course: Course, progress: Progress) -> None:
     if not ignore.exists():
         ignore.write_text("*\n")  # marks are for one person on one machine
     write_atomically(path, msgspec.json.format(msgspec.json.encode(progress), indent=1) + b"\n")
-
-
-def task_digest(source: str, module: Module, task: str) -> str:
-    """Stands for a task's code: its own definition, and whatever of the file belongs to no other task."""
-    names = {other.name for other in module.tasks} - {task}
-    return _hash("\n".join(digest for name, digest in _definitions(source) if name not in names))
-
-
-@functools.lru_cache(maxsize=64)
-def _definitions(source: str) -> list[tuple[str, str]]:
-    """The name and a digest of each statement of a file. Each of its tasks needs them, so the last files are remembered."""
-    try:
-        return [(getattr(node, "name", ""), _hash(ast.dump(node))) for node in ast.parse(source).body]
-    except (SyntaxError, ValueError, RecursionError):
-        return [("", _hash(source))]
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]

@@ -8,7 +8,7 @@ from pathlib import Path
 from grader.base.files import write_atomically
 from grader.course.manifest import Course, Module
 from grader.course.source import first_line
-from grader.course.stubs import make_stub
+from grader.course.stubs import handed_out
 
 __all__ = ["CannotReset", "keep_copy", "reset_module", "reset_task", "statement_of", "stub_text"]
 
@@ -22,13 +22,11 @@ class CannotReset(Exception):
 
 def stub_text(course: Course, module: Module) -> str:
     """The module as it was handed out. Raises: CannotReset if neither the reference nor a copy of the stub is here."""
-    copy = course.untouched_stub(module.name)
-    try:
-        if copy.is_file():
-            return copy.read_text(encoding="utf-8")
-        return make_stub(course.solution(module.name).read_text(encoding="utf-8"), [task.name for task in course.module(module.name).tasks])
-    except OSError:
-        raise CannotReset(f"{copy.relative_to(course.root)} is missing: fetch it from where you got the exercises") from None
+    text = handed_out(course, module.name)
+    if text is None:
+        copy = course.untouched_stub(module.name)
+        raise CannotReset(f"{copy.relative_to(course.root)} is missing: fetch it from where you got the exercises")
+    return text
 
 
 def statement_of(course: Course, module: Module, task: str) -> str:

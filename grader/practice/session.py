@@ -10,12 +10,13 @@ from typing import Literal, Self
 
 import msgspec
 
+from grader.course.definitions import task_digest
 from grader.course.manifest import Course, Module, Task
 from grader.grading.source_bans import uses_in
 from grader.practice.diagnosis import known_mistake
 from grader.practice.outcome import Request, TaskRun
 from grader.practice.process_handle import PracticeProcess
-from grader.practice.progress import FILE, Progress, read_progress, task_digest, write_progress
+from grader.practice.progress import FILE, Progress, read_progress, write_progress
 
 __all__ = ["Mark", "Place", "Session", "Standing", "UnknownName", "find_place", "find_places"]
 

@@ -16,6 +16,7 @@ from grader.base.text import one_line
 from grader.course.definitions import defined_by
 from grader.course.manifest import Course, Module
 from grader.course.source import Definition
+from grader.course.stubs import handed_out
 from grader.submissions.archives import ARCHIVES, archived_files
 from grader.submissions.folders import folder_files, reader, wrapped_folder_files
 from grader.submissions.ids import distinct_ids, submission_id
@@ -207,7 +208,9 @@ def _take(entries: list[Entry], course: Course) -> dict[str, Source]:
     for module in course.modules:
         candidates = _nearest([entry for entry in entries if module_of(entry.path.name, course) == module.name])
         if candidates:
-            sources[module.name] = _source(candidates[0]) if len(candidates) == 1 else _answered(candidates, module)
+            sources[module.name] = (
+                _source(candidates[0]) if len(candidates) == 1 else _answered(candidates, module, handed_out(course, module.name) or "")
+            )
     return sources
 
 
@@ -227,7 +230,7 @@ _MOST_CANDIDATES, _MOST_PARSED = 4, 64 << 10
 """How many files of one module are looked at, and up to which size. Parsing hostile text takes quadratic time: 0.7 s for 64 KiB."""
 
 
-def _answered(candidates: list[Entry], module: Module) -> Source:
+def _answered(candidates: list[Entry], module: Module, stub: str) -> Source:
     """The one of several files that answers a task: a copy of the stub is no answer. Two different answers are a problem."""
     names = " and ".join(one_line(str(entry.path), 80) for entry in candidates[:3])
     if len(candidates) > _MOST_CANDIDATES:
@@ -236,14 +239,16 @@ def _answered(candidates: list[Entry], module: Module) -> Source:
     for entry in candidates:
         source = _source(entry)
         texts.setdefault(source.text.rstrip() or source.problem, source)
-    answers = [source for source in texts.values() if source.problem or _answers_a_task(source.text, module)]
+    answers = [source for source in texts.values() if source.problem or _answers_a_task(source.text, module, stub)]
     if len(answers) > 1:
         return Source(problem=f"{names} both hold the module {module.name}, with different answers: keep one.")
     return (answers or list(texts.values()))[0]
 
 
-def _answers_a_task(source: str, module: Module) -> bool:
+def _answers_a_task(source: str, module: Module, stub: str) -> bool:
     """Whether a file defines more for a task than the stub does, of this or an older version. One that can't be read may."""
+    if source.rstrip() == stub.rstrip():  # whose code may be there to be mended
+        return False
     if len(source) > _MOST_PARSED:
         return True
     names = {task.name for task in module.tasks}

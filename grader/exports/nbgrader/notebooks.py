@@ -10,6 +10,7 @@ from typing import Any
 
 from grader.course.manifest import Course, Module, Task
 from grader.course.parts import cut_up
+from grader.course.stubs import bodies_to_mend
 from grader.exports.notebook_text import about_module, about_task, points_in_words
 
 __all__ = ["SCHEMA_VERSION", "graded_cell", "graded_id", "make_notebook", "solution_id"]
@@ -35,7 +36,8 @@ def make_notebook(course: Course, module: Module) -> Any:
     """
     from nbformat import v4
 
-    parts = cut_up(course.solution(module.name).read_text(), [task.name for task in module.tasks])
+    tasks = [task.name for task in module.tasks]
+    parts = cut_up(course.solution(module.name).read_text(), tasks, bodies_to_mend(course, module.name))
     cells = [
         _markdown("about", about_module(module, parts.docstring, _HOW)),
         _code("setup", _SETUP, locked=True),

@@ -9,6 +9,7 @@ import pytest
 import grader.check.gate
 from grader.check.public import public_problems
 from grader.course.manifest import Course
+from grader.course.stubs import module_stub
 from grader.grading.engine import Engine
 from grader.practice.pytest_plugin import owner_of
 from grader.runner.job import grade
@@ -214,3 +215,52 @@ def test_public_tests_do_not_depend_on_the_shell(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing")
     course = Course.read(mini_course(tmp_path))
     assert public_problems(course, course.modules) == []
+
+
+# ---- code to mend
+
+
+def course_to_mend(folder: Path, mark: str = "stub=True") -> Path:
+    """The course in miniature, where the task double is to mend code that squares."""
+    root = mini_course(folder)
+    bank = root / "tests" / "misconceptions" / "mini.py"
+    bank.write_text(bank.read_text().replace('"Squares.")', f'"Squares.", {mark})'))
+    (root / "exercises" / "mini.py").write_text(module_stub(Course.read(root), "mini"))
+    return root
+
+
+def test_code_to_mend(tmp_path, report_of):
+    """The stub shows the marked misconception; as it was handed out it is not implemented, and with any other change it is judged."""
+    root = course_to_mend(tmp_path)
+    stub = (root / "exercises" / "mini.py").read_text()
+    assert "return x * x" in stub
+    assert report_of(root, public=False, replay=False)["problems"] == []
+    for name, text in {"same": stub, "comment": f"# mine\n{stub}", "renamed": stub.replace("(x", "(y").replace("x * x", "y * y")}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.py").rename(tmp_path / name / "mini.py")
+    done = command("grade", *(tmp_path / name for name in ("same", "comment", "renamed")), "--seed", 1, "--json", cwd=root)
+    results = {result["id"]: result["modules"][0]["tasks"][0]["tests"][0] for result in json.loads(done.stdout)["submissions"]}
+    assert results["same"]["message"] == results["comment"]["message"] == "double is as it was handed out: find its mistake and mend it."
+    assert {name: test["status"] for name, test in results.items()} == {
+        "same": "not_implemented",
+        "comment": "not_implemented",
+        "renamed": "failed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ("def squares(x):", "def squares(y, z=0):", "has other parameters than double: (x) are due"),
+        ('"Halves.")', '"Halves.", stub=True)', "two misconceptions of double are marked stub=True"),
+        ("    return x * x", "    if not x.numel():\n        raise ValueError\n    return x + x if x.numel() == 1 else x", "passes"),
+    ],
+)
+def test_code_to_mend_that_can_not_be(tmp_path, report_of, before, after, sentence):
+    """Other parameters, two of them, and one that earns points as it is."""
+    root = course_to_mend(tmp_path)
+    bank = root / "tests" / "misconceptions" / "mini.py"
+    bank.write_text(bank.read_text().replace(before, after))
+    (root / "exercises" / "mini.py").write_text(module_stub(Course.read(root), "mini"))
+    assert any(sentence in problem for problem in report_of(root, public=False, replay=False)["problems"])

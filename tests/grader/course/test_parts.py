@@ -95,3 +95,15 @@ def test_what_can_not_be_hidden(text, sentence):
     """The sentence says what to change in the reference."""
     with pytest.raises(ValueError, match=sentence):
         cut_up(text, ["T"])
+
+
+def test_code_to_mend_stands_behind_the_marks():
+    """The instructor's notebook runs the reference; the students' raises, and behind that stands what they mend."""
+    source = 'def f(x):\n    """Double."""\n    return 2 * x\n\n\nclass C:\n    def one(self):\n        return 1\n\n    def two(self):\n        return 2\n'
+    cells = cut_up(source, ["f", "C"], {"f": "    return x", "C.one": "        return 3"}).tasks
+    values: dict[str, object] = {}
+    exec("\n".join(cells.values()), values)
+    assert values["f"](3) == 6 and values["C"]().one() == 1
+    left = cleared(cells["f"])
+    assert left.endswith("Delete the next line, then find the mistake and mend it.\n    raise NotImplementedError()\n    return x")
+    assert "return 3" in cleared(cells["C"]) and "return 1" not in cleared(cells["C"])

@@ -2,7 +2,7 @@
 
 import ast
 
-from grader.course.stubs import docstrings, make_stub, solution_lines
+from grader.course.stubs import broken_bodies, docstrings, make_stub, solution_lines
 from tests.grader.course.samples import SOLUTION, STUB, TASKS
 
 
@@ -34,3 +34,42 @@ def test_docstrings_and_lines():
     assert solution_lines(SOLUTION, "first") == ["z = _helper(x)", "return z + y"]
     assert "return 1" in solution_lines(SOLUTION, "Thing")
     assert solution_lines(SOLUTION, "absent") == []
+
+
+BANK = """
+import math
+
+
+@misconception("other", "Not shown.")
+def not_shown(x):
+    return math.pi
+
+
+@misconception("f", "Forgets to double.", stub=True)
+def forgets(x):
+    # a comment of the broken code
+    y = x
+
+    return y
+
+
+@misconception("C", "Starts at one.", stub=True)
+class StartsAtOne:
+    def __init__(self):
+        self.n = 1
+"""
+
+
+def test_a_stub_shows_code_to_mend():
+    """A misconception that is marked for it gives bodies, with their comments; the rest of the stub is as ever."""
+    source = 'def f(x):\n    """Double."""\n    return 2 * x\n\n\nclass C:\n    def __init__(self):\n        self.n = 0\n\n'
+    source += "    def up(self):\n        self.n += 1\n"
+    stub = make_stub(source, ["f", "C"], broken_bodies(BANK))
+    mend = "# TODO: this code has a mistake. Find it and mend it."
+    assert f'"""Double."""\n    {mend}\n    # a comment of the broken code\n    y = x\n\n    return y\n' in stub
+    assert f"def __init__(self):\n        {mend}\n        self.n = 1\n" in stub
+    assert 'raise NotImplementedError("C.up")' in stub
+    assert "pi" not in stub and "2 * x" not in stub
+    values: dict[str, object] = {}
+    exec(stub, values)
+    assert values["f"](3) == 3 and values["C"]().n == 1

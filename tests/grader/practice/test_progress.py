@@ -1,7 +1,8 @@
 """The marks of a student: what counts as passed, and what a damaged file costs."""
 
+from grader.course.definitions import task_digest
 from grader.course.manifest import Course
-from grader.practice.progress import FILE, Progress, read_progress, task_digest, write_progress
+from grader.practice.progress import FILE, Progress, read_progress, write_progress
 from grader.practice.session import Session
 from tests.grader.conftest import RIGHT, grader, mini_course
 

@@ -5,8 +5,11 @@ import os
 
 import pytest
 
+from grader.course.manifest import Course
+from grader.course.stubs import module_stub
 from grader.submissions.find import find_submissions, read_submission
 from grader.submissions.sources import BadInput
+from tests.grader.conftest import mini_course
 from tests.grader.submissions.samples import TEXT, notebook, problem_of, tarred, zipped
 
 # ---- forms
@@ -102,6 +105,18 @@ def test_a_copy_of_the_stub_is_no_answer(tmp_path, course, top, inside, taken):
         assert (source.text, source.problem) == (texts[taken], "")
     else:
         assert source.problem == "exercises/mini.py and mini.py both hold the module mini, with different answers: keep one."
+
+
+def test_a_copy_of_a_stub_with_code_is_no_answer(tmp_path):
+    """Where code is to be mended, the copy that was handed out is known by its text."""
+    root = mini_course(tmp_path / "course")
+    bank = root / "tests" / "misconceptions" / "mini.py"
+    bank.write_text(bank.read_text().replace('"Squares.")', '"Squares.", stub=True)'))
+    course, path = Course.read(root), tmp_path / "anna"
+    (path / "exercises").mkdir(parents=True)
+    (path / "mini.py").write_text(ANSWERED)
+    (path / "exercises" / "mini.py").write_text(module_stub(course, "mini"))
+    assert read_submission(path, course).sources["mini"].text == ANSWERED
 
 
 def test_a_large_copy_is_not_parsed(tmp_path, course, monkeypatch):
