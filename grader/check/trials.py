@@ -115,9 +115,7 @@ def _expect_rejection(module: Module, entry: BankEntry, report: Report) -> _Judg
         for task in result.tasks:
             passed = [test.id for test in task.tests if test.status is Status.PASSED]
             if entry.stub and passed:
-                report.problems.append(
-                    f"{name}, which the stub shows, passes {passed[0]}: whoever only renames a variable would earn points"
-                )
+                report.problems.append(f"{name}, which the stub shows, passes {passed[0]}: it must not earn points")
             for test in task.tests:
                 if test.status in (Status.FAILED, Status.ERROR, Status.OUT_OF_MEMORY):
                     rejecting += 1

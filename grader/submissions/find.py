@@ -207,10 +207,10 @@ def _take(entries: list[Entry], course: Course) -> dict[str, Source]:
     sources = {}
     for module in course.modules:
         candidates = _nearest([entry for entry in entries if module_of(entry.path.name, course) == module.name])
-        if candidates:
-            sources[module.name] = (
-                _source(candidates[0]) if len(candidates) == 1 else _answered(candidates, module, handed_out(course, module.name) or "")
-            )
+        if len(candidates) > 1:
+            sources[module.name] = _answered(candidates, module, handed_out(course, module.name) or "")
+        elif candidates:
+            sources[module.name] = _source(candidates[0])
     return sources
 
 

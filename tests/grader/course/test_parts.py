@@ -99,7 +99,8 @@ def test_what_can_not_be_hidden(text, sentence):
 
 def test_code_to_mend_stands_behind_the_marks():
     """The instructor's notebook runs the reference; the students' raises, and behind that stands what they mend."""
-    source = 'def f(x):\n    """Double."""\n    return 2 * x\n\n\nclass C:\n    def one(self):\n        return 1\n\n    def two(self):\n        return 2\n'
+    source = 'def f(x):\n    """Double."""\n    return 2 * x\n\n\nclass C:\n    def one(self):\n        return 1\n\n'
+    source += "    def two(self):\n        return 2\n"
     cells = cut_up(source, ["f", "C"], {"f": "    return x", "C.one": "        return 3"}).tasks
     values: dict[str, object] = {}
     exec("\n".join(cells.values()), values)
