@@ -24,7 +24,7 @@ from grader.grading.compare import difference
 from grader.grading.engine import TRUSTED_SECONDS, TrustedSideHangs, at_most
 from grader.grading.seeds import derive_seed
 from grader.grading.sides import ReferenceSide
-from grader.grading.suite import HiddenTest, SuiteError, collect
+from grader.grading.suite import HiddenTest, SuiteError, collect, why_skipped
 from grader.protocol.traces import Answer
 from grader.runner.results import TestResult, points_of_tests
 from grader.sandbox.supervisor.worker_handle import Ended
@@ -92,7 +92,7 @@ class _Replay:
     def _run(self, seed: int, student: Answers) -> Status:
         """Run the test. A fault of its author's is none of this check's: the gate's trials find it."""
         test = self._test
-        if test.gpu:  # counted as on a machine without a GPU
+        if test.gpu or why_skipped(test, confined=True):  # counted as on a machine without a GPU
             return Status.SKIPPED
         if test.problem:
             return Status.GRADER_ERROR

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-import torch
 
 from grader.base.outcome import Outcome, Status
 from grader.base.text import one_line
@@ -23,7 +22,7 @@ from grader.grading.diagnosis import Behaviour, Comparison, Mistake, alike, can_
 from grader.grading.draw import Draw
 from grader.grading.seeds import derive_seed
 from grader.grading.sides import ReferenceSide, StudentSide, TrustedModule
-from grader.grading.suite import HiddenTest, Suite, collect, gpu_refusal
+from grader.grading.suite import HiddenTest, Suite, collect, why_skipped
 from grader.sandbox.supervisor.zygote_handle import Usage, ZygoteGone, ZygoteHandle
 from grader.submissions.sources import Source
 
@@ -173,8 +172,8 @@ class Engine:
 
     def _behaviour(self, module: str, test: HiddenTest, student: Answers, seed: int) -> Behaviour:
         """Run one test. A fault of the grader's or of the test's author is an outcome too."""
-        if test.gpu and (refusal := gpu_refusal(available=torch.cuda.is_available(), confined=self._zygote.layers is not None)):
-            return Behaviour(Outcome(Status.SKIPPED, refusal))
+        if reason := why_skipped(test, confined=self._zygote.layers is not None):
+            return Behaviour(Outcome(Status.SKIPPED, reason))
         if test.problem:
             return Behaviour(Outcome(Status.GRADER_ERROR, f"{test.id} {test.problem}"))
         try:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import torch
 
 from grader.base.outcome import Status
 from grader.course.digits import Digits
@@ -16,7 +15,7 @@ from grader.course.manifest import Course, ManifestError, Module
 from grader.grading.case import FIXTURES, Case, judge
 from grader.grading.engine import Engine
 from grader.grading.sides import StudentSide
-from grader.grading.suite import Collector, HiddenTest, SuiteError, describe, gpu_refusal
+from grader.grading.suite import Collector, HiddenTest, SuiteError, describe, why_skipped
 from grader.sandbox.supervisor.isolation import NotConfined, choose_layers, draw_seed
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.submissions.find import read_submission
@@ -101,11 +100,10 @@ class _Grading:
                 raise pytest.UsageError(str(error)) from None
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Skip what needs a GPU where there is none; set up the test's two sides."""
+        """Skip what this machine lacks something for; set up the test's two sides."""
         test, module = item.stash[_TEST], self.session.module_of(item.path)
-        confined = self.session.zygote.layers is not None
-        if test.gpu and (refusal := gpu_refusal(available=torch.cuda.is_available(), confined=confined)):
-            pytest.skip(refusal)
+        if reason := why_skipped(test, confined=self.session.zygote.layers is not None):
+            pytest.skip(reason)
         if test.problem:
             pytest.fail(f"{Status.GRADER_ERROR}: {test.id} {test.problem}", pytrace=False)
         assert module is not None
@@ -136,6 +134,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "task(name, weight=1): the task of course.toml that a hidden test belongs to")
     config.addinivalue_line("markers", "measured(what): rests on what the student's process says about itself")
     config.addinivalue_line("markers", "gpu: needs a CUDA device, and is skipped where there is none")
+    config.addinivalue_line("markers", "needs(package, …): needs packages of an extra, and is skipped where one is missing")
     if any(isinstance(plugin, Collector) for plugin in config.pluginmanager.get_plugins()):  # the engine collects the suite
         return
     if config.option.submission is None:

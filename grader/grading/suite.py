@@ -1,6 +1,7 @@
 """A hidden suite as plain functions. pytest collects it once in a process; the engine calls them for each submission."""
 
 import copy
+import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -9,15 +10,16 @@ from typing import Any
 
 import cloudpickle
 import pytest
+import torch
 
 import grader.testing
 from grader.base.text import one_line
 from grader.course.manifest import Course
 from grader.grading.case import FIXTURES, Case
 
-__all__ = ["Collector", "HiddenTest", "Suite", "SuiteError", "collect", "describe", "gpu_refusal"]
+__all__ = ["Collector", "HiddenTest", "Suite", "SuiteError", "collect", "describe", "why_skipped"]
 
-_KNOWN_MARKS = {"task", "parametrize", "gpu", "measured"}
+_KNOWN_MARKS = {"task", "parametrize", "gpu", "measured", "needs"}
 _UNUSED_PLUGINS = ("terminal", "cacheprovider", "logging", "capture", "junitxml", "unraisableexception", "threadexception", "warnings")
 
 
@@ -39,6 +41,8 @@ class HiddenTest:
     function: Callable[..., object]
     parameters: Mapping[str, Any]
     fixtures: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    """The packages of an extra that the test can't do without."""
     measured: str = ""
     """What the student's process says about itself, and the verdict rests on; empty where it rests on nothing of the kind."""
     problem: str = ""
@@ -112,6 +116,7 @@ def describe(item: pytest.Item) -> HiddenTest:
         function=_on_a_fresh_instance(item),
         parameters=parameters,
         fixtures=fixtures,
+        needs=tuple(dict.fromkeys(name for mark in item.iter_markers("needs") for name in mark.args)),
         measured=", ".join(dict.fromkeys(mark.args[0] for mark in item.iter_markers("measured"))),
         problem=next(_unknown(item, parameters), ""),
     )
@@ -140,10 +145,13 @@ def _on_a_fresh_instance(item: pytest.Function) -> Callable[..., object]:
     return lambda **arguments: getattr(item.cls(), item.originalname)(**arguments)
 
 
-def gpu_refusal(*, available: bool, confined: bool) -> str | None:
-    """Why a test that needs a GPU is skipped; None where it can run."""
-    if not available:
+def why_skipped(test: HiddenTest, *, confined: bool) -> str | None:
+    """Why a test can't be run on this machine: no GPU, or a package is missing. None where it can. Skipped tests don't count."""
+    missing = [name for name in test.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"needs {' and '.join(missing)}, which the grader does not have"
+    if test.gpu and not torch.cuda.is_available():
         return "needs a CUDA device"
-    if confined:
+    if test.gpu and confined:
         return "needs a CUDA device, which a confined worker can't open: run code of your own with --trusted"
     return None

@@ -1,8 +1,11 @@
 """What the tests of the grader share: a course in miniature, one zygote, and ways to grade."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +19,10 @@ from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.submissions.sources import Source
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # tests that look for what is left behind must not find their neighbours' files
+    tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"{worker}-")
+    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 MANIFEST = """\
 title = "A course in miniature"

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def test_only_a_task(root):
 
 def scratch() -> set[str]:
     """Scratch folders of the grader's on this machine."""
-    return {name for name in os.listdir("/tmp") if name.startswith("grader-")}
+    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("grader-")}
 
 
 def members(group: int) -> list[str]:

@@ -272,3 +272,18 @@ def test_says(student, draw):
     due = "values: 1099511627776 is not within 0 to 20" if like == "None" else "dtype: expected torch.float32, got torch.int64"
     called = f"double(x={'int64' if like == 'None' else 'float32'} (5,))"
     assert outcome == f"failed: {due}. Called: {called} Checked: A form."
+
+
+def test_a_package_of_an_extra_that_is_missing_is_named(tmp_path, zygote):
+    """A test that needs it is skipped and leaves the sum; one whose package is there runs. pytest says the same."""
+    root = mini_course(tmp_path)
+    suite = root / "tests" / "hidden" / "test_mini.py"
+    text = HIDDEN.replace('@task("double", weight=2)', '@pytest.mark.needs("torch", "nonsense_or_so")\n@task("double", weight=2)')
+    suite.write_text(text.replace('@task("double")\ndef test_refuses', '@pytest.mark.needs("torch")\n@task("double")\ndef test_refuses'))
+    course = Course.read(root)
+    outcomes = by_engine(Engine(course, zygote), course, RIGHT)
+    assert outcomes.pop("test_doubles") == "skipped: needs nonsense_or_so, which the grader does not have"
+    assert set(outcomes.values()) == {"passed"}
+    (tmp_path / "hand-in").mkdir()
+    (tmp_path / "hand-in" / "mini.py").write_text(RIGHT)
+    assert by_pytest(root, str(suite), str(tmp_path / "hand-in")).items() >= outcomes.items()
