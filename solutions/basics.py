@@ -352,7 +352,7 @@ def load_model(model: nn.Module, path: str | Path) -> None:
 
 
 def first_classifier(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Train a network that reads handwritten digits, and return its weights. Here you may use torch's random numbers.
+    """Train a network that reads handwritten digits, and return its weights. Here you may seed torch and draw from it.
 
     The network is nn.Sequential(nn.Linear(D, 64), nn.ReLU(), nn.Linear(64, 10)). From about 1,200 images it must learn to read at least
     85 % of 600 others, which you don't get. The test gives the digits other names at random, so learn from the labels.

@@ -370,15 +370,6 @@ def only_the_mask(x):
     return (x > 0).float()
 
 
-@misconception("relu", "Runs a Python loop over the entries: for millions of them it takes too long.")
-def loops_over_entries(x):
-    flat = x.reshape(-1).clone()
-    for i in range(len(flat)):
-        if flat[i] < 0:
-            flat[i] = 0.0
-    return flat.reshape(x.shape)
-
-
 @misconception("relu", "Looks at the rows' sums instead of the single entries.")
 def whole_rows(x):
     return x * (x.sum(dim=-1, keepdim=True) > 0) if x.dim() else x.clamp(min=0)
@@ -1153,7 +1144,7 @@ def puts_them_into_a_dict(model, path):
 
 
 @misconception("load_model", "Always reads the file of its first call: what was read once is kept.")
-def reads_only_once(model, path, seen={}):  # noqa: B006
+def reads_only_once(model, path, seen={}):
     if not seen:
         seen.update(torch.load(path))
     model.load_state_dict(seen)
