@@ -220,15 +220,15 @@ class TestRelu:
         x[draw.integer(0, 5), 3] = 0
         agree(lambda m: m.relu(x), rtol=1e-6, atol=0)
 
-    def test_four_million_entries(self, agree, draw):
-        """A tensor of four million entries is a matter of milliseconds: no loop runs over it."""
+    def test_three_million_entries(self, agree, draw):
+        """A tensor of three million entries is a matter of milliseconds: no loop runs over it."""
         x = draw.normal(1000)
 
         def probe(m):
-            y = m.relu(x.repeat(4000))
-            return y.shape, y[:1000], y[-1000:], y.double().sum() / 4000
+            y = m.relu(x.repeat(3000))
+            return y.shape, y[:1000], y[-1000:], y.mean()
 
-        agree(probe, rtol=1e-5, atol=1e-6)
+        agree(probe, rtol=1e-4, atol=1e-6)
 
 
 @task("flatten_images")
@@ -415,12 +415,12 @@ class TestFitLine:
         agree(lambda m: line_of(m, x, y, steps=steps, lr=lr), rtol=1e-3, atol=1e-4)
 
     def test_close_to_the_exact_line(self, student, draw):
-        """After 300 steps, the line is the one with the least squares."""
+        """After 100 steps, the line is the one with the least squares."""
         x, y = points(draw, 40)
-        a, b = student(lambda m: line_of(m, x, y, steps=300, lr=0.3))
+        a, b = student(lambda m: line_of(m, x, y, steps=100, lr=0.3))
         exact = torch.linalg.lstsq(torch.stack([x, torch.ones(40)], dim=1).double(), y[:, None].double()).solution.flatten()
         error = (torch.tensor([a, b], dtype=torch.float64) - exact).abs().max().item()
-        assert error < 0.01, "After 300 steps with lr = 0.3, a or b is more than 0.01 away from the exact solution."
+        assert error < 0.01, "After 100 steps with lr = 0.3, a or b is more than 0.01 away from the exact solution."
 
     @pytest.mark.parametrize("n", [1, 2, 83])
     def test_few_points_and_many(self, agree, draw, n):
@@ -751,8 +751,8 @@ class TestFirstClassifier:
         """D is the number of pixels that the images have: here the lower part of each image is cut off, and the rest can still be read."""
         images, labels, new_images, new_labels = digits.split(draw)
         rows = images.shape[2] * 3 // 4
-        names, x, new_x = draw.permutation(10), images[:400, :, :rows].flatten(1), new_images[:, :, :rows].flatten(1)
-        y = names[labels[:400]]
+        names, x, new_x = draw.permutation(10), images[:200, :, :rows].flatten(1), new_images[:, :, :rows].flatten(1)
+        y = names[labels[:200]]
         state = student(lambda m: weights_from(m, x, y), like=None)  # check_weights looks at its form
         share = share_of_hits(check_weights(state, x.shape[1]), new_x, names[new_labels])
         assert share >= 0.6, f"On the upper part of 600 held-out images the weights are right for {share:.1%}; 60 % are needed."
