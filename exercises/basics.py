@@ -354,7 +354,7 @@ def first_classifier(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
     The network is nn.Sequential(nn.Linear(D, 64), nn.ReLU(), nn.Linear(64, 10)). From about 1,200 images it must learn to read at least
     85 % of 600 others, which you don't get. The test gives the digits other names at random, so learn from the labels.
-    Example: 60 steps of torch.optim.Adam with lr=0.01, each on all images at once, read about 95 % and take a tenth of a second.
+    Example: 40 steps of torch.optim.Adam with lr=0.01, each on all images at once, read about 95 % and take a tenth of a second.
     To know: this is train_step in a loop. One optimizer for all steps: Adam remembers.
     Look up: torch.optim.Adam, nn.functional.cross_entropy.
 
