@@ -296,14 +296,9 @@ class TestCountCorrect:
 class TestOnesLikeColumn:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.int64], ids=str)
     def test_dtype(self, agree, draw, dtype):
-        """The ones have the dtype of x, and x and the column can be set side by side."""
+        """The ones have the dtype of x, whatever it is."""
         x = draw.integers(-9, 9, draw.integer(2, 99), 3).to(dtype)
-
-        def probe(m):
-            column = m.ones_like_column(x)
-            return column, torch.cat([x, column], dim=1)
-
-        agree(probe, rtol=0, atol=0)
+        agree(lambda m: (m.ones_like_column(x), x), rtol=0, atol=0)
 
     def test_device(self, agree, draw):
         """The ones are where x is: here on "meta", a device without numbers that every machine has."""
@@ -313,7 +308,7 @@ class TestOnesLikeColumn:
     def test_one_row_or_column(self, agree, draw):
         """A table of one column or of one row gets a column, too."""
         cases = [draw.normal(draw.integer(2, 999), 1), draw.normal(1, 5), draw.normal(7, 7)]
-        agree(lambda m: [(m.ones_like_column(x), x * m.ones_like_column(x)) for x in cases], rtol=0, atol=0)
+        agree(lambda m: [(m.ones_like_column(x), x) for x in cases], rtol=0, atol=0)
 
 
 @task("slope")
@@ -600,6 +595,15 @@ def with_statistics(weights, mean):
     return model
 
 
+def content(path):
+    """What torch.load finds at a path: a plain dict, or a sentence where there is nothing to read."""
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:
+        return f"torch.load raises {type(error).__name__}"
+    return dict(state) if isinstance(state, dict) else state
+
+
 @task("save_model")
 class TestSaveModel:
     def test_the_file_holds_the_state(self, agree, draw):
@@ -610,7 +614,7 @@ class TestSaveModel:
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "model.pt")
                 m.save_model(two_layers(weights), path)
-                return dict(torch.load(path, weights_only=True))
+                return content(path)
 
         agree(probe, rtol=0, atol=0)
 
@@ -622,7 +626,7 @@ class TestSaveModel:
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "model.pt")
                 m.save_model(with_statistics(weights, mean), path)
-                return dict(torch.load(path, weights_only=True))
+                return content(path)
 
         agree(probe, rtol=0, atol=0)
 
@@ -636,7 +640,7 @@ class TestSaveModel:
                 path = kind(os.path.join(folder, "weights"))
                 for weights in first, second:
                     m.save_model(filled(nn.Linear(weights[0].shape[1], len(weights[1])), *weights), path)
-                return os.listdir(folder), dict(torch.load(path, weights_only=True))
+                return os.listdir(folder), content(path)
 
         agree(probe, rtol=0, atol=0)
 
@@ -649,7 +653,7 @@ class TestSaveModel:
             with tempfile.TemporaryDirectory() as folder:
                 for i, model in enumerate(models):
                     m.save_model(model, os.path.join(folder, f"{i}.pt"))
-                files = [dict(torch.load(os.path.join(folder, f"{i}.pt"), weights_only=True)) for i in range(2)]
+                files = [content(os.path.join(folder, f"{i}.pt")) for i in range(2)]
             return files, [parameters_of(model) for model in models]
 
         agree(probe, rtol=0, atol=0)
