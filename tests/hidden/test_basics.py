@@ -33,6 +33,13 @@ def two_layers(weights):
     return filled(nn.Sequential(nn.Linear(w1.shape[1], len(w1)), nn.Tanh(), nn.Linear(w2.shape[1], len(w2))), *weights)
 
 
+def with_statistics(weights, mean):
+    """Linear and batch norm, the latter with this running mean."""
+    model = nn.Sequential(filled(nn.Linear(weights[0].shape[1], len(weights[1])), *weights), nn.BatchNorm1d(len(weights[1])))
+    model[1].running_mean.copy_(mean)
+    return model
+
+
 def parameters_of(model):
     """Copies of all parameters."""
     return [p.detach().clone() for p in model.parameters()]
@@ -276,6 +283,13 @@ class TestCountCorrect:
         cases = [(draw.normal(n, c), draw.integers(0, c, n)) for n, c in [(210, 3), (171, 2), (331, 10), (40, 300)]]
         agree(lambda m: [m.count_correct(*case) for case in cases], rtol=0, atol=0)
 
+    def test_hundreds_of_classes(self, agree, draw):
+        """Class 256 is not class 0 again: a label that is 256 too high is wrong."""
+        scores = torch.cat([draw.normal(200, 44), draw.normal(200, 256) - 9], dim=1)
+        best = scores.argmax(dim=1)
+        cases = [(scores, torch.where(draw.bools(200), best, best + 256)) for _ in range(2)]
+        agree(lambda m: [m.count_correct(*case) for case in cases], rtol=0, atol=0)
+
     def test_as_many_samples_as_classes(self, agree, draw):
         """A sample is a row, also where there are as many rows as columns."""
         cases = []
@@ -499,6 +513,16 @@ class TestTrainStep:
         optimizers = [lambda ps: torch.optim.Adam(ps, lr=0.01, eps=0.01), lambda ps: torch.optim.SGD(ps, lr=0.0)]
         agree(lambda m: [taught(m, weights, batches, make) for make in optimizers], rtol=1e-3, atol=1e-4)
 
+    def test_a_model_in_training_mode(self, agree, draw):
+        """Batch norm in the model looks at the batch and counts, as training mode wants it: the mode is left alone."""
+        weights, mean, (batch,) = draw_layers(draw, 4, 6), draw.normal(6), draw_batches(draw, [9], 4, 6)
+
+        def probe(m):
+            model = with_statistics(weights, mean)
+            return m.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), *batch), state_of(model)
+
+        agree(probe, rtol=1e-3, atol=1e-3)
+
     def test_it_learns(self, agree, draw):
         """Thirty steps on one batch bring the loss down, step by step, as they should."""
         weights, batches = draw_layers(draw, 5, 8, 3), draw_batches(draw, [12], 5, 3)
@@ -588,13 +612,6 @@ class TestAccuracy:
         agree(probe, rtol=1e-5, atol=1e-6)
 
 
-def with_statistics(weights, mean):
-    """Linear and batch norm, the latter with this running mean."""
-    model = nn.Sequential(filled(nn.Linear(weights[0].shape[1], len(weights[1])), *weights), nn.BatchNorm1d(len(weights[1])))
-    model[1].running_mean.copy_(mean)
-    return model
-
-
 def content(path):
     """What torch.load finds at a path: a plain dict, or a sentence where there is nothing to read."""
     try:
@@ -619,16 +636,17 @@ class TestSaveModel:
         agree(probe, rtol=0, atol=0)
 
     def test_what_was_counted_is_saved_too(self, agree, draw):
-        """The running mean and variance of batch norm belong to the state."""
-        weights, mean = draw_layers(draw, 4, 6), draw.normal(6)
+        """The running mean and variance of batch norm belong to the state; a model in training mode stays in it."""
+        weights, mean, x = draw_layers(draw, 4, 6), draw.normal(6), draw.normal(9, 4)
 
         def probe(m):
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "model.pt")
-                m.save_model(with_statistics(weights, mean), path)
-                return content(path)
+                model = with_statistics(weights, mean)
+                m.save_model(model, path)
+                return content(path), model(x).detach()
 
-        agree(probe, rtol=0, atol=0)
+        agree(probe, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("kind", [str, Path])
     def test_exactly_there(self, agree, draw, kind):
@@ -682,9 +700,14 @@ class TestLoadModel:
         agree(probe, rtol=1e-4, atol=1e-5)
 
     def test_what_was_counted_is_loaded_too(self, agree, draw):
-        """The running mean and variance of batch norm belong to the state."""
-        old, new, mean = draw_layers(draw, 4, 6), draw_layers(draw, 4, 6), draw.normal(2, 6)
-        agree(lambda m: loaded(m, with_statistics(old, mean[0]), with_statistics(new, mean[1]).state_dict()), rtol=0, atol=0)
+        """The running mean and variance of batch norm belong to the state; a model in training mode stays in it."""
+        old, new, mean, x = draw_layers(draw, 4, 6), draw_layers(draw, 4, 6), draw.normal(2, 6), draw.normal(9, 4)
+
+        def probe(m):
+            model = with_statistics(old, mean[0])
+            return loaded(m, model, with_statistics(new, mean[1]).state_dict()), model(x).detach()
+
+        agree(probe, rtol=1e-4, atol=1e-4)
 
     def test_files_that_do_not_fit(self, agree, draw):
         """A missing name, a name too many and another shape are a RuntimeError; a file that fits is loaded."""
@@ -699,7 +722,7 @@ class TestLoadModel:
         agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_two_files(self, agree, draw):
-        """Each model gets what its own file holds."""
+        """Each model gets what its own file holds, and a file can be read again."""
         olds, news = draw.normal(2, 3, 5), draw.normal(2, 3, 5)
 
         def probe(m):
@@ -707,7 +730,7 @@ class TestLoadModel:
             with tempfile.TemporaryDirectory() as folder:
                 for i, new in enumerate(news):
                     torch.save({"weight": new}, os.path.join(folder, f"{i}.pt"))
-                for i, model in enumerate(models):
+                for i, model in [*enumerate(models), *enumerate(models)]:
                     m.load_model(model, os.path.join(folder, f"{i}.pt"))
             return [state_of(model) for model in models]
 
