@@ -31,10 +31,10 @@ def from_rows(rows: list[list[float]]) -> Tensor:
 
 
 def describe(x: Tensor) -> dict[str, object]:
-    """Say what a tensor is: look at these four before you look for any bug.
+    """Say what a tensor is. These four are the first to look at when something goes wrong.
 
     Example: for torch.zeros(2, 3) it is {"shape": (2, 3), "dtype": torch.float32, "device": "cpu", "entries": 6}.
-    To know: a shape is a torch.Size, which is a tuple of ints. The device says where the numbers are: "cpu", "cuda:0", "meta", …
+    To know: a shape is a torch.Size, which is a tuple of ints. The device says where the numbers are: "cpu", or "cuda:0" for a GPU.
     Look up: the attributes shape, dtype and device of torch.Tensor, and its method numel. Python's str() makes a string of a device.
 
     Args:
@@ -124,7 +124,7 @@ def standardize_columns(x: Tensor) -> Tensor:
 
 
 def relu(x: Tensor) -> Tensor:
-    """Put 0 in the place of every negative number: the step between two layers of a network.
+    """Replace every negative number by 0: the step between two layers of a network.
 
     Example: [−2.0, 0.0, 3.5] becomes [0.0, 0.0, 3.5].
     To know: torch's operations work on all entries at once. x may have millions: a Python loop over a tensor takes longer than a test may.
@@ -143,7 +143,7 @@ def flatten_images(images: Tensor) -> Tensor:
     """Make one row of numbers of each image.
 
     Example: 5 images of shape (3, 4, 2), in a tensor of shape (5, 3, 4, 2), become (5, 24).
-    To know: the batch comes first and stays. reshape works on every tensor; view fails on one whose axes were swapped, as here they may be.
+    To know: the batch comes first and stays. Some images come with swapped axes: reshape works on them too, view fails.
     Look up: torch.Tensor.reshape (a size of −1 means "whatever is left") or torch.flatten and its start_dim.
 
     Args:
@@ -186,7 +186,7 @@ def count_correct(scores: Tensor, labels: Tensor) -> int:
 
 
 def ones_like_column(x: Tensor) -> Tensor:
-    """Make a column of ones that fits x: it could be set beside the columns of x, or multiplied with it.
+    """Make a column of ones that fits x, so that the two can be used together.
 
     Example: for x of shape (3, 2) and dtype float64 it is [[1], [1], [1]], of shape (3, 1) and dtype float64.
     To know: a new tensor is float32 and on the CPU, unless you say otherwise. Tensors on different devices can't be used together.
@@ -279,7 +279,7 @@ def make_model(inputs: int = 784, hidden: int = 64, classes: int = 10) -> nn.Seq
 
 
 def train_step(model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor) -> float:
-    """Teach a model one batch: the five lines in the middle of every training loop.
+    """Train a model on one batch: the five lines in the middle of every training loop.
 
     Clear the gradients, compute the scores model(x), compute their cross-entropy loss, call backward, let the optimizer make its step.
     Example: if the model gives two classes the same score, the loss is log 2 ≈ 0.693, and after the step it is less.
@@ -346,7 +346,7 @@ def load_model(model: nn.Module, path: str | Path) -> None:
         model: is changed: afterwards it holds the file's tensors.
         path: a file made by torch.save(other_model.state_dict(), path).
 
-    Raises: RuntimeError (load_state_dict's own) if a name or a shape in the file doesn't fit the model.
+    Raises: RuntimeError (from load_state_dict) if a name or a shape in the file doesn't fit the model.
     """
     model.load_state_dict(torch.load(path))
 

@@ -519,6 +519,11 @@ def forgets_the_last_sample(scores, labels):
     return sum(int(scores[i].argmax() == labels[i]) for i in range(len(labels) - 1))
 
 
+@misconception("count_correct", "Compares classes in uint8: 256 becomes 0 there.")
+def classes_in_bytes(scores, labels):
+    return (scores.argmax(dim=1).to(torch.uint8) == labels.to(torch.uint8)).sum().item()
+
+
 # ones_like_column
 
 
@@ -936,6 +941,16 @@ def squared_distance(model, optimizer, x, y):
     return loss.item()
 
 
+@misconception("train_step", "Switches to eval mode, in which batch norm and dropout don't train.")
+def trains_in_eval_mode(model, optimizer, x, y):
+    model.eval()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
 # accuracy
 
 
@@ -1097,6 +1112,12 @@ def the_first_tensor_only(model, path):
     name = next(iter(state))
     with torch.no_grad():
         model.state_dict()[name].copy_(state[name])
+
+
+@misconception("load_model", "Switches to eval mode after loading: nobody asked for it, and training would go on without dropout.")
+def evaluates_after_loading(model, path):
+    model.load_state_dict(torch.load(path))
+    model.eval()
 
 
 # first_classifier
