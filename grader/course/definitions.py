@@ -28,7 +28,7 @@ def needed_for(
     names: Iterable[str],
     statements: Iterable[ast.stmt],
     names_in: Callable[[ast.stmt], set[str]] = names_in,
-    defined_by: Callable[[ast.stmt], list[str]] = defined_by,
+    defined_by: Callable[[ast.stmt], Iterable[str]] = defined_by,
 ) -> list[ast.stmt]:
     """The statements that define the names, those that define what these statements use, and so on. Imports don't count.
 

@@ -1,7 +1,6 @@
 """Puts a task's stub back into the student's file, and keeps what was there."""
 
 import ast
-import codecs
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from grader.base.files import write_atomically
 from grader.course.manifest import Course, Module
 from grader.course.source import first_line
 from grader.course.stubs import handed_out
+from grader.practice.source_file import SourceFile
 
 __all__ = ["CannotReset", "keep_copy", "reset_module", "reset_task", "statement_of", "stub_text"]
 
@@ -41,10 +41,8 @@ def reset_task(course: Course, module: Module, task: str) -> Path | None:
     if not path.is_file():
         return reset_module(course, module)
     try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-        source = text.replace("\r\n", "\n")
-        before, now, after = _cut(source, task)
+        file = SourceFile.read(path)
+        before, now, after = _cut(file.text, task)
     except UnicodeDecodeError:
         raise CannotReset(f"{path.name} is not in UTF-8: save it so, or reset all of it with `grader reset {module.name}`") from None
     except (SyntaxError, ValueError):
@@ -54,10 +52,7 @@ def reset_task(course: Course, module: Module, task: str) -> Path | None:
     if now == stub:
         return None
     kept = keep_copy(course, path)
-    changed = before + stub + after if now else f"{source.rstrip()}\n\n\n{stub}\n"
-    if "\r\n" in text:
-        changed = changed.replace("\n", "\r\n")
-    write_atomically(path, changed.encode("utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"))
+    file.write(path, before + stub + after if now else f"{file.text.rstrip()}\n\n\n{stub}\n")
     return kept
 
 

@@ -168,7 +168,7 @@ class Session:
 
     def _source(self, place: Place) -> str:
         try:
-            return self.file(place).read_text(encoding="utf-8", errors="replace")
+            return self.file(place).read_text(encoding="utf-8-sig", errors="replace")
         except OSError:
             return ""
 

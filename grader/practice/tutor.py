@@ -20,6 +20,7 @@ from grader.practice.describe import describe
 from grader.practice.pytest_plugin import owner_of
 from grader.practice.reset import CannotReset, statement_of
 from grader.practice.session import Place, Session, UnknownName, find_place
+from grader.practice.source_file import SourceFile
 
 __all__ = ["client_config", "serve", "tutor"]
 
@@ -109,7 +110,7 @@ class _Lessons:
         path = self._session.file(place)
         name = f"exercises/{path.name}"
         try:
-            source = path.read_text(encoding="utf-8")
+            source = SourceFile.read(path).text
             return _definition(source, task) or f"{name} has no {task}."
         except SyntaxError as error:
             return f"{name} has a syntax error in line {error.lineno}: {error.msg}. The whole file:\n\n{source}"

@@ -92,6 +92,14 @@ def test_the_files_form_stays(course, bom, end):
     assert path.read_bytes() == bom + expected.replace("\n", end).encode()
 
 
+def test_a_carriage_return_ends_a_line(course):
+    """Python sees it so, also where it stands alone; so the definition is cut where it stands."""
+    path, module = course.stub("mini"), course.module("mini")
+    path.write_bytes(b"a = 1\rb = 2\n\n\ndef double(x):\n    return x\n\n\nc = 3\n")
+    reset_task(course, module, "double")
+    assert path.read_bytes().decode() == f"a = 1\nb = 2\n\n\n{statement_of(course, module, 'double')}\n\n\nc = 3\n"
+
+
 def test_another_encoding_loses_nothing(course):
     """A file that is not in UTF-8 is left as it is, with a sentence."""
     path, data = course.stub("mini"), b"def double(x):\n    return x  # caf\xe9\n"
