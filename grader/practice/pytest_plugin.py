@@ -27,7 +27,10 @@ import pytest
 from grader.base.time_limit import TEST_SECONDS, time_limit
 from grader.practice.unseen import unseen
 
-__all__ = ["CannotUse", "StudentModules", "owner_of"]
+__all__ = ["INPUT", "CannotUse", "StudentModules", "asks_for_input", "owner_of"]
+
+INPUT = "asks for input(), and tests give none: use the arguments"
+"""What is wrong with code that reads from the keyboard."""
 
 
 # ---- the student's modules
@@ -78,9 +81,16 @@ class _StudentLoader(Loader):
         module.__dict__.setdefault("__getattr__", missing)
 
 
+def asks_for_input(error: BaseException) -> bool:
+    """Whether code read from the keyboard, which pytest refuses."""
+    return isinstance(error, OSError) and "reading from stdin while output is captured" in str(error)
+
+
 def _describe(error: BaseException, file: str) -> str:
     if isinstance(error, FileNotFoundError) and Path(str(error.filename)).name == file:
         return "there is no such file"
+    if asks_for_input(error):
+        return f"it {INPUT}"
     if isinstance(error, SyntaxError):
         return f"{error.msg} in line {error.lineno}" if error.lineno else str(error.msg)
     lines = []
