@@ -173,7 +173,7 @@ class Session:
             return ""
 
     def _digest(self, place: Place) -> str:
-        return task_digest(self._source(place), place.module, place.task.name)
+        return task_digest(self._source(place), place.task.name)
 
     def _banned(self, place: Place) -> str:
         """What a task's source names although the task forbids it. The official grading also sees what is called by other names."""

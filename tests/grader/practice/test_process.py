@@ -1,8 +1,9 @@
 """What the practice process says about a student's code, in a real one that all tests share."""
 
-import os
+import io
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,7 +56,8 @@ STUBS = {
     "as it was handed out": (STUB, "double: not written yet"),
     "without a message": ("def double(x):\n    raise NotImplementedError\n", "double: not written yet"),
     "in a method": (
-        'class double:\n    def __init__(self, x):\n        self.x = x\n\n    def item(self):\n        raise NotImplementedError("double.item")\n',
+        "class double:\n    def __init__(self, x):\n        self.x = x\n\n"
+        '    def item(self):\n        raise NotImplementedError("double.item")\n',
         "double: not written yet",
     ),
 }
@@ -161,7 +163,8 @@ def test_none_where_a_value_is_expected(run, what):
 def test_none_that_is_meant_or_passes(run, root):
     """A function that is declared to return None, a right answer, a wrong value and an exception say nothing of it."""
     (root / "tests" / "public" / "test_mini.py").write_text(
-        "from mini import double\n\n\ndef test_double():\n    x = []\n    try:\n        double(x)\n    except ValueError:\n        pass\n    assert x\n"
+        "from mini import double\n\n\ndef test_double():\n"
+        "    x = []\n    try:\n        double(x)\n    except ValueError:\n        pass\n    assert x\n"
     )
     for body in (") -> None:\n    pass", "):\n    return 1", "):\n    raise ValueError", "):\n    yield"):
         outcome = run(f"def double(x{body}\n")
@@ -174,8 +177,14 @@ SUITES = {
     "missing": (None, "tests/public/test_mini.py is missing: fetch tests/ from where you got the exercises."),
     "empty": ("", "tests/public/test_mini.py has no test of double: fetch tests/ from where you got the exercises."),
     "other tests": ("def test_Counter():\n    pass\n", "tests/public/test_mini.py has no test of double: fetch tests/"),
-    "a syntax error": ("def test_double(:\n", "tests/public/test_mini.py can't be read: SyntaxError: invalid syntax. To mend it, fetch tests/"),
-    "a missing package": ("import not_there\n", "can't be read: ModuleNotFoundError: No module named 'not_there'. To mend it, fetch tests/"),
+    "a syntax error": (
+        "def test_double(:\n",
+        "tests/public/test_mini.py can't be read: SyntaxError: invalid syntax. To mend it, fetch tests/",
+    ),
+    "a missing package": (
+        "import not_there\n",
+        "can't be read: ModuleNotFoundError: No module named 'not_there'. To mend it, fetch tests/",
+    ),
 }
 
 
@@ -197,7 +206,7 @@ def test_each_test_restarts_the_clock():
 
     class Process(PracticeProcess):
         def warm_up(self):
-            self._process = type("Popen", (), {"stdin": open(os.devnull, "wb"), "kill": lambda _: None, "wait": lambda _: 0})()
+            self._process = SimpleNamespace(stdin=io.BytesIO(), kill=lambda: None, wait=lambda: 0)
 
         def _next(self, seconds):
             waited.append(seconds)
@@ -219,7 +228,5 @@ def test_the_process_says_that_it_lives(run, process, monkeypatch):
 
 def test_a_test_that_ran_out_of_time_is_said():
     """The tests after it were not begun: their number would mislead."""
-
-
     timed_out = TaskRun("mini", "double", [PublicTest("a", "A.", TestStatus.PASSED), PublicTest("b", "B.", TestStatus.TIMED_OUT)])
     assert said(timed_out).startswith("double: stopped after the first public test that ran out of time\n")

@@ -1,16 +1,18 @@
 """The marks of a student: what counts as passed, and what a damaged file costs."""
 
+import pytest
+
 from grader.course.definitions import task_digest
 from grader.course.manifest import Course
 from grader.practice.progress import FILE, Progress, read_progress, write_progress
 from grader.practice.session import Session
-from tests.grader.conftest import RIGHT, grader, mini_course
+from tests.grader.conftest import COUNTER, RIGHT, grader, mini_course
 
 
 def test_marks(tmp_path):
     """Passed, changed since, open; a change of another task changes nothing."""
     course = Course.read(mini_course(tmp_path))
-    path, module = course.stub("mini"), course.module("mini")
+    path = course.stub("mini")
     path.write_text(RIGHT)
     with Session(course) as session:
         double, counter = session.places
@@ -24,9 +26,48 @@ def test_marks(tmp_path):
         path.write_text(RIGHT.replace("self.n += n", "self.n = self.n + n"))
         assert [session.mark(place) for place in session.places] == ["passed", "changed"]
         assert session.next_open() == counter
-        path.write_text(f"{RIGHT}\n\nscale = 2\n")
-        assert [session.mark(place) for place in session.places] == ["changed", "changed"]
-    assert task_digest("def f(:", module, "double") == task_digest("def f(:", module, "Counter")
+        path.write_text(f"import math\n{RIGHT.replace('import torch', 'import torch, os')}\n\nscale = 2\n\n\ndef helper():\n    pass\n")
+        assert [session.mark(place) for place in session.places] == ["passed", "passed"]
+    assert task_digest("def f(:", "double") == task_digest("def f(:", "Counter")
+
+
+NEEDS = """\
+from math import floor, pi
+
+K = 1
+
+
+def helper():
+    return floor(K)
+
+
+def double(x):
+    return Counter().add(helper())
+
+
+"""
+CHANGES = {
+    "the answer": ("Counter()", "Counter(1)"),
+    "a helper": ("floor(K)", "floor(2 * K)"),
+    "a constant of a helper": ("K = 1", "K = 2"),
+    "what a constant holds": ("K = 1", "K = {}\nK[0] = 1"),
+    "a task that it calls": ("self.n += n", "self.n = n"),
+    "an attribute of that task": (COUNTER, f"{COUNTER}\n\nCounter.add = helper\n"),
+    "an import that a helper uses": ("from math import floor", "from torch import floor"),
+    "an import from everywhere": ("\nK = 1", "from torch import *\n\nK = 1"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_mark_goes_with_whatever_the_task_needs(what):
+    """Of the file's other code, nothing counts."""
+    before, after = CHANGES[what]
+    source = NEEDS + COUNTER
+    assert before in source
+    assert task_digest(source, "double") != task_digest(source.replace(before, after), "double")
+    for other in ("import os\n", "unused = 1\n", "print(double(1))\n", "def other():\n    pass\n"):
+        assert task_digest(source, "double") == task_digest(source.replace("\nK", f"\n{other}\nK", 1), "double")
+    assert task_digest(source, "double") == task_digest(source.replace("floor, pi", "floor, e"), "double")
 
 
 def test_a_lost_or_damaged_file_is_no_progress(tmp_path):
@@ -72,6 +113,6 @@ def test_progress_names_what_was_changed(tmp_path):
     path.write_text(RIGHT)
     assert "2 of 2 tasks pass" in grader("run", "exercises/mini.py", cwd=root).stdout
     assert "other code" not in grader("progress", cwd=root).stdout
-    path.write_text(f"{RIGHT}\n\nscale = 2\n")
+    path.write_text(RIGHT.replace("x + x", "2 * x").replace("self.n = start", "self.n = +start"))
     said = grader("progress", cwd=root).stdout
     assert "2 tasks have other code than when the public tests passed. To count again: grader run double Counter\n" in said
