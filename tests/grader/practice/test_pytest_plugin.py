@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from grader.practice import pytest_plugin
 from grader.practice.unseen import unseen
 
 MANIFEST = """
@@ -70,6 +72,21 @@ def test_a_misspelt_task(root):
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "there is no task 'add_al': do you mean add_all?" in done.stderr
+
+
+@pytest.mark.parametrize(("text", "what"), [(None, "is missing"), ("title =", "can't be read"), ("title = 'x'", "can't be read")])
+def test_without_a_manifest(tmp_path, text, what):
+    """Not the task is said to be missing, but the file that names it."""
+    if text is not None:
+        (tmp_path / "course.toml").write_text(text)
+    config = SimpleNamespace(rootpath=tmp_path, option=SimpleNamespace(task=["add"]))
+    with pytest.raises(pytest.UsageError, match=rf"course.toml {what}: fetch it from where you got the exercises"):
+        pytest_plugin.pytest_configure(config)
+    (tmp_path / "course.toml").write_bytes(b"\xef\xbb\xbf" + MANIFEST.encode())
+    pytest_plugin.pytest_configure(config)
+    config.option.task = ["ADD"]
+    with pytest.raises(pytest.UsageError, match="do you mean add\\?"):
+        pytest_plugin.pytest_configure(config)
 
 
 @pytest.mark.parametrize(
