@@ -108,7 +108,7 @@ def reset(name: Annotated[str, typer.Argument(metavar="TASK|MODULE", help="The t
             name, kept = found.task.name, reset_task(loaded, found.module, found.task.name)
         else:
             name, kept = found.name, reset_module(loaded, found)
-    except (CannotReset, UnknownName, OSError) as error:
+    except (CannotReset, UnknownName) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     if kept:
         Console().print(Text(f"{name} is as it was at first. Your file is kept as {kept.relative_to(loaded.root)}."), soft_wrap=True)

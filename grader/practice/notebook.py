@@ -14,6 +14,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from grader.base.files import file_problem
 from grader.course.manifest import ManifestError, load_course
 from grader.practice.cells import CannotUseCell, Merged, borrowed, merge
 from grader.practice.describe import CAVEAT, describe, progress_table
@@ -131,8 +132,10 @@ class PracticeMagics(Magics):
                 before.write(path, merged.source)
         except UnicodeDecodeError:
             raise UsageError(f"{file} is not text in UTF-8: `grader reset {place.module.name}` puts the stubs back.") from None
-        except (CannotUseCell, CannotReset, OSError) as error:
+        except (CannotUseCell, CannotReset) as error:
             raise UsageError(str(error)) from None
+        except OSError as error:
+            raise UsageError(file_problem(error, course.root)) from None
         self._written[task] = merged.written
         return [f"{file} held another answer. It is kept as {kept.relative_to(course.root).as_posix()}."] if kept else []
 

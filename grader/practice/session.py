@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 import msgspec
 
+from grader.base.files import file_problem
 from grader.base.text import look_alikes
 from grader.course.definitions import task_digest
 from grader.course.manifest import Course, Module, Task
@@ -196,4 +197,4 @@ class Session:
                 try:
                     write_progress(self.course, self._progress)
                 except OSError as error:
-                    self.problem = f"Your progress can't be kept in {FILE}: {error.strerror}. Give yourself the right to write there."
+                    self.problem = f"Your progress can't be kept in {FILE}. {file_problem(error, self.course.root)}"

@@ -27,9 +27,9 @@ class SourceFile:
         return cls(with_plain_ends(text), data.startswith(codecs.BOM_UTF8), "\r\n" in text)
 
     def write(self, path: Path, text: str) -> None:
-        """Write another text in this form. Raises: OSError."""
+        """Write another text in this form. A link stays one. Raises: OSError."""
         text = text.replace("\n", "\r\n") if self.windows else text
-        write_atomically(path, text.encode("utf-8-sig" if self.bom else "utf-8"))
+        write_atomically(path.resolve(), text.encode("utf-8-sig" if self.bom else "utf-8"))
 
 
 def with_plain_ends(text: str) -> str:

@@ -90,7 +90,8 @@ def test_a_file_that_cannot_be_written_loses_no_run(tmp_path):
     (root / "exercises" / "mini.py").write_text(RIGHT)
     done = grader("run", "double", cwd=root)
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "double: all public tests passed (1 of 1)")
-    assert "Your progress can't be kept in .grader/progress.json" in done.stderr
+    assert "Your progress can't be kept in .grader/progress.json. .grader can't be read or written." in done.stderr
+    assert "A file stands in the place of a folder: move that away." in done.stderr
     assert "Traceback" not in done.stderr
 
 
