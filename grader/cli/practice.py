@@ -74,6 +74,9 @@ def next_task(course: CourseOption = None) -> None:
             return
         session.go_to(place)
         _show_statement(session.course, place)
+        if not session.file(place).is_file():
+            sentence = f"exercises/{place.module.name}.py is missing: `grader reset {place.module.name}` makes it, with the stubs."
+            console.print(Text(sentence, "yellow"), soft_wrap=True)
         _say_problem(session)
 
 

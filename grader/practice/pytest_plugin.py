@@ -88,7 +88,7 @@ def asks_for_input(error: BaseException) -> bool:
 
 def _describe(error: BaseException, file: str) -> str:
     if isinstance(error, FileNotFoundError) and Path(str(error.filename)).name == file:
-        return "there is no such file"
+        return f"there is no such file. `grader reset {Path(file).stem}` makes it"
     if asks_for_input(error):
         return f"it {INPUT}"
     if isinstance(error, SyntaxError):

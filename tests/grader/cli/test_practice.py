@@ -1,5 +1,7 @@
 """The students' commands, called in this process: which task a name means, and what is said."""
 
+import shutil
+
 import pytest
 from typer.testing import CliRunner
 
@@ -72,3 +74,16 @@ def test_a_manifest_with_a_byte_order_mark(grader, root):
     assert grader("hint", "double")[0] == 0
     path.write_bytes(path.read_bytes().replace(b"points = 2", b"points = 'x'"))
     assert "task 'double'" in grader("hint", "double")[1]
+
+
+def test_a_file_that_is_missing(grader, root):
+    """What comes next says how to make it, and reset makes it."""
+    shutil.rmtree(root / "exercises")
+    assert "exercises/mini.py is missing: `grader reset mini` makes it, with the stubs." in grader("next")[1]
+    assert grader("reset", "mini") == (0, "mini is as it was at first.")
+    assert "is missing" not in grader("next")[1]
+
+
+def test_signs_that_a_terminal_lacks_stay_apart():
+    """What passed and what failed can be told from each other in ASCII, too."""
+    assert "✓ a, ✗ b … é".encode("ascii", "grader.plain") == b"ok a, x b ... ?"

@@ -141,7 +141,7 @@ def test_a_missing_name_fails_alone(root):
     (root / "exercises" / "second.py").unlink()
     output = run(root)
     assert "first.py has no add_all" in output
-    assert "second.py can't be imported: there is no such file" in output
+    assert "second.py can't be imported: there is no such file. `grader reset second` makes it" in output
     assert "3 failed, 2 passed" in output
 
 
