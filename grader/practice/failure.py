@@ -119,8 +119,8 @@ def _returns(frame: FrameType) -> bool:
 
 
 def _may_return_more(file: str, frame: FrameType) -> bool:
-    """Whether a function is meant to return something: it is neither declared to return None nor one of Python's, such as __init__."""
+    """Whether a function is meant to return something: it is neither declared to return None nor a constructor."""
     function = _function(file, frame.f_lineno)
-    if function is None or function.name.startswith("__"):
+    if function is None or function.name == "__init__":
         return False
     return not (isinstance(function.returns, ast.Constant) and function.returns.value is None)

@@ -7,6 +7,7 @@ that file. So the notebook makes no second answer: what it tests is what `grader
 import atexit
 import contextlib
 from collections.abc import Iterable
+from pathlib import Path
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -15,7 +16,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from grader.base.files import file_problem
-from grader.course.manifest import ManifestError, load_course
+from grader.course.manifest import Course, ManifestError, find_root
 from grader.practice.cells import CannotUseCell, Merged, borrowed, merge
 from grader.practice.describe import CAVEAT, describe, progress_table
 from grader.practice.reset import CannotReset, keep_copy, statement_of, stub_text
@@ -32,12 +33,16 @@ _sessions: list[Session] = []
 def load(shell: InteractiveShell) -> None:
     """Register the magics for the course around the notebook, and start the practice process. Raises: UsageError."""
     try:
-        course = load_course()
+        root = find_root(Path.cwd())
     except ManifestError:
         raise UsageError(
             "This notebook is not in a course's folder: open it from there, such as from notebooks/, so that course.toml lies above it. "
             "In a hosted notebook, fetch your repository first, and change into it with %cd."
         ) from None
+    try:
+        course = Course.read(root)
+    except ManifestError as error:
+        raise UsageError(str(error)) from None
     unload()
     session = Session(course)
     session.process.warm_up()

@@ -24,7 +24,7 @@ import nbformat
 from IPython.core.error import UsageError
 from nbclient import NotebookClient
 
-from grader.practice.notebook import PracticeMagics
+from grader.practice.notebook import PracticeMagics, load
 
 CELLS = {
     "another": "import math\n\n\ndef helper(x):\n    return x * 2",
@@ -265,3 +265,12 @@ def test_the_files_form_stays(magics, form, capsys):
     magic.task("double", DOUBLE)
     assert path.read_bytes().decode(form).count("\r\n") == path.read_text(form).count("\n")
     assert DOUBLE.strip() in path.read_text(form)
+
+
+def test_a_damaged_manifest(tmp_path, monkeypatch):
+    """The notebook is in a course's folder: what is wrong with it is said."""
+    root = mini_course(tmp_path)
+    (root / "course.toml").write_text("title =")
+    monkeypatch.chdir(root)
+    with pytest.raises(UsageError, match=r"course\.toml is not valid TOML"):
+        load(Shell())

@@ -4,6 +4,7 @@ import pytest
 
 from grader.course.definitions import task_digest
 from grader.course.manifest import Course
+from grader.practice.outcome import PublicTest, TaskRun, TestStatus
 from grader.practice.progress import FILE, Progress, read_progress, write_progress
 from grader.practice.session import Session
 from tests.grader.conftest import COUNTER, RIGHT, grader, mini_course
@@ -68,6 +69,20 @@ def test_a_mark_goes_with_whatever_the_task_needs(what):
     for other in ("import os\n", "unused = 1\n", "print(double(1))\n", "def other():\n    pass\n"):
         assert task_digest(source, "double") == task_digest(source.replace("\nK", f"\n{other}\nK", 1), "double")
     assert task_digest(source, "double") == task_digest(source.replace("floor, pi", "floor, e"), "double")
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path, monkeypatch):
+    """With one, too, a mark depends on the task's own code, and a syntax error is one only where Python sees it."""
+    course = Course.read(mini_course(tmp_path))
+    path = course.stub("mini")
+    path.write_text(RIGHT, "utf-8-sig")
+    with Session(course) as session:
+        passes = [PublicTest("test", "", TestStatus.PASSED)]
+        monkeypatch.setattr(session.process, "run", lambda request: TaskRun(request.module, request.task, passes))
+        for place in session.places:
+            session.run(place)
+        path.write_text(RIGHT.replace("self.n += n", "self.n = self.n + n"), "utf-8-sig")
+        assert [session.mark(place) for place in session.places] == ["passed", "changed"]
 
 
 def test_a_lost_or_damaged_file_is_no_progress(tmp_path):
