@@ -1,8 +1,10 @@
 """Makes strings that come from students harmless, before they are stored or shown."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
-__all__ = ["clean", "one_line", "without_commands"]
+__all__ = ["clean", "look_alikes", "one_line", "without_commands"]
 
 _PASSING = re.compile(r"(?<=0x)[0-9a-fA-F]{6,}|(?<=/proc/)[0-9]+|(?<=\btmp)[a-z0-9_]{8}\b")
 """Memory addresses, process numbers and names of temporary files. They differ from run to run, so results may not hold them."""
@@ -27,6 +29,12 @@ def clean(text: str, limit: int = 400) -> str:
 def one_line(text: str, limit: int = 200) -> str:
     """Clean a string in the same way, and turn every run of white space into one space."""
     return clean(re.sub(r"\s+", " ", clean(text, 4 * limit)).strip(), limit)
+
+
+def look_alikes(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Those of the known names that a misspelt one may mean: what differs in capitals only, else what is close."""
+    known = sorted(known)
+    return [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known, most, cutoff)
 
 
 def without_commands(text: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["hint", "next_task", "progress", "reset", "run", "show", "solution", "tutor", "watch"]
 
 TaskArgument = Annotated[str, typer.Argument(help="The task's name.")]
+TaskOrCurrent = Annotated[str | None, typer.Argument(help="The task's name (default: the task at hand).")]
 NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[TASK|MODULE]…", help="Tasks and modules (default: the task at hand).")]
 
 
@@ -73,39 +74,44 @@ def next_task(course: CourseOption = None) -> None:
             return
         session.go_to(place)
         _show_statement(session.course, place)
+        if not session.file(place).is_file():
+            sentence = f"exercises/{place.module.name}.py is missing: `grader reset {place.module.name}` makes it, with the stubs."
+            console.print(Text(sentence, "yellow"), soft_wrap=True)
         _say_problem(session)
 
 
 def hint(
-    task: TaskArgument,
+    task: TaskOrCurrent = None,
     more: Annotated[int, typer.Option("--more", "-m", count=True, help="One more hint; can be given twice.")] = 0,
     course: CourseOption = None,
 ) -> None:
     """Give a nudge; with --more the idea; with --more --more the shape of the answer."""
     from grader.practice.session import Session
 
-    loaded = load(course)
-    place = _place(loaded, task)
-    with Session(loaded) as session:
+    with Session(load(course)) as session:
+        place = _place(session.course, task) if task else session.current()
         shown = len(session.hints(place))
         hints = session.hints(place, max(1 + more - shown, 0))
         for text in hints[: 1 + more]:
             Console().print(Text(text))
         if 1 + more < len(place.task.hints):
-            console.print(Text(f"One more: grader hint {task}{' --more' * (more + 1)}", "dim"), soft_wrap=True)
+            console.print(Text(f"One more: grader hint {place.task.name}{' --more' * (more + 1)}", "dim"), soft_wrap=True)
         _say_problem(session)
 
 
 def reset(name: Annotated[str, typer.Argument(metavar="TASK|MODULE", help="The task or the module.")], course: CourseOption = None) -> None:
     """Put the stub of a task or a module back. A copy of your file is kept."""
     from grader.practice.reset import CannotReset, reset_module, reset_task
+    from grader.practice.session import Place, UnknownName, find
 
     loaded = load(course)
-    places = _places(loaded, [name])
-    module = places[0].module
     try:
-        kept = reset_task(loaded, module, name) if name != module.name else reset_module(loaded, module)
-    except (CannotReset, OSError) as error:
+        found = find(loaded, name)
+        if isinstance(found, Place):
+            name, kept = found.task.name, reset_task(loaded, found.module, found.task.name)
+        else:
+            name, kept = found.name, reset_module(loaded, found)
+    except (CannotReset, UnknownName) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     if kept:
         Console().print(Text(f"{name} is as it was at first. Your file is kept as {kept.relative_to(loaded.root)}."), soft_wrap=True)
@@ -154,12 +160,12 @@ def solution(
         raise stop(str(error), EXIT_BAD_INPUT) from None
     with Session(loaded) as session:
         if session.mark(place) == "open" and not anyway:
-            raise stop(f"Solve {task} first: then compare. --anyway shows it now.", EXIT_BAD_INPUT)
+            raise stop(f"Solve {place.task.name} first: then compare. --anyway shows it now.", EXIT_BAD_INPUT)
     Console().print(Syntax(text, "python", theme="ansi_dark", background_color="default", word_wrap=True))
 
 
 def show(
-    task: TaskArgument,
+    task: TaskOrCurrent = None,
     save: Annotated[Path | None, typer.Option("--save", metavar="FILE.png|FILE.svg", help="Write the picture to a file.")] = None,
     course: CourseOption = None,
 ) -> None:
@@ -168,18 +174,22 @@ def show(
     from grader.practice.outcome import DrawRequest
     from grader.practice.pictures import Style, read_pictures, render, verdict
     from grader.practice.process_handle import PracticeProcess
+    from grader.practice.session import Session
 
     loaded = load(course)
-    place = _place(loaded, task)
+    place = _place(loaded, task) if task else Session(loaded).current()
     if place.task.show is None:
         others = ", ".join(other.name for module in loaded.modules for other in module.tasks if other.show)
-        raise stop(f"{task} has no picture. These have: {others}." if others else "No task of this course has a picture.", EXIT_BAD_INPUT)
+        raise stop(
+            f"{place.task.name} has no picture. These have: {others}." if others else "No task of this course has a picture.",
+            EXIT_BAD_INPUT,
+        )
     try:
         if save:
             check_destination(save)
         with PracticeProcess(loaded.root) as process:
-            drawing = process.draw(DrawRequest(place.module.name, task, place.task.show))
-        expected = read_pictures(loaded).get(task)
+            drawing = process.draw(DrawRequest(place.module.name, place.task.name, place.task.show))
+        expected = read_pictures(loaded).get(place.task.name)
         if save:
             save_figure(save, place.task, drawing, expected)
             Console().print(Text(f"{verdict(place.task, drawing, expected)} The picture is in {save}."), soft_wrap=True)

@@ -1,5 +1,6 @@
 """What the commands share: options, loading the course, printing, and ending with an error."""
 
+import codecs
 import io
 import sys
 from pathlib import Path
@@ -43,9 +44,19 @@ TrustedOption = Annotated[
 ]
 UnconfinedOption = Annotated[bool, typer.Option(help="Grade even if this machine can't confine students' code. The results record this.")]
 
+_PLAIN = {"✓": "ok", "✗": "x", "–": "-", "…": "...", "→": "->", "━": "=", "┄": "-"}
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal shows that lacks a character, as some of Windows do."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("grader.plain", _plainly)
 for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
-        _stream.reconfigure(errors="replace")  # a terminal that lacks a character, as some of Windows do, shows "?" and no traceback
+        _stream.reconfigure(errors="grader.plain")
 console = Console(stderr=True)
 
 

@@ -4,8 +4,7 @@ import ast
 import functools
 import hashlib
 from collections.abc import Callable, Iterable
-
-from grader.course.manifest import Module
+from dataclasses import dataclass
 
 __all__ = ["defined_by", "names_in", "needed_for", "task_digest"]
 
@@ -28,7 +27,7 @@ def needed_for(
     names: Iterable[str],
     statements: Iterable[ast.stmt],
     names_in: Callable[[ast.stmt], set[str]] = names_in,
-    defined_by: Callable[[ast.stmt], list[str]] = defined_by,
+    defined_by: Callable[[ast.stmt], Iterable[str]] = defined_by,
 ) -> list[ast.stmt]:
     """The statements that define the names, those that define what these statements use, and so on. Imports don't count.
 
@@ -54,24 +53,65 @@ def needed_for(
     return needed
 
 
-def task_digest(source: str, module: Module, task: str) -> str:
-    """Stands for a task's code: its own definition, and whatever of the file belongs to no other task. Comments and texts don't count."""
-    names = {other.name for other in module.tasks} - {task}
-    return _hash("\n".join(digest for name, digest in _definitions(source) if name not in names))
+def task_digest(source: str, task: str) -> str:
+    """Stands for a task's code: its definition, what that needs of the file, and the imports that they use.
+
+    Comments, and whatever else is in the file, don't count.
+    """
+    file = _parsed(source)
+    if file is None:
+        return _hash(source)
+    needed = set(needed_for([task], file.statements, file.names.__getitem__, file.changes.__getitem__))
+    used = {name for node in needed for name in file.names[node]}
+    imported = [digest for name, digest in file.imports if name in used or name == "*"]
+    return _hash("\n".join([*imported, *(digest for node, digest in file.statements.items() if node in needed)]))
+
+
+@dataclass(frozen=True)
+class _File:
+    statements: dict[ast.stmt, str]
+    """The statements that import nothing, with a digest of each."""
+    names: dict[ast.stmt, set[str]]
+    """The names that each uses."""
+    changes: dict[ast.stmt, list[str]]
+    """The names that each binds or changes."""
+    imports: list[tuple[str, str]]
+    """Each name that is imported, and from where."""
 
 
 @functools.lru_cache(maxsize=64)
-def _definitions(source: str) -> list[tuple[str, str]]:
-    """The name and a digest of each statement of a file. Each of its tasks needs them, so the last files are remembered."""
+def _parsed(source: str) -> _File | None:
+    """A file, None if it is no Python. Each of its tasks needs it, so the last files are remembered."""
     try:
-        return [(getattr(node, "name", ""), _hash(ast.dump(node))) for node in ast.parse(source).body if not _is_text(node)]
+        body = ast.parse(source).body
+        statements = {node: _hash(ast.dump(node)) for node in body if not isinstance(node, ast.Import | ast.ImportFrom)}
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return [("", _hash(source))]
+        return None
+    imports = [entry for node in body if isinstance(node, ast.Import | ast.ImportFrom) for entry in _imported(node)]
+    return _File(statements, {node: names_in(node) for node in statements}, {node: _changed_by(node) for node in statements}, imports)
 
 
-def _is_text(node: ast.stmt) -> bool:
-    """Whether a statement is the docstring of a module, or another text that stands alone."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+def _imported(node: ast.Import | ast.ImportFrom) -> list[tuple[str, str]]:
+    """The names that an import binds, and where each comes from."""
+    origin = f"{'.' * node.level}{node.module} " if isinstance(node, ast.ImportFrom) else ""
+    return [((alias.asname or alias.name).partition(".")[0], f"{origin}{alias.name} {alias.asname}") for alias in node.names]
+
+
+def _changed_by(node: ast.stmt) -> list[str]:
+    """The names that a statement binds, also by an import within it, and those of things in which it stores: f for `f.cache = {}`."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    parts = list(ast.walk(node))
+    imported = [(part.asname or part.name).partition(".")[0] for part in parts if isinstance(part, ast.alias)]
+    stored = [_root(part) for part in parts if isinstance(part, ast.Attribute | ast.Subscript) and not isinstance(part.ctx, ast.Load)]
+    return [*defined_by(node), *imported, *filter(None, stored)]
+
+
+def _root(node: ast.expr) -> str:
+    """The name at the beginning of an expression such as a.b[c]; empty if it begins with something else."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _hash(text: str) -> str:

@@ -4,6 +4,7 @@ Modules, tasks, points, limits, bans, hints and the paths of a module's files co
 """
 
 import ast
+import codecs
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self, get_type_hints
@@ -226,7 +227,7 @@ class Course(Struct, frozen=True):
         """Read course.toml in `root`. Raises: ManifestError."""
         path = root / MANIFEST
         try:
-            parsed = msgspec.toml.decode(path.read_bytes(), type=_File)
+            parsed = msgspec.toml.decode(_content(path), type=_File)
         except FileNotFoundError:
             raise ManifestError(f"{path} is missing: run from a course's folder, or name it with --course") from None
         except msgspec.ValidationError as error:
@@ -255,11 +256,16 @@ def load_course(folder: Path | None = None) -> Course:
     return Course.read(folder.resolve() if folder else find_root(Path.cwd()))
 
 
+def _content(path: Path) -> bytes:
+    """A file, without the byte order mark that some editors of Windows put before it."""
+    return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+
+
 def _locate(message: str, path: Path) -> str:
     """Rewrite msgspec's "... - at `$.modules[0].tasks[2]`": name the module and task instead, and add the fix."""
     match = re.search(r"^(.*?)(?: - at `\$(.*)`)?$", message, re.DOTALL)
     what, place = (match[1], match[2] or "") if match else (message, "")
-    node = msgspec.toml.decode(path.read_bytes())
+    node = msgspec.toml.decode(_content(path))
     words: list[str] = []
     for key, index in re.findall(r"\.([\w-]+)|\[(\d+)\]", place):
         try:

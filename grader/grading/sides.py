@@ -97,7 +97,7 @@ class ReferenceSide(TrustedModule):
     def shown(self) -> dict[str, str]:
         """The digests of the code that stubs show for mending, by task."""
         names = {name.partition(".")[0] for name in bodies_to_mend(self._course, self._of.name)}
-        return {name: task_digest(module_stub(self._course, self._of.name), self._of, name) for name in names}
+        return {name: task_digest(module_stub(self._course, self._of.name), name) for name in names}
 
     def kind(self, task: str) -> str:
         """What the task is: a "class" or a "function"."""
@@ -194,7 +194,7 @@ class StudentSide:
     def _is_unchanged(self, task: str) -> bool:
         """Whether code that was handed out for mending is still the same."""
         short = len(self._source.text) <= _READING.short  # what a long text costs to parse is not worth it
-        return short and task in self._reference.shown and task_digest(self._source.text, self._all, task) == self._reference.shown[task]
+        return short and task in self._reference.shown and task_digest(self._source.text, task) == self._reference.shown[task]
 
     def _check_kind(self, task: str, kind: str) -> None:
         due = self._reference.kind(task)

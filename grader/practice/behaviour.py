@@ -54,7 +54,7 @@ class Recorder:
         ending = "ends"
         try:
             test()
-        except (Exception, pytest.fail.Exception) as error:  # the latter, of pytest.raises, is no Exception
+        except (Exception, pytest.fail.Exception, SystemExit) as error:  # the second, of pytest.raises, is no Exception
             ending = _ending(error, self._filename)
         finally:
             sys.setprofile(before)

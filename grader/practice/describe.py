@@ -29,6 +29,8 @@ def summary(run: TaskRun) -> Text:
         return Text.assemble((run.task, "bold"), (": not written yet", "yellow"))
     if run.problem:
         return Text.assemble((run.task, "bold"), (": could not be tested", "red"))
+    if any(test.status is TestStatus.TIMED_OUT for test in tests):
+        return Text.assemble((run.task, "bold"), (": stopped after the first public test that ran out of time", "red"))
     return Text.assemble((run.task, "bold"), (f": {count} public tests passed", "red"))
 
 

@@ -77,6 +77,8 @@ class Facts(Struct, frozen=True):
     course: str = ""
     """The course's folder; empty if none was found."""
     course_error: str = ""
+    lacking: tuple[str, ...] = ()
+    """Those of the course's folders for students that are missing."""
 
 
 _PACKAGES = {
@@ -345,6 +347,13 @@ def _course(facts: Facts) -> Iterator[Finding]:
             f"The course can't be read: {facts.course_error.rstrip('.')}.",
             "Fetch course.toml again from where you got it.",
         )
+    elif facts.lacking:
+        yield Finding(
+            "course",
+            Level.PROBLEM,
+            f"The course in {facts.course} lacks {' and '.join(facts.lacking)}.",
+            "Fetch the folder again from where you got the exercises. `grader reset MODULE` makes a module's file in exercises/ anew.",
+        )
     elif facts.course:
         yield Finding("course", Level.OK, f"The course in {facts.course} is used.")
     else:
@@ -402,6 +411,7 @@ def collect(folder: Path | None = None) -> Facts:
         pins=pins_of(Path(root)) if root else {},
         course=root,
         course_error=error,
+        lacking=tuple(f"{name}/" for name in ("exercises", "tests/public") if root and not (Path(root) / name).is_dir()),
     )
 
 

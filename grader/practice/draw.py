@@ -16,6 +16,7 @@ import torch
 from grader.base.text import one_line
 from grader.base.time_limit import TEST_SECONDS, OutOfTime, time_limit
 from grader.course.manifest import Show
+from grader.practice.failure import stub_in
 from grader.practice.outcome import Drawing, DrawRequest
 from grader.practice.pytest_plugin import CannotUse, StudentModules
 from grader.protocol.state import reset_state
@@ -104,8 +105,8 @@ def _described(value: object) -> str:
 def _problem(error: BaseException, file: Path, request: DrawRequest) -> str:
     """One sentence on why there are no numbers."""
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(file)]
-    if isinstance(error, NotImplementedError) and lines:
-        return f"{request.task} is not written yet."
+    if stub := stub_in(error, str(file)):
+        return stub.problem(request.task) or f"{request.task} is not written yet."
     if isinstance(error, FileNotFoundError) and error.filename == str(file):
         return f"{request.code}/{file.name} is missing."
     if isinstance(error, CannotUse):

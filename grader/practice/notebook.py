@@ -7,6 +7,7 @@ that file. So the notebook makes no second answer: what it tests is what `grader
 import atexit
 import contextlib
 from collections.abc import Iterable
+from pathlib import Path
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -14,12 +15,13 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from grader.base.files import write_atomically
-from grader.course.manifest import ManifestError, load_course
+from grader.base.files import file_problem
+from grader.course.manifest import Course, ManifestError, find_root
 from grader.practice.cells import CannotUseCell, Merged, borrowed, merge
 from grader.practice.describe import CAVEAT, describe, progress_table
 from grader.practice.reset import CannotReset, keep_copy, statement_of, stub_text
 from grader.practice.session import Place, Session, UnknownName, find_place
+from grader.practice.source_file import SourceFile
 from grader.practice.unseen import unseen
 
 __all__ = ["load", "unload"]
@@ -31,12 +33,16 @@ _sessions: list[Session] = []
 def load(shell: InteractiveShell) -> None:
     """Register the magics for the course around the notebook, and start the practice process. Raises: UsageError."""
     try:
-        course = load_course()
+        root = find_root(Path.cwd())
     except ManifestError:
         raise UsageError(
             "This notebook is not in a course's folder: open it from there, such as from notebooks/, so that course.toml lies above it. "
             "In a hosted notebook, fetch your repository first, and change into it with %cd."
         ) from None
+    try:
+        course = Course.read(root)
+    except ManifestError as error:
+        raise UsageError(str(error)) from None
     unload()
     session = Session(course)
     session.process.warm_up()
@@ -60,8 +66,8 @@ class PracticeMagics(Magics):
     def __init__(self, shell: InteractiveShell, session: Session) -> None:
         super().__init__(shell)
         self._shell, self._session = shell, session
-        self._written: set[str] = set()
-        """Statements that this notebook put into the student's files, and may replace without keeping a copy."""
+        self._written: dict[str, frozenset[str]] = {}
+        """The statements that each task's cell put into the student's file, and may replace without keeping a copy."""
 
     @cell_magic
     def task(self, line: str, cell: str) -> None:
@@ -111,7 +117,7 @@ class PracticeMagics(Magics):
     def _write(self, place: Place, cell: str) -> list[str]:
         """Put the cell into the module's file. Returns: what the student should know. Raises: UsageError."""
         course, file = self._session.course, f"exercises/{place.module.name}.py"
-        path = self._session.file(place)
+        path, task = self._session.file(place), place.task.name
         if path.with_suffix(".ipynb").exists():
             raise UsageError(
                 f"exercises/ holds {place.module.name}.ipynb, and {file} would be a second answer: move the notebook to notebooks/. "
@@ -119,20 +125,23 @@ class PracticeMagics(Magics):
             )
         others = [task.name for task in place.module.tasks if task is not place.task]
         try:
-            source = path.read_text(encoding="utf-8") if path.is_file() else stub_text(course, place.module)
-            merged = merge(source, cell, place.task.name, others, file)
+            before = SourceFile.read(path) if path.is_file() else SourceFile(stub_text(course, place.module))
+            source, own = before.text, self._written.get(task, frozenset())
+            merged = merge(source, cell, task, others, file, own.difference(*(self._written.get(other, ()) for other in others)))
             stubs = self._stubs(place, source, others)
             if merged.lost and stubs and merged.written <= stubs.written:
                 return [f"This cell still holds the stub. {file} holds an answer, which was kept and tested."]
-            kept = keep_copy(course, path) if merged.lost - self._written - (stubs.written if stubs else set()) else None
+            kept = keep_copy(course, path) if merged.lost - own - (stubs.written if stubs else set()) else None
             if merged.source != source or not path.is_file():
                 path.parent.mkdir(exist_ok=True)
-                write_atomically(path, merged.source.encode())
+                before.write(path, merged.source)
         except UnicodeDecodeError:
             raise UsageError(f"{file} is not text in UTF-8: `grader reset {place.module.name}` puts the stubs back.") from None
-        except (CannotUseCell, CannotReset, OSError) as error:
+        except (CannotUseCell, CannotReset) as error:
             raise UsageError(str(error)) from None
-        self._written |= merged.written
+        except OSError as error:
+            raise UsageError(file_problem(error, course.root)) from None
+        self._written[task] = merged.written
         return [f"{file} held another answer. It is kept as {kept.relative_to(course.root).as_posix()}."] if kept else []
 
     def _stubs(self, place: Place, source: str, others: Iterable[str]) -> Merged | None:
@@ -144,8 +153,8 @@ class PracticeMagics(Magics):
     def _borrowed(self, place: Place, cell: str) -> list[str]:
         """Says which names of other cells the answer lacks."""
         with contextlib.suppress(OSError, SyntaxError, ValueError):
-            source = self._session.file(place).read_text(encoding="utf-8")
-            if names := borrowed(cell, source, self._shell.user_ns):
+            source = SourceFile.read(self._session.file(place)).text
+            if names := borrowed(cell, place.task.name, source, self._shell.user_ns):
                 several = len(names) > 1
                 return [
                     f"{', '.join(names)} {'are' if several else 'is'} defined in another cell, which is no part of the answer: "

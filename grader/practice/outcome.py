@@ -6,7 +6,11 @@ from msgspec import Struct
 
 from grader.course.manifest import Show
 
-__all__ = ["DrawRequest", "Drawing", "PublicTest", "Request", "TaskRun", "TestStatus"]
+__all__ = ["ALIVE", "DrawRequest", "Drawing", "PublicTest", "Request", "TaskRun", "TestStatus"]
+
+
+ALIVE = b'{"alive":true}\n'
+"""What the practice process writes after each test, before its answer: it has not hung."""
 
 
 class TestStatus(StrEnum):

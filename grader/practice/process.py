@@ -27,7 +27,8 @@ from grader.base.time_limit import OutOfTime, time_limit
 from grader.practice import pytest_plugin
 from grader.practice.behaviour import Recorder, digest
 from grader.practice.draw import draw
-from grader.practice.outcome import DrawRequest, PublicTest, Request, TaskRun, TestStatus
+from grader.practice.failure import message_of, returned_nothing, status_of, stub_in
+from grader.practice.outcome import ALIVE, DrawRequest, PublicTest, Request, TaskRun, TestStatus
 from grader.practice.pytest_plugin import CannotUse, StudentModules
 from grader.protocol.calls import described, traced
 from grader.protocol.state import reset_state
@@ -42,12 +43,12 @@ _WITHOUT = (
 _LONGEST = 4_000
 _RETRACE_SECONDS = 3.0
 """Failed tests are run again, to see their calls, if they took no longer than this."""
+_FETCH = "fetch tests/ from where you got the exercises"
 
 
 def main(arguments: list[str]) -> int:
     """Answer requests until standard input ends."""
     root = Path(arguments[0])
-    os.chdir(root)
     with os.fdopen(os.dup(1), "wb", buffering=0) as out:
         os.dup2(2, 1)  # what C code prints must not come between the answers
         requests = sys.stdin.buffer
@@ -60,7 +61,8 @@ def main(arguments: list[str]) -> int:
         for number, line in enumerate(requests):
             request = msgspec.json.decode(line, type=Request | DrawRequest)
             _forget(request.module, root / "tests" / "public")
-            answer = run_task(root, request) if isinstance(request, Request) else draw(root, request)
+            os.chdir(root)  # the student's code may have gone elsewhere
+            answer = run_task(root, request, lambda: out.write(ALIVE)) if isinstance(request, Request) else draw(root, request)
             out.write(msgspec.json.encode(answer) + b"\n")
             if number == 0:
                 _load_the_rest()
@@ -74,10 +76,16 @@ def _load_the_rest() -> None:
     gc.freeze()
 
 
-def run_task(root: Path, request: Request) -> TaskRun:
-    """Run the public tests of a task with pytest, on the student's module as it is now."""
-    suite = root / "tests" / "public" / f"test_{request.module}.py"
-    listener = _Listener(root, request)
+def run_task(root: Path, request: Request, on_test: Callable[[], object] = lambda: None) -> TaskRun:
+    """Run the public tests of a task with pytest, on the student's module as it is now, and call `on_test` after each of them.
+
+    Changes into `root`, from where pytest finds the suite: in a path that is given whole, it would take "[" for a parameter of a test.
+    """
+    suite = Path("tests", "public", f"test_{request.module}.py")
+    if not (root / suite).is_file():
+        return TaskRun(request.module, request.task, problem=f"{suite.as_posix()} is missing: {_FETCH}.")
+    os.chdir(root)
+    listener = _Listener(root, request, on_test)
     options = [
         "-q",
         "--color=no",
@@ -92,14 +100,16 @@ def run_task(root: Path, request: Request) -> TaskRun:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         status = pytest.main([str(suite), *options], plugins=[pytest_plugin, listener])
+    said = printed.getvalue().strip()[-_LONGEST:]
     problem = listener.problem
     if status == pytest.ExitCode.INTERNAL_ERROR:
-        problem = f"pytest failed: {printed.getvalue().strip()[-_LONGEST:]}"
+        problem = f"pytest failed: {said}"
     elif not problem and not listener.tests:
+        nothing = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
         problem = (
-            f"no test of {request.task} ran: {printed.getvalue().strip()[-_LONGEST:]}"
-            if status
-            else f"{suite.name} has no test of {request.task}"
+            f"{suite.as_posix()} has no test of {request.task}: {_FETCH}."
+            if nothing
+            else f"No test of {request.task} ran: {said.removeprefix('ERROR: ')}"
         )
     run = TaskRun(request.module, request.task, listener.tests, problem, listener.seconds, listener.printed[:_LONGEST])
     if problem or run.passed or run.untouched or listener.seconds > _RETRACE_SECONDS:
@@ -122,8 +132,9 @@ def _forget(module: str, suites: Path) -> None:
 class _Listener:
     """A plugin of pytest that makes a PublicTest of every report."""
 
-    def __init__(self, root: Path, request: Request) -> None:
-        self._root, self._file = root, root / request.code / f"{request.module}.py"
+    def __init__(self, root: Path, request: Request, on_test: Callable[[], object]) -> None:
+        self._root, self._file, self._task = root, root / request.code / f"{request.module}.py", request.task
+        self._on_test = on_test
         suite = root / "tests" / "public" / f"test_{request.module}.py"
         self._way = {suite, *suite.parents}
         self.tests: list[PublicTest] = []
@@ -147,7 +158,14 @@ class _Listener:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self.problem = f"the public tests can't be read: {str(report.longrepr).strip()[-_LONGEST:]}"
+            *_, last = str(report.longrepr).strip().splitlines()
+            self.problem = f"tests/public/test_{self._file.name} can't be read: {last.removeprefix('E').strip()}. To mend it, {_FETCH}."
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Name what a student's code raised. pytest itself raises something of the kind for a suite that can't be read."""
+        place, _ = self._of_import(excinfo.value)
+        if place:
+            self.problem = f"Your code raised {excinfo.typename} in {place}, which ends Python: raise another exception."
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
@@ -164,13 +182,15 @@ class _Listener:
             self._bodies.append(
                 functools.partial(item.obj, **{name: item.funcargs[name] for name in item._fixtureinfo.argnames if name in item.funcargs})
             )
-            self.tests.append(self._test(item, call.excinfo.value if call.excinfo else None, call.duration))
+            printed = any(name.startswith("Captured stdout") for name, _ in report.sections)
+            self.tests.append(self._test(item, call.excinfo.value if call.excinfo else None, call.duration, printed=printed))
             if self.tests[-1].status is TestStatus.TIMED_OUT:
                 item.session.shouldstop = "a test ran out of time"  # an endless loop costs its time once, not once a test
             self.printed += "".join(text for name, text in report.sections if name.startswith("Captured std"))
+            self._on_test()
         return report
 
-    def _test(self, item: pytest.Function, error: BaseException | None, seconds: float) -> PublicTest:
+    def _test(self, item: pytest.Function, error: BaseException | None, seconds: float, *, printed: bool) -> PublicTest:
         name, checks = item.name, (item.function.__doc__ or "").strip()
         if error is None:
             return PublicTest(name, checks, TestStatus.PASSED)
@@ -178,26 +198,33 @@ class _Listener:
             return PublicTest(name, checks, TestStatus.SKIPPED, str(error.msg))
         frames = list(traceback.walk_tb(error.__traceback__))
         own = [(frame, line) for frame, line in frames if frame.f_code.co_filename == str(self._file)]
+        stub = stub_in(error, str(self._file))
+        message = message_of(error, self._task, stub)
         place = source = call = ""
         if isinstance(error, CannotUse):
             place, source = self._of_import(error.__cause__)
         elif own:
-            _, line = own[-1]
+            elsewhere = stub is not None and stub.task != self._task and len(own) > 1
+            _, line = own[-2] if elsewhere else own[-1]  # rather the line that calls a stub than the stub
             place, source = self._place(str(self._file), line), linecache.getline(str(self._file), line).strip()
             with contextlib.suppress(Exception):  # an argument of the student's own that can't be described
                 call = described(own[0][0])
         elif seconds < _RETRACE_SECONDS and not item.funcargs:
             reset_state(0)
+            body = functools.partial(_try, item.obj)
             with contextlib.redirect_stdout(io.StringIO()):
-                call = "; ".join(traced(functools.partial(_try, item.obj), str(self._file))[-2:])
+                call = "; ".join(traced(body, str(self._file))[-2:])
+                reset_state(0)
+                if not isinstance(error, pytest.fail.Exception) and returned_nothing(body, str(self._file)):
+                    message = f"It returned None: is a `return` missing?{' Printing is not returning.' * printed}\n{message}"
         in_test = [(frame, line) for frame, line in frames if frame.f_code.co_filename == str(item.path)]
         test_line = in_test[-1][1] if in_test else 0
         statement = _statement(item.path, test_line) if in_test else ""
         return PublicTest(
             name,
             checks,
-            _status(error, bool(own)),
-            _message(error)[:_LONGEST],
+            status_of(error, self._task, stub, in_student=bool(own)),
+            message[:_LONGEST],
             call[:1000],
             place,
             source,
@@ -219,27 +246,9 @@ class _Listener:
 
 
 def _try(test: Callable[[], object]) -> None:
-    """Run a test. What pytest.raises and pytest.fail raise is no Exception."""
-    with contextlib.suppress(pytest.fail.Exception):
+    """Run a test, however it ends. What pytest.raises, pytest.fail and sys.exit raise is no Exception."""
+    with contextlib.suppress(Exception, pytest.fail.Exception, SystemExit):
         test()
-
-
-def _status(error: BaseException, in_student: bool) -> TestStatus:
-    if isinstance(error, OutOfTime):
-        return TestStatus.TIMED_OUT
-    if isinstance(error, NotImplementedError) and in_student:
-        return TestStatus.NOT_IMPLEMENTED
-    if not in_student and isinstance(error, AssertionError | pytest.fail.Exception):
-        return TestStatus.FAILED
-    return TestStatus.ERROR
-
-
-def _message(error: BaseException) -> str:
-    """What went wrong, in the words of the exception. The name of an AssertionError says nothing more."""
-    text = str(error).strip()
-    if isinstance(error, AssertionError | pytest.fail.Exception | CannotUse | OutOfTime):
-        return text or type(error).__name__
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _statement(path: Path, line: int) -> str:

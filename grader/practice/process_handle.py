@@ -12,12 +12,14 @@ from typing import Self
 import msgspec
 
 from grader.base.time_limit import TEST_SECONDS
-from grader.practice.outcome import Drawing, DrawRequest, Request, TaskRun
+from grader.practice.outcome import ALIVE, Drawing, DrawRequest, Request, TaskRun
 
 __all__ = ["Cancelled", "PracticeProcess"]
 
 _GRACE = 5.0
 """Seconds beyond those that the tests have, for what no limit inside the process can end."""
+_STEPS = 2
+"""Limits of `TEST_SECONDS` that can pass between two signs of life: the import of the module and its first test."""
 _STARTUP = 120.0
 """Seconds that importing torch may take on a slow disk."""
 
@@ -61,25 +63,21 @@ class PracticeProcess:
             self._ready = False
             threading.Thread(target=_pump, args=(self._process, self._answers), daemon=True).start()
 
-    def run(self, request: Request, tests: int = 1) -> TaskRun:
+    def run(self, request: Request) -> TaskRun:
         """Run a task's tests.
-
-        Args:
-            request: the task.
-            tests: how many tests it has, at most: each has `TEST_SECONDS`.
 
         Returns: what they gave. If the process died or hung, its `problem` says so, and a new process is started.
         Raises: Cancelled.
         """
-        answer, problem = self._ask(request, TEST_SECONDS * (tests + 1))
+        answer, problem = self._ask(request)
         return TaskRun(request.module, request.task, problem=problem) if problem else msgspec.json.decode(answer, type=TaskRun)
 
     def draw(self, request: DrawRequest) -> Drawing:
         """The numbers of a task's picture. If there are none, `problem` says why. Raises: Cancelled."""
-        answer, problem = self._ask(request, 2 * TEST_SECONDS)
+        answer, problem = self._ask(request)
         return Drawing(problem=problem) if problem else msgspec.json.decode(answer, type=Drawing)
 
-    def _ask(self, request: Request | DrawRequest, seconds: float) -> tuple[bytes, str]:
+    def _ask(self, request: Request | DrawRequest) -> tuple[bytes, str]:
         """Send a request. Returns: the answer, or why there is none. Raises: Cancelled."""
         with self._lock:
             self._cancelled = False
@@ -93,7 +91,8 @@ class PracticeProcess:
             assert process and process.stdin
             process.stdin.write(msgspec.json.encode(request) + b"\n")
             process.stdin.flush()
-            answer = self._next(seconds + _GRACE)
+            while (answer := self._next(_STEPS * TEST_SECONDS + _GRACE)) == ALIVE:
+                pass
         except TimeoutError:
             return self._failed(f"Your code did not end within {TEST_SECONDS:g} seconds. Is there an endless loop?")
         except OSError:

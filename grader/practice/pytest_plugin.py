@@ -9,7 +9,6 @@ imported. Every test has `TEST_SECONDS` to run. Tests outside of tests/public ar
 """
 
 import contextlib
-import difflib
 import functools
 import importlib.util
 import re
@@ -24,10 +23,14 @@ from typing import Any
 
 import pytest
 
+from grader.base.text import look_alikes
 from grader.base.time_limit import TEST_SECONDS, time_limit
 from grader.practice.unseen import unseen
 
-__all__ = ["CannotUse", "StudentModules", "owner_of"]
+__all__ = ["INPUT", "CannotUse", "StudentModules", "asks_for_input", "owner_of"]
+
+INPUT = "asks for input(), and tests give none: use the arguments"
+"""What is wrong with code that reads from the keyboard."""
 
 
 # ---- the student's modules
@@ -78,9 +81,16 @@ class _StudentLoader(Loader):
         module.__dict__.setdefault("__getattr__", missing)
 
 
+def asks_for_input(error: BaseException) -> bool:
+    """Whether code read from the keyboard, which pytest refuses."""
+    return isinstance(error, OSError) and "reading from stdin while output is captured" in str(error)
+
+
 def _describe(error: BaseException, file: str) -> str:
     if isinstance(error, FileNotFoundError) and Path(str(error.filename)).name == file:
-        return "there is no such file"
+        return f"there is no such file. `grader reset {Path(file).stem}` makes it"
+    if asks_for_input(error):
+        return f"it {INPUT}"
     if isinstance(error, SyntaxError):
         return f"{error.msg} in line {error.lineno}" if error.lineno else str(error.msg)
     lines = []
@@ -120,9 +130,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse a task that does not exist."""
     known = _tasks(config.rootpath)
+    if config.option.task and not known:
+        path = config.rootpath / "course.toml"
+        what = "can't be read" if path.exists() else "is missing"
+        raise pytest.UsageError(f"{path} {what}: fetch it from where you got the exercises")
     for name in config.option.task:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
+            close = look_alikes(name, known)
             raise pytest.UsageError(
                 f"there is no task {name!r}{f': do you mean {close[0]}?' if close else ': `grader list` shows the tasks'}"
             )
@@ -175,7 +189,7 @@ def _tasks(root: Path) -> dict[str, str]:
 def _tasks_of(path: Path, _: int) -> dict[str, str]:
     """The same of a file that was changed at that time; reading it takes long."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        manifest = tomllib.loads(path.read_text(encoding="utf-8"))
+        manifest = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return {task["name"]: module["name"] for module in manifest["modules"] for task in module["tasks"]}
     return {}
 

@@ -1,7 +1,6 @@
 """One student's practice: runs tasks, keeps the marks, knows what comes next. The commands, notebooks and the tutor share it."""
 
 import contextlib
-import difflib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Literal, Self
 
 import msgspec
 
+from grader.base.files import file_problem
+from grader.base.text import look_alikes
 from grader.course.definitions import task_digest
 from grader.course.manifest import Course, Module, Task
 from grader.grading.source_bans import uses_in
@@ -18,7 +19,7 @@ from grader.practice.outcome import Request, TaskRun
 from grader.practice.process_handle import PracticeProcess
 from grader.practice.progress import FILE, Progress, read_progress, write_progress
 
-__all__ = ["Mark", "Place", "Session", "Standing", "UnknownName", "find_place", "find_places"]
+__all__ = ["Mark", "Place", "Session", "Standing", "UnknownName", "find", "find_place", "find_places"]
 
 Mark = Literal["passed", "changed", "open"]
 """Passed its public tests; did so before its code was changed; has not."""
@@ -55,23 +56,30 @@ def find_places(course: Course, names: Sequence[str]) -> list[Place]:
 
     Raises: UnknownName.
     """
-    names = [Path(name).stem if name.endswith((".py", ".ipynb")) else name for name in names]
     everything = [Place(module, task) for module in course.modules for task in module.tasks]
-    known = {place.task.name for place in everything} | {module.name for module in course.modules}
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, sorted(known), 3, 0.5)
-            hint = f"Do you mean {' or '.join(close)}?" if close else "`grader list` shows them."
-            raise UnknownName(f"There is no task or module {name!r}. {hint}")
-    return [place for place in everything if not names or place.task.name in names or place.module.name in names]
+    wanted = [find(course, name) for name in names]
+    return [place for place in everything if not names or place in wanted or place.module in wanted]
 
 
 def find_place(course: Course, name: str) -> Place:
     """The one task of this name. Raises: UnknownName, for a module too."""
-    places = find_places(course, [name])
-    if places[0].task.name != name:
-        raise UnknownName(f"{name} is a module: name one task.")
-    return places[0]
+    found = find(course, name)
+    if isinstance(found, Module):
+        raise UnknownName(f"{found.name} is a module: name one task.")
+    return found
+
+
+def find(course: Course, name: str) -> Place | Module:
+    """The task or the module of this name, also with the end of a file, as in exercises/cnn.py. Raises: UnknownName."""
+    if name.endswith((".py", ".ipynb")):
+        name = Path(name).stem
+    known: dict[str, Place | Module] = {module.name: module for module in course.modules}
+    known |= {task.name: Place(module, task) for module in course.modules for task in module.tasks}
+    if name not in known:
+        close = look_alikes(name, known, 3, 0.5)
+        hint = f"Do you mean {' or '.join(close)}?" if close else "`grader list` shows them."
+        raise UnknownName(f"There is no task or module {name!r}. {hint}")
+    return known[name]
 
 
 class Session:
@@ -168,12 +176,12 @@ class Session:
 
     def _source(self, place: Place) -> str:
         try:
-            return self.file(place).read_text(encoding="utf-8", errors="replace")
+            return self.file(place).read_text(encoding="utf-8-sig", errors="replace")
         except OSError:
             return ""
 
     def _digest(self, place: Place) -> str:
-        return task_digest(self._source(place), place.module, place.task.name)
+        return task_digest(self._source(place), place.task.name)
 
     def _banned(self, place: Place) -> str:
         """What a task's source names although the task forbids it. The official grading also sees what is called by other names."""
@@ -189,4 +197,4 @@ class Session:
                 try:
                     write_progress(self.course, self._progress)
                 except OSError as error:
-                    self.problem = f"Your progress can't be kept in {FILE}: {error.strerror}. Give yourself the right to write there."
+                    self.problem = f"Your progress can't be kept in {FILE}. {file_problem(error, self.course.root)}"

@@ -13,7 +13,9 @@ class NotReleased(Exception):
 def solution_of(course: Course, module: Module, task: Task) -> str:
     """The task's definition in the reference, with the helpers that it uses. Raises: NotReleased."""
     if not task.released:
-        raise NotReleased(f"The solution of {task.name} is not released. (Authors: `released = true` in course.toml does that.)")
+        author = course.hidden_suite(module.name).is_file()  # which a student does not have
+        how = " (Authors: `released = true` in course.toml does that.)" if author else ""
+        raise NotReleased(f"The solution of {task.name} is not released.{how}")
     try:
         source = course.solution(module.name).read_text(encoding="utf-8")
     except OSError:

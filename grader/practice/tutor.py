@@ -20,6 +20,7 @@ from grader.practice.describe import describe
 from grader.practice.pytest_plugin import owner_of
 from grader.practice.reset import CannotReset, statement_of
 from grader.practice.session import Place, Session, UnknownName, find_place
+from grader.practice.source_file import SourceFile
 
 __all__ = ["client_config", "serve", "tutor"]
 
@@ -90,16 +91,17 @@ class _Lessons:
         """Give a task's statement: the signature and docstring that the student was handed."""
         place = self._place(task)
         try:
-            text = statement_of(self._course, place.module, task)
+            text = statement_of(self._course, place.module, place.task.name)
         except CannotReset as error:
             raise ToolError(str(error)) from None
         return f"exercises/{place.module.name}.py, {_size(place.task)}\n\n{text}"
 
     def public_tests(self, task: str) -> str:
         """Give the source of a task's public tests, which the student can read, too. The hidden tests check more."""
-        suite = self._course.public_suite(self._place(task).module.name)
+        place = self._place(task)
+        suite = self._course.public_suite(place.module.name)
         try:
-            return _tests_of(suite.read_text(encoding="utf-8"), task, [place.task.name for place in self._session.places])
+            return _tests_of(suite.read_text(encoding="utf-8"), place.task.name, [other.task.name for other in self._session.places])
         except (OSError, SyntaxError, ValueError) as error:
             raise ToolError(f"{suite.name} can't be read: {error}") from None
 
@@ -109,8 +111,8 @@ class _Lessons:
         path = self._session.file(place)
         name = f"exercises/{path.name}"
         try:
-            source = path.read_text(encoding="utf-8")
-            return _definition(source, task) or f"{name} has no {task}."
+            source = SourceFile.read(path).text
+            return _definition(source, place.task.name) or f"{name} has no {place.task.name}."
         except SyntaxError as error:
             return f"{name} has a syntax error in line {error.lineno}: {error.msg}. The whole file:\n\n{source}"
         except (OSError, ValueError) as error:

@@ -255,7 +255,7 @@ class WatchApp(App[None]):
     def _reset(self, place: Place) -> None:
         try:
             kept = self._practice.reset()
-        except (CannotReset, OSError) as error:
+        except CannotReset as error:
             self._say(str(error), "red")
             return
         where = f" Your file is kept as {kept.relative_to(self._session.course.root).as_posix()}." if kept else ""

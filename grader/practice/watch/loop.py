@@ -79,7 +79,7 @@ class Loop:
         self._runner.ask(self.session.places)
 
     def reset(self) -> Path | None:
-        """Put the stub of the task back, which then runs. Returns: where the file is kept. Raises: CannotReset, OSError."""
+        """Put the stub of the task back, which then runs. Returns: where the file is kept. Raises: CannotReset."""
         return reset_task(self.session.course, self.place.module, self.place.task.name)
 
     def _look(self) -> None:

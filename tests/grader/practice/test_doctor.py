@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -142,6 +143,7 @@ def test_a_healthy_machine_has_nothing_to_mend():
         # packages and course
         ({"packages": {}}, "packages", "problem", ["pytest is not installed", "python -m pip install pytest"]),
         ({"packages": {**PACKAGES, "textual": ""}}, "packages", "note", ["textual is not installed", "grader watch"]),
+        ({"lacking": ("exercises/",)}, "course", "problem", ["/home/ada/course lacks exercises/", "grader reset"]),
         ({"course": ""}, "course", "note", ["no course.toml", "--course"]),
         ({"course": "", "course_error": "course.toml is not valid TOML"}, "course", "problem", ["not valid TOML"]),
     ],
@@ -187,7 +189,9 @@ def test_collects_what_is_so_here(tmp_path):
     assert facts.python == sys.version_info[:3]
     assert (facts.torch.error, facts.torch.computing) == ("", "")
     assert facts.torch.torchvision_error == ""
-    assert facts.course == str(tmp_path)
+    assert (facts.course, facts.lacking) == (str(tmp_path), ())
+    shutil.rmtree(tmp_path / "exercises")
+    assert collect(tmp_path).lacking == ("exercises/",)
     assert can_practise(examine(facts))
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from grader.check.mistakes import make_mistakes
 from grader.course.manifest import Course
 from grader.exports.practice_notebooks import practice_notebook
+from grader.practice.outcome import TaskRun
+from grader.practice.session import Session
 from grader.submissions.find import read_submission
 from tests.grader.conftest import COUNTER, DOUBLE, grader, mini_course
 
@@ -18,7 +21,10 @@ pytest.importorskip("nbclient", reason="nbclient and ipykernel are not installed
 
 import msgspec
 import nbformat
+from IPython.core.error import UsageError
 from nbclient import NotebookClient
+
+from grader.practice.notebook import PracticeMagics, load
 
 CELLS = {
     "another": "import math\n\n\ndef helper(x):\n    return x * 2",
@@ -216,3 +222,55 @@ def test_the_practice_process_ends_with_the_kernel(root):
     """No process of a notebook is left."""
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert not [line for line in listing.splitlines() if "grader.practice.process" in line and str(root) in line]
+
+
+class Shell:
+    """Stands for a notebook's shell: every cell succeeds, and nothing is run."""
+
+    def __init__(self):
+        self.configurables, self.user_ns = [], {}
+
+    def run_cell(self, _):
+        """Succeed."""
+        return SimpleNamespace(success=True)
+
+
+@pytest.fixture
+def magics(tmp_path, monkeypatch):
+    """The magics in the course in miniature, whose tests all pass at once; and the student's file."""
+    with Session(Course.read(mini_course(tmp_path))) as session:
+        monkeypatch.setattr(session.process, "run", lambda request, *_: TaskRun(request.module, request.task))
+        yield PracticeMagics(Shell(), session), tmp_path / "exercises" / "mini.py"
+
+
+def test_each_cell_may_replace_what_it_wrote(magics, capsys):
+    """A helper that was renamed goes, and is kept nowhere; another cell's helper of the same name is no cell's to change."""
+    magic, path = magics
+    magic.task("double", "def _a(x):\n    return x + x\n\n\ndef double(x):\n    return _a(x)\n\n\nout = double(1)\n")
+    magic.task("double", "def _b(x):\n    return x + x\n\n\ndef double(x):\n    return _b(x)\n")
+    assert not re.search("_a|out = ", path.read_text())
+    with pytest.raises(UsageError, match="_b is also used by double: give this one another name"):
+        magic.task("Counter", f"def _b():\n    return 1\n\n\n{COUNTER}")
+    magic.task("Counter", f"def _b(x):\n    return x + x\n\n\n{COUNTER}")
+    magic.task("Counter", COUNTER)
+    assert "def _b" in path.read_text()
+    assert not (path.parents[1] / ".grader" / "backups").exists()
+
+
+@pytest.mark.parametrize("form", ["utf-8", "utf-8-sig"])
+def test_the_files_form_stays(magics, form, capsys):
+    """A byte order mark, which some editors of Windows write, and its ends of lines."""
+    magic, path = magics
+    path.write_bytes(path.read_text().replace("\n", "\r\n").encode(form))
+    magic.task("double", DOUBLE)
+    assert path.read_bytes().decode(form).count("\r\n") == path.read_text(form).count("\n")
+    assert DOUBLE.strip() in path.read_text(form)
+
+
+def test_a_damaged_manifest(tmp_path, monkeypatch):
+    """The notebook is in a course's folder: what is wrong with it is said."""
+    root = mini_course(tmp_path)
+    (root / "course.toml").write_text("title =")
+    monkeypatch.chdir(root)
+    with pytest.raises(UsageError, match=r"course\.toml is not valid TOML"):
+        load(Shell())

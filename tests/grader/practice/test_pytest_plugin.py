@@ -1,10 +1,15 @@
 """`pytest` in a student's repository: which tests run, which modules are imported, and what one broken module does to the others."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from grader.practice import pytest_plugin
+from grader.practice.unseen import unseen
 
 MANIFEST = """
 title = "Two modules"
@@ -69,6 +74,21 @@ def test_a_misspelt_task(root):
     assert "there is no task 'add_al': do you mean add_all?" in done.stderr
 
 
+@pytest.mark.parametrize(("text", "what"), [(None, "is missing"), ("title =", "can't be read"), ("title = 'x'", "can't be read")])
+def test_without_a_manifest(tmp_path, text, what):
+    """Not the task is said to be missing, but the file that names it."""
+    if text is not None:
+        (tmp_path / "course.toml").write_text(text)
+    config = SimpleNamespace(rootpath=tmp_path, option=SimpleNamespace(task=["add"]))
+    with pytest.raises(pytest.UsageError, match=rf"course.toml {what}: fetch it from where you got the exercises"):
+        pytest_plugin.pytest_configure(config)
+    (tmp_path / "course.toml").write_bytes(b"\xef\xbb\xbf" + MANIFEST.encode())
+    pytest_plugin.pytest_configure(config)
+    config.option.task = ["ADD"]
+    with pytest.raises(pytest.UsageError, match="do you mean add\\?"):
+        pytest_plugin.pytest_configure(config)
+
+
 @pytest.mark.parametrize(
     ("keyword", "passed", "imported"),
     [
@@ -121,7 +141,7 @@ def test_a_missing_name_fails_alone(root):
     (root / "exercises" / "second.py").unlink()
     output = run(root)
     assert "first.py has no add_all" in output
-    assert "second.py can't be imported: there is no such file" in output
+    assert "second.py can't be imported: there is no such file. `grader reset second` makes it" in output
     assert "3 failed, 2 passed" in output
 
 
@@ -169,6 +189,52 @@ def test_an_import_of_a_sibling_is_said(root, line):
     with (root / "exercises" / "first.py").open("a") as file:
         file.write(f"\n\n{line}\n")
     assert "exercises/first.py imports second, which the official grading does not have" in run(root)
+
+
+def test_an_import_through_the_folder_is_said(tmp_path):
+    """The official grading has no folder exercises/, either."""
+    for line in ("from exercises.second import Box", "import exercises.second"):
+        (tmp_path / "exercises").mkdir(exist_ok=True)
+        (tmp_path / "exercises" / "first.py").write_text(f"{line}\n")
+        assert unseen(tmp_path, "exercises", ["first", "second"]) == [
+            "exercises/first.py imports exercises, which the official grading does not have: each module is graded alone."
+        ]
+
+
+STUB = 'def add(a, b):\n    """Add."""\n    raise NotImplementedError("add")\n'
+LEFT = {
+    "an answer": ("%%task add\ndef add(a, b):\n    return a + b\n", True),
+    "the stub": (f"%%task add\n# TODO\n{STUB}", False),
+    "a cell of no task": ("def add(a, b):\n    return a + b\n", False),
+    "another task": ("%%task add_all\ndef add(a, b):\n    return a + b\n", False),
+    "unfinished code": ("%%task add\ndef add(a, b:\n", False),
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_an_answer_that_was_left_in_a_notebook_is_said(tmp_path, what):
+    """A cell that was changed and not run is graded as the stub, which the file still holds."""
+    cell, left = LEFT[what]
+    for name, text in {
+        "exercises/first.py": STUB,
+        "notebooks/first.ipynb": json.dumps({"cells": [{"cell_type": "code", "source": cell.splitlines(keepends=True)}]}),
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    sentence = "notebooks/first.ipynb has code for add that exercises/first.py lacks: run its %%task cell, else it is not graded."
+    assert unseen(tmp_path, "exercises", ["first", "second"]) == [sentence] * left
+    (tmp_path / "exercises" / "first.py").write_text("def add(a, b):\n    return b + a\n")
+    assert unseen(tmp_path, "exercises", ["first", "second"]) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"cells": [3]}', '{"cells": [{}]}', '{"cells": 3}'])
+def test_a_damaged_notebook_says_nothing(tmp_path, text):
+    """It is the student's own business."""
+    (tmp_path / "exercises").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "exercises" / "first.py").write_text(STUB)
+    (tmp_path / "notebooks" / "first.ipynb").write_text(text)
+    assert unseen(tmp_path, "exercises", ["first"]) == []
 
 
 def test_other_suites_are_left_alone(root):

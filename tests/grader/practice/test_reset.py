@@ -1,5 +1,8 @@
 """`grader reset`: the stub comes back, the rest of the file stays, and nothing is lost."""
 
+import errno
+import os
+
 import pytest
 
 from grader.course.manifest import Course
@@ -13,7 +16,10 @@ def course(tmp_path):
     return Course.read(mini_course(tmp_path))
 
 
-ANSWER = "import torch\n\n\ndef helper(x):\n    return x\n\n\ndef double(x):\n    return x + x\n\n\n# mine\nclass Counter:\n    n = 1\n"
+ANSWER = (
+    "import torch\nfrom torch import Tensor\n\n\ndef helper(x):\n    return x\n\n\n"
+    "def double(x):\n    return x + x\n\n\n# mine\nclass Counter:\n    n = 1\n"
+)
 
 
 def test_one_task_is_put_back(course):
@@ -36,13 +42,87 @@ def test_a_definition_that_is_gone_comes_back(course):
     assert path.read_text() == f"x = 1\n\n\n{statement_of(course, module, 'Counter')}\n"
 
 
+def test_a_stub_comes_with_its_imports(course):
+    """A file that lost them would not be importable."""
+    path, module = course.stub("mini"), course.module("mini")
+    stub = statement_of(course, module, "double")
+    path.write_text('"""Mine."""\n\nfrom __future__ import annotations\n\nimport math\n\n\ndef double(x):\n    return x\n')
+    assert reset_task(course, module, "double") is not None
+    assert path.read_text() == (f'"""Mine."""\n\nfrom __future__ import annotations\n\nfrom torch import Tensor\nimport math\n\n\n{stub}\n')
+    path.write_text(f"# mine\n{stub}\n")
+    assert reset_task(course, module, "double") is not None
+    assert path.read_text() == f"# mine\nfrom torch import Tensor\n\n\n{stub}\n"
+    assert reset_task(course, module, "double") is None
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", '"""Mine."""\n\nimport torch\n'])
+def test_of_an_emptied_file_everything_comes_back(course, text):
+    """So it can be imported, and no other task is missing."""
+    path, module = course.stub("mini"), course.module("mini")
+    stub = path.read_text()
+    path.write_text(text)
+    kept = reset_task(course, module, "double")
+    assert kept is not None
+    assert (kept.read_text(), path.read_text()) == (text, stub)
+
+
+@pytest.mark.parametrize("reset", [lambda *given: reset_task(*given, "double"), reset_module])
+def test_a_link_stays_one(course, reset, tmp_path):
+    """The file that it leads to gets the stub, and keeps its mode."""
+    path, module = course.stub("mini"), course.module("mini")
+    elsewhere = path.rename(tmp_path / "answers.py")
+    elsewhere.write_text(RIGHT)
+    elsewhere.chmod(0o600)
+    path.symlink_to(elsewhere)
+    assert reset(course, module) is not None
+    assert path.is_symlink()
+    assert "raise NotImplementedError" in elsewhere.read_text()
+    assert elsewhere.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_stands_in_the_way_is_said(course):
+    """Which file, and what to do; no temporary file, and no number of an error."""
+    path, module = course.stub("mini"), course.module("mini")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(
+        CannotReset, match=r"^exercises/mini\.py can't be read or written\. A folder stands in its place: move that away\.$"
+    ):
+        reset_module(course, module)
+    path.rmdir()
+    path.write_text(RIGHT)
+    (course.root / ".grader").write_text("")
+    with pytest.raises(
+        CannotReset, match=r"^\.grader/backups can't be read or written\. A file stands in the place of a folder: move that away"
+    ):
+        reset_task(course, module, "double")
+    assert path.read_text() == RIGHT
+
+
+ADVICE = {"EACCES": "You have no right to", "EROFS": "The disk can only be read", "ENOSPC": "The disk is full", "EIO": "Input/output error"}
+
+
+@pytest.mark.parametrize("reason", ADVICE)
+def test_a_folder_that_cannot_be_written(course, monkeypatch, reason):
+    """The sentence names the student's file."""
+
+    def refuse(*_, **__):
+        raise OSError(getattr(errno, reason), os.strerror(getattr(errno, reason)), "/somewhere/temporary")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    course.stub("mini").write_text(RIGHT)
+    with pytest.raises(CannotReset) as caught:
+        reset_module(course, course.module("mini"))
+    assert str(caught.value).startswith(f"exercises/mini.py can't be read or written. {ADVICE[reason]}")
+
+
 def test_lines_are_counted_as_python_counts_them(course):
     """A form feed and a line separator in a string are no ends of lines."""
     path, module = course.stub("mini"), course.module("mini")
-    text = 'a = "\u2028\x0c"\n\n\ndef double(x):\n    return x + x\n\n\nb = 2\n'
+    text = 'from torch import Tensor\na = "\u2028\x0c"\n\n\ndef double(x):\n    return x + x\n\n\nb = 2\n'
     path.write_text(text)
     reset_task(course, module, "double")
-    assert path.read_text() == f'a = "\u2028\x0c"\n\n\n{statement_of(course, module, "double")}\n\n\nb = 2\n'
+    assert path.read_text() == f'from torch import Tensor\na = "\u2028\x0c"\n\n\n{statement_of(course, module, "double")}\n\n\nb = 2\n'
 
 
 def test_a_file_that_cannot_be_read(course):
@@ -85,11 +165,19 @@ def test_without_reference_and_copy(course):
 def test_the_files_form_stays(course, bom, end):
     """A byte order mark and Windows' line ends are kept; of two definitions, the one that counts is put back."""
     path, module = course.stub("mini"), course.module("mini")
-    text = "def double(x):\n    return 1\n\n\ndef double(x):\n    return 2\n"
+    text = "from torch import Tensor\n\n\ndef double(x):\n    return 1\n\n\ndef double(x):\n    return 2\n"
     path.write_bytes(bom + text.replace("\n", end).encode())
     assert reset_task(course, module, "double") is not None
-    expected = f"def double(x):\n    return 1\n\n\n{statement_of(course, module, 'double')}\n"
+    expected = f"from torch import Tensor\n\n\ndef double(x):\n    return 1\n\n\n{statement_of(course, module, 'double')}\n"
     assert path.read_bytes() == bom + expected.replace("\n", end).encode()
+
+
+def test_a_carriage_return_ends_a_line(course):
+    """Python sees it so, also where it stands alone; so the definition is cut where it stands."""
+    path, module = course.stub("mini"), course.module("mini")
+    path.write_bytes(b"from torch import Tensor\rb = 2\n\n\ndef double(x):\n    return x\n\n\nc = 3\n")
+    reset_task(course, module, "double")
+    assert path.read_bytes().decode() == f"from torch import Tensor\nb = 2\n\n\n{statement_of(course, module, 'double')}\n\n\nc = 3\n"
 
 
 def test_another_encoding_loses_nothing(course):

@@ -91,6 +91,16 @@ def test_statement_tests_and_code(folder):
     assert code == "import torch\n\n\ndef helper(x):\n    return torch.add(x, x)\n\n\ndef double(x):\n    return helper(x)"
 
 
+def test_a_files_name_and_a_byte_order_mark(folder):
+    """Both are taken as the commands and Python take them."""
+    (folder / "exercises" / "mini.py").write_text(f"{DOUBLE}\n\n{COUNTER}", "utf-8-sig")
+    questions = [(tool, {"task": "double.py"}) for tool in ("statement", "public_tests", "student_code")]
+    statement, tests, code = ask(Course.read(folder), *questions)
+    assert "def double(x: Tensor)" in statement
+    assert "def test_double_of_three" in tests
+    assert code == DOUBLE.strip()
+
+
 def test_fixtures_belong_to_a_test(folder):
     """What a public test names as an argument is shown, too."""
     suite = folder / "tests" / "public" / "test_mini.py"
