@@ -11,7 +11,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from benchmarks.latency import RIGHT, TASK, TODO, WRONG, copy_course
+from benchmarks.latency import copy_course
 from grader.course.manifest import Course
 from grader.practice.session import Session, find_places
 from grader.practice.watch.app import WatchApp
@@ -19,6 +19,10 @@ from grader.practice.watch.app import WatchApp
 FOLDER = Path(__file__).resolve().parent
 SIZE = (88, 29)
 LONGEST = 120.0
+TASK = "count_correct"
+TODO = '    # TODO: about 1 line.\n    raise NotImplementedError("count_correct")\n'
+WRONG = "    return (scores.argmax(dim=1) == labels).sum()\n"
+RIGHT = "    return (scores.argmax(dim=1) == labels).sum().item()\n"
 
 
 def main() -> None:
@@ -38,7 +42,7 @@ async def _make(folder: Path) -> None:
         async with app.run_test(size=SIZE) as pilot:
             await _wait(pilot, "not written yet")
             for answer, words, picture in (
-                (WRONG, "1 of 2 public tests passed", "watch-failed.svg"),
+                (WRONG, "0 of 1 public tests passed", "watch-failed.svg"),
                 (RIGHT, "all public tests passed", "watch-passed.svg"),
             ):
                 path.write_text(stub.replace(TODO, answer), encoding="utf-8")
@@ -49,7 +53,7 @@ async def _make(folder: Path) -> None:
 async def _wait(pilot: Pilot[None], words: str) -> None:
     """Wait until the screen shows some words and nothing runs. Raises: TimeoutError."""
     async with asyncio.timeout(LONGEST):
-        while words not in pilot.app.export_screenshot().replace("&#160;", " ") or "…&#160;" in pilot.app.export_screenshot():
+        while words not in (screen := pilot.app.export_screenshot().replace("&#160;", " ")) or re.search(r"… \d+ s", screen):
             await pilot.pause(0.2)
     await pilot.pause(0.5)
 

@@ -88,8 +88,14 @@ def message_of(error: BaseException, task: str, stub: Stub | None) -> str:
     if asks_for_input(error):
         return f"Your code {INPUT}."
     if isinstance(error, AssertionError | pytest.fail.Exception | CannotUse | OutOfTime):
-        return text or type(error).__name__
+        return _own_words(text) or type(error).__name__
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _own_words(text: str) -> str:
+    """The message that an assert was given, without the expression that pytest adds below it."""
+    own, _, expression = text.partition("\nassert ")
+    return own if expression and not own.startswith("assert ") else text
 
 
 def returned_nothing(run: Callable[[], object], file: str) -> bool:

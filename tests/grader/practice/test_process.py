@@ -9,6 +9,7 @@ import pytest
 
 from grader.course.manifest import Show
 from grader.practice.describe import describe
+from grader.practice.failure import message_of
 from grader.practice.outcome import ALIVE, DrawRequest, PublicTest, Request, TaskRun, TestStatus
 from grader.practice.process_handle import _GRACE, PracticeProcess
 from tests.grader.conftest import COUNTER, DOUBLE, PUBLIC, RIGHT, mini_course
@@ -230,3 +231,17 @@ def test_a_test_that_ran_out_of_time_is_said():
     """The tests after it were not begun: their number would mislead."""
     timed_out = TaskRun("mini", "double", [PublicTest("a", "A.", TestStatus.PASSED), PublicTest("b", "B.", TestStatus.TIMED_OUT)])
     assert said(timed_out).startswith("double: stopped after the first public test that ran out of time\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("expected 2, got 3\nassert 3 == 2", "expected 2, got 3"),
+        ("two\nlines\nassert False\n +  where False = isinstance(3, str)", "two\nlines"),
+        ("assert 3 == 2\nassert 1", "assert 3 == 2\nassert 1"),
+        ("assert 3 == 2", "assert 3 == 2"),
+    ],
+)
+def test_a_message_of_its_own_is_enough(text, said):
+    """Where a test says in words what it expected, the expression that pytest adds is left out."""
+    assert message_of(AssertionError(text), "double", None) == said
