@@ -50,7 +50,8 @@ def feed_linear(model: nn.Module, inputs: Tensor, labels: Tensor, *, lr: float =
     """Train a classifier on one sample after the other: one pass, in order, with an update after each sample.
 
     An update is a step of plain SGD with learning rate lr on the negative log-likelihood of one sample. The model takes batches only:
-    (B, D) becomes (B, C), the log-probabilities of the classes. Its last layer is nn.LogSoftmax(dim=1).
+    (B, D) becomes (B, C), the log-probabilities of the classes. Its last layer is nn.LogSoftmax(dim=1). Gradients from before the
+    call don't count.
 
     What happens now: IndexError: Dimension out of range (expected to be in range of [-1, 0], but got 1)
 
@@ -470,9 +471,11 @@ def nan_hunt(model: nn.Module, x: Tensor) -> tuple[str, str] | None:
     leaves = [x.detach().requires_grad_(), *(p for p in model.parameters() if p.requires_grad)]
     try:
         with torch.enable_grad():
+            start = leaves[0].clone()
             with Watch():
-                out = model(leaves[0].clone())
-            torch.autograd.grad(out.sum(), leaves, allow_unused=True)
+                out = model(start)
+            if out.requires_grad:
+                torch.autograd.grad(out.sum(), leaves, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
