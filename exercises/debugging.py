@@ -498,7 +498,7 @@ def nan_hunt(model: nn.Module, x: Tensor) -> tuple[str, str] | None:
         model: takes x, and gives one floating-point tensor. It is run once; its gradients and hooks are left as they are.
         x: a floating-point tensor without NaN.
 
-    Returns: (module, operation), or None if there is no NaN.
+    Returns: (module, operation), or None if no NaN is made.
         module: its name in model.named_modules(). It is the innermost one in whose forward the operation is called.
         operation: __name__ of torch's function, as torch.overrides.TorchFunctionMode sees it: "sqrt", "log", "sub", "mul", "div".
     """
@@ -511,7 +511,7 @@ def nan_hunt(model: nn.Module, x: Tensor) -> tuple[str, str] | None:
     def has_nan(values):
         if isinstance(values, (tuple, list)):
             return any(has_nan(value) for value in values)
-        return isinstance(values, Tensor) and bool(values.isnan().any())
+        return isinstance(values, Tensor) and values.isnan().any()
 
     class Watch(TorchFunctionMode):
         """Sees every operation of the forward pass."""
@@ -543,12 +543,11 @@ def nan_hunt(model: nn.Module, x: Tensor) -> tuple[str, str] | None:
 
     leaves = [x.detach().requires_grad_(), *(p for p in model.parameters() if p.requires_grad)]
     try:
-        with torch.enable_grad():
-            start = leaves[0].clone()
-            with Watch():
-                out = model(start)
-            if out.requires_grad:
-                torch.autograd.grad(out.sum(), leaves, allow_unused=True)
+        start = leaves[0].clone()
+        with Watch():
+            out = model(start)
+        if out.requires_grad:
+            torch.autograd.grad(out.sum(), leaves, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()

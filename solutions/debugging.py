@@ -65,7 +65,8 @@ def feed_linear(model: nn.Module, inputs: Tensor, labels: Tensor, *, lr: float =
     criterion = nn.NLLLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     total_loss = 0.0
-    for x, y in zip(inputs.split(1), labels.split(1), strict=True):  # batches of one: (1, D) and (1,)
+    for n in range(len(inputs)):
+        x, y = inputs[[n]], labels[[n]]  # batches of one: (1, D) and (1,)
         optimizer.zero_grad()
         loss = criterion(model(x), y)
         loss.backward()
@@ -429,19 +430,19 @@ def nan_hunt(model: nn.Module, x: Tensor) -> tuple[str, str] | None:
         model: takes x, and gives one floating-point tensor. It is run once; its gradients and hooks are left as they are.
         x: a floating-point tensor without NaN.
 
-    Returns: (module, operation), or None if there is no NaN.
+    Returns: (module, operation), or None if no NaN is made.
         module: its name in model.named_modules(). It is the innermost one in whose forward the operation is called.
         operation: __name__ of torch's function, as torch.overrides.TorchFunctionMode sees it: "sqrt", "log", "sub", "mul", "div".
     """
     from torch.overrides import TorchFunctionMode
 
     found: list[tuple[str, str]] = []
-    running: list[str] = []
+    running: list[str] = []  # the names of the modules whose forward is running
 
-    def has_nan(values: object) -> bool:
+    def has_nan(values):
         if isinstance(values, (tuple, list)):
             return any(has_nan(value) for value in values)
-        return isinstance(values, Tensor) and bool(values.isnan().any())
+        return isinstance(values, Tensor) and values.isnan().any()
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -470,12 +471,11 @@ def nan_hunt(model: nn.Module, x: Tensor) -> tuple[str, str] | None:
         handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)]
     leaves = [x.detach().requires_grad_(), *(p for p in model.parameters() if p.requires_grad)]
     try:
-        with torch.enable_grad():
-            start = leaves[0].clone()
-            with Watch():
-                out = model(start)
-            if out.requires_grad:
-                torch.autograd.grad(out.sum(), leaves, allow_unused=True)
+        start = leaves[0].clone()
+        with Watch():
+            out = model(start)
+        if out.requires_grad:
+            torch.autograd.grad(out.sum(), leaves, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()

@@ -702,12 +702,12 @@ def with_a_dict_of_names(model, x):
     handles += [module.register_forward_hook(leave) for module in names]
     leaf = x.detach().clone().requires_grad_()
     start = leaf.clone()
-    with torch.enable_grad(), Mode():
+    with Mode():
         out = model(start)
     for handle in handles:
         handle.remove()
     if out.requires_grad:
-        torch.autograd.grad(out.sum(), [leaf, *model.parameters()], allow_unused=True)
+        torch.autograd.grad(out.sum(), [leaf, *filter(lambda p: p.requires_grad, model.parameters())], allow_unused=True)
     return found
 
 

@@ -429,13 +429,12 @@ class TestOptimizerFirst:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
-    def test_frozen_body(self, agree, draw):
-        """What doesn't require a gradient stays frozen; the mode of the model stays, too."""
+    def test_mode(self, agree, draw):
+        """The model is trained in the mode in which it is."""
         x, y, seed = draw.normal(7, 3, dtype=F64), draw.integers(0, 4, 7), draw.seed()
 
         def probe(m):
             model = filled(nn.Sequential(OrderedDict(body=with_norm(seed, 3, 5, 5), fc=nn.Linear(5, 2))), seed).eval()
-            model.body[0].weight.requires_grad_(False)
             return m.optimizer_first(model, filled(nn.Linear(5, 4), seed), x, y, lr=0.1), state_of(model)
 
         agree(probe, rtol=1e-9, atol=1e-9)
@@ -683,7 +682,8 @@ class TestBroadcastLoss:
     def test_layouts(self, agree, draw, layout):
         """Samples and numbers may lie in memory in any way."""
         x, y, seed = draw.normal(7, 3, dtype=F64, layout=layout), draw.normal(7, dtype=F64, layout="sliced"), draw.seed()
-        agree(lambda m: m.broadcast_loss(mlp(seed, 3, 4, 1), x, y, epochs=3), rtol=1e-9, atol=1e-9)
+        other = draw.normal(7, 3, dtype=F64)
+        agree(lambda m: [m.broadcast_loss(mlp(seed, 3, 4, 1), samples, y, epochs=3) for samples in (x, other)], rtol=1e-9, atol=1e-9)
 
     def test_usual_settings(self, agree, draw):
         """Usual are 50 epochs with learning rate 0.1, which are enough for a line."""
@@ -895,14 +895,17 @@ class TestNanHunt:
         agree(probe, rtol=0, atol=0)
 
     def test_none(self, agree, draw):
-        """Without NaN there is nothing to report: with real layers, infinities in the output, and without a graph."""
+        """Where none is made, there is nothing to report: real layers, infinities, no graph, or NaN that the network brings along."""
         x, names, seed = draw.normal(4, 3, dtype=F64), names_of(draw, 4), draw.seed()
+        nan = torch.full((3,), torch.nan, dtype=F64)
 
         def probe(m):
             return [
                 m.nan_hunt(mlp(seed, 3, 5, 2), x),
                 m.nan_hunt(chain(names, torch.sin, lambda x: torch.log(x * 0), torch.exp), x),
                 m.nan_hunt(chain(names, torch.sin, torch.cos, lambda x: x.detach()), x),
+                m.nan_hunt(chain(names, torch.sin, lambda x: torch.add(x, nan), lambda x: torch.add(x, other=nan)), x),
+                m.nan_hunt(chain(names, torch.sin, lambda x: torch.add(x, other=nan), torch.cos), x),
                 m.nan_hunt(chain(names, FORWARD["0 / 0"], torch.sin, torch.sin), x),
             ]
 
@@ -910,22 +913,12 @@ class TestNanHunt:
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_network_is_left_alone(self, agree, draw, layout):
-        """Gradients and hooks stay as they are, whatever is found; with gradients off, the hunt is the same."""
+        """Gradients, parameters, hooks and x stay as they are, whatever the network does; x may lie in memory in any way."""
         x, names, seed = draw.normal(4, 3, dtype=F64, layout=layout), names_of(draw, 4), draw.seed()
-
-        def probe(m):
-            models = [
-                chain(names, mlp(seed, 3, 3), FORWARD["0 / 0"], torch.sin),
-                chain(names, mlp(seed, 3, 3), BACKWARD["root at 0"], torch.sin),
-            ]
-            for model in models:
-                old_gradients(model)
-            with torch.no_grad():
-                found = [m.nan_hunt(model, x) for model in models]
-            hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for model in models for module in model.modules()]
-            return found, hooks, [p.grad for model in models for p in model.parameters()], state_of(models[0])
-
-        agree(probe, rtol=0, atol=0)
+        functions = FORWARD["0 / 0"], BACKWARD["root at 0"], torch.cos
+        models = [old_gradients(chain(names, mlp(seed, 3, 3), function, torch.sin)) for function in functions]  # the probe holds them
+        models.append(chain(names, lambda x: x.mul_(0), lambda x: x.div_(0), torch.sin))
+        agree(lambda m: [m.nan_hunt(model, x) for model in models], rtol=0, atol=0)
 
 
 class Token:

@@ -1514,7 +1514,7 @@ def late_name(model, x):
     def has_nan(values):
         if isinstance(values, (tuple, list)):
             return any(has_nan(value) for value in values)
-        return isinstance(values, Tensor) and bool(values.isnan().any())
+        return isinstance(values, Tensor) and values.isnan().any()
 
     class Watch(TorchFunctionMode):
         """Sees every operation of the forward pass."""
@@ -1546,12 +1546,11 @@ def late_name(model, x):
 
     leaves = [x.detach().requires_grad_(), *(p for p in model.parameters() if p.requires_grad)]
     try:
-        with torch.enable_grad():
-            start = leaves[0].clone()
-            with Watch():
-                out = model(start)
-            if out.requires_grad:
-                torch.autograd.grad(out.sum(), leaves, allow_unused=True)
+        start = leaves[0].clone()
+        with Watch():
+            out = model(start)
+        if out.requires_grad:
+            torch.autograd.grad(out.sum(), leaves, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -1593,13 +1592,12 @@ def _hunt(model, x, *, bad=torch.isnan, among_args=True, backward=True, last=Fal
         handles.append(module.register_forward_pre_hook(lambda module, args, called=called: running.append(called)))
         handles.append(module.register_forward_hook(leave))
     image = x.detach().requires_grad_()
-    with torch.enable_grad():
-        start = image.clone()
-        with Watch():
-            out = model(start)
-        if backward and out.requires_grad:
-            wanted = leaves(image, model) if leaves else [image, *(p for p in model.parameters() if p.requires_grad)]
-            torch.autograd.grad(out.sum(), wanted, allow_unused=True)
+    start = image.clone()
+    with Watch():
+        out = model(start)
+    if backward and out.requires_grad:
+        wanted = leaves(image, model) if leaves else [image, *(p for p in model.parameters() if p.requires_grad)]
+        torch.autograd.grad(out.sum(), wanted, allow_unused=True)
     if remove:
         for handle in handles:
             handle.remove()
