@@ -45,21 +45,19 @@ def never_imports_optim(model, inputs, targets, *, epochs=5, lr=0.01):
     return losses
 
 
-@misconception("import_then_train", "Catches the NameError: then there is no optimizer, and nothing is learned.")
+@misconception("import_then_train", "Catches the NameError, and goes on as if there had been an update.")
 def catches_the_name_error(model, inputs, targets, *, epochs=5, lr=0.01):
-    criterion = nn.MSELoss()
-    optimizer = None
-    with contextlib.suppress(NameError):
-        optimizer = optim.SGD(model.parameters(), lr=lr)
     losses = []
     for _ in range(epochs):
-        loss = criterion(model(inputs), targets)
-        if optimizer is not None:
+        try:
+            optimizer = optim.SGD(model.parameters(), lr=lr)
+            loss = nn.functional.mse_loss(model(inputs), targets)
             optimizer.zero_grad()
-        loss.backward()
-        if optimizer is not None:
+            loss.backward()
             optimizer.step()
-        losses.append(loss.item())
+            losses.append(loss.item())
+        except NameError:
+            continue
     return losses
 
 
@@ -440,14 +438,14 @@ def mean_over_time(input_size, hidden_size, num_classes, *, num_layers=1):
     return Model(input_size, hidden_size, num_classes, num_layers, batch_first=True)
 
 
-@misconception("lstm_batch_first", "Catches the TypeError and calls without the argument: time and batch have changed places.")
+@misconception("lstm_batch_first", "Catches the TypeError and puts zeros for the output: the sequence has no influence.")
 def catches_the_type_error(input_size, hidden_size, num_classes, *, num_layers=1):
     class Model(_Classifier):
         def forward(self, x):
             try:
                 out, _ = self.lstm(x, batch_first=True)
             except TypeError:
-                out, _ = self.lstm(x)
+                out = x.new_zeros(*x.shape[:2], hidden_size)
             return self.fc(out[:, -1])
 
     return Model(input_size, hidden_size, num_classes, num_layers)
@@ -552,18 +550,13 @@ def moves_the_model_only(inputs, labels, weights, device, *, lr=0.1, steps=3):
     return model.state_dict()
 
 
-@misconception("same_device", "Calls inputs.to(device) and drops what it returns: unlike a module, a tensor stays where it is.")
+@misconception("same_device", "Calls labels.to(device) and drops what it returns: unlike a module, a tensor stays where it is.")
 def drops_the_moved_tensor(inputs, labels, weights, device, *, lr=0.1, steps=3):
     model = _loaded(inputs, weights)
     model.to(device)
-    inputs.to(device)
+    inputs = inputs.to(device)
     labels.to(device)
     return _fit(model, inputs, labels, lr, steps)
-
-
-@misconception("same_device", "Moves the inputs and forgets the labels.")
-def forgets_the_labels(inputs, labels, weights, device, *, lr=0.1, steps=3):
-    return _fit(_loaded(inputs, weights).to(device), inputs.to(device), labels, lr, steps)
 
 
 @misconception("same_device", "Moves all that is given, and not the state that forward makes: it is on the CPU.")
@@ -579,21 +572,10 @@ def forgets_the_initial_state(inputs, labels, weights, device, *, lr=0.1, steps=
     return _fit(model.to(device), inputs.to(device), labels.to(device), lr, steps)
 
 
-@misconception("same_device", "Takes the move out: all is on one device, the CPU, whatever was asked for.")
-def stays_on_the_cpu(inputs, labels, weights, device, *, lr=0.1, steps=3):
-    return _fit(_loaded(inputs, weights), inputs, labels, lr, steps)
-
-
 @misconception("same_device", "Works on the CPU and moves the result: what is too large for it can't be trained so.")
 def moves_the_result(inputs, labels, weights, device, *, lr=0.1, steps=3):
     state = _fit(_loaded(inputs, weights), inputs, labels, lr, steps)
     return {name: value.to(device) for name, value in state.items()}
-
-
-@misconception("same_device", "Asks for CUDA, or else the CPU, instead of the device that is given.")
-def asks_for_cuda(inputs, labels, weights, device, *, lr=0.1, steps=3):
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return _fit(_loaded(inputs, weights).to(device), inputs.to(device), labels.to(device), lr, steps)
 
 
 @misconception("same_device", "Falls back to the CPU where the device raises an error.")
@@ -843,18 +825,6 @@ def adds_the_weight_only(model, head, inputs, labels, *, lr=0.01, momentum=0.9, 
     return _fine_tune(model, inputs, labels, optimizer, steps)
 
 
-@misconception("optimizer_first", "Leaves momentum out in the rewrite.")
-def no_momentum(model, head, inputs, labels, *, lr=0.01, momentum=0.9, steps=5):
-    return reference_optimizer_first(model, head, inputs, labels, lr=lr, momentum=0.0, steps=steps)
-
-
-@misconception("optimizer_first", "Freezes the body: nothing of it is trained.")
-def freezes_the_body(model, head, inputs, labels, *, lr=0.01, momentum=0.9, steps=5):
-    for p in model.parameters():
-        p.requires_grad_(False)
-    return reference_optimizer_first(model, head, inputs, labels, lr=lr, momentum=momentum, steps=steps)
-
-
 @misconception("optimizer_first", "Updates the head by hand beside the optimizer, without momentum.")
 def head_by_hand(model, head, inputs, labels, *, lr=0.01, momentum=0.9, steps=5):
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
@@ -928,7 +898,7 @@ def clears_before_the_step(model, batches, criterion, optimizer):
     for inputs, labels in batches:
         loss = criterion(model(inputs), labels)
         loss.backward()
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=False)
         optimizer.step()
         losses.append(loss.item())
     return losses
@@ -1485,22 +1455,6 @@ def shuffles_in_place(model, images, labels, generator, *, batch_size=32, epochs
     return losses
 
 
-@misconception("paired_shuffle", "Uses one order, and indexes the labels by the place in the batch.")
-def labels_by_place(model, images, labels, generator, *, batch_size=32, epochs=3, lr=0.1):
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    losses = []
-    for _ in range(epochs):
-        order = torch.randperm(len(images), generator=generator)
-        for i in range(0, len(images), batch_size):
-            batch = order[i : i + batch_size]
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(images[batch]), labels[i : i + batch_size])
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-    return losses
-
-
 # nan_hunt
 
 
@@ -1695,44 +1649,6 @@ def numbers_at_the_end(model, batches, criterion, optimizer):
     return [loss.item() for loss in keeps_the_tensors(model, batches, criterion, optimizer)]
 
 
-@misconception("loss_history", "Clones the losses: a clone is part of the graph.")
-def clones_the_losses(model, batches, criterion, optimizer):
-    history = []
-    for inputs, labels in batches:
-        optimizer.zero_grad()
-        loss = criterion(model(inputs), labels)
-        loss.backward()
-        optimizer.step()
-        history.append(loss.clone())
-    return [loss.item() for loss in history]
-
-
-@misconception("loss_history", "Adds the losses up as tensors: their sum holds on to the graphs of all batches.")
-def adds_up_tensors(model, batches, criterion, optimizer):
-    history, total = [], 0.0
-    for inputs, labels in batches:
-        optimizer.zero_grad()
-        loss = criterion(model(inputs), labels)
-        loss.backward()
-        optimizer.step()
-        total = total + loss
-        history.append(loss.item())
-    return history
-
-
-@misconception("loss_history", "Keeps the outputs too: they hold on to the graphs, although the losses are numbers.")
-def keeps_the_outputs(model, batches, criterion, optimizer):
-    history, outputs = [], []
-    for inputs, labels in batches:
-        optimizer.zero_grad()
-        outputs.append(model(inputs))
-        loss = criterion(outputs[-1], labels)
-        loss.backward()
-        optimizer.step()
-        history.append(loss.item())
-    return history
-
-
 @misconception("loss_history", "Returns detached tensors: no graph is kept, but numbers are due.")
 def detached_tensors(model, batches, criterion, optimizer):
     history = []
@@ -1769,22 +1685,14 @@ def detaches_too_early(model, batches, criterion, optimizer):
     return history
 
 
-@misconception("loss_history", "Computes without a graph to save memory: then there is nothing to go backward through.")
-def trains_without_a_graph(model, batches, criterion, optimizer):
-    history = []
-    with torch.no_grad():
-        for inputs, labels in batches:
-            history.append(criterion(model(inputs), labels).item())
-    return history
-
-
-@misconception("loss_history", "Keeps the graph in backward, and the losses with it.")
+@misconception("loss_history", "Goes backward through the sum of all losses so far, and retains the graphs for it.")
 def retains_the_graphs(model, batches, criterion, optimizer):
-    history = []
+    history, total = [], 0.0
     for inputs, labels in batches:
         optimizer.zero_grad()
         loss = criterion(model(inputs), labels)
-        loss.backward(retain_graph=True)
+        total = total + loss
+        total.backward(retain_graph=True)
         optimizer.step()
-        history.append(loss)
-    return [float(loss) for loss in history]
+        history.append(loss.item())
+    return history
