@@ -904,12 +904,6 @@ def clears_before_the_step(model, batches, criterion, optimizer):
     return losses
 
 
-@misconception("training_step_order", "Clears once, before the loop: from the second batch on, the gradients add up.")
-def clears_once(model, batches, criterion, optimizer):
-    optimizer.zero_grad()
-    return never_clears(model, batches, criterion, optimizer)
-
-
 @misconception("training_step_order", "Clears only after the step: gradients from before the call get into the first update.")
 def clears_at_the_end(model, batches, criterion, optimizer):
     losses = []
@@ -1253,20 +1247,6 @@ def _fit_numbers(loss_of, model, x, y, lr, epochs):
         optimizer.step()
     with torch.no_grad():
         return model(x).squeeze(1)
-
-
-@misconception("broadcast_loss", "Leaves it to torch's mse_loss: that broadcasts as well, with a warning.")
-def mse_loss_with_a_warning(model, x, y, *, lr=0.1, epochs=50):
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _fit_numbers(F.mse_loss, model, x, y, lr, epochs)
-
-
-@misconception("broadcast_loss", "Turns y into a row, (1, N): against (N, 1) that is again a table of all pairs.")
-def row_against_column(model, x, y, *, lr=0.1, epochs=50):
-    return _fit_numbers(lambda out, y: ((out - y.unsqueeze(0)) ** 2).mean(), model, x, y, lr, epochs)
 
 
 @misconception("broadcast_loss", "Takes the sum of the squares: N times the mean, and so N times the step.")
