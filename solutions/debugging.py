@@ -24,7 +24,7 @@ def import_then_train(model: nn.Module, inputs: Tensor, targets: Tensor, *, epoc
     What happens now: NameError: name 'optim' is not defined
 
     Args:
-        model: maps inputs to a tensor of the targets' shape. It is trained in place.
+        model: maps inputs to a tensor of the targets' shape. Trained in place, in the mode (training or eval) in which it is.
         inputs, targets: all samples, any floating dtype.
         epochs: number of updates, 0 or more.
         lr: the learning rate, 0 or more.
@@ -56,7 +56,7 @@ def feed_linear(model: nn.Module, inputs: Tensor, labels: Tensor, *, lr: float =
     What happens now: IndexError: Dimension out of range (expected to be in range of [-1, 0], but got 1)
 
     Args:
-        model: as above. It is trained in place, and stays as it is otherwise.
+        model: as above. Trained in place, in the mode (training or eval) in which it is.
         inputs: (N, D), a floating dtype, with N ≥ 1.
         labels: (N,), int64, 0 … C − 1.
 
@@ -229,7 +229,7 @@ def optimizer_first(
     What happens now: no error. The loss falls much too slowly, and the weights of the new head are the same after training as before.
 
     Args:
-        model: has an attribute `fc`, the last layer. Changed in place.
+        model: has an attribute `fc`, the last layer. Changed in place, and trained in the mode (training or eval) in which it is.
         head: takes what model.fc takes, and gives a score for each class.
         inputs: what the model takes, N samples.
         labels: (N,), int64.
@@ -262,6 +262,7 @@ def training_step_order(
     layers: RuntimeError: one of the variables needed for gradient computation has been modified by an inplace operation
 
     Args:
+        model: trained in place, in the mode (training or eval) in which it is.
         batches: any iterable of (inputs, labels), also a generator; it may be empty.
         criterion: gives a 0-d tensor.
         optimizer: one of torch's, for the model's parameters. Its settings, such as lr, stay as they are.
@@ -290,7 +291,7 @@ def double_softmax(
     What happens now: no error. With ten classes the loss never gets below 1.46, however long one trains.
 
     Args:
-        model: (B, …) becomes (B, C). Trained in place.
+        model: (B, …) becomes (B, C). Trained in place; trained and used in the mode (training or eval) in which it is.
         inputs, labels: N samples, and their classes, (N,) int64.
         new_inputs: M samples.
         steps: 0 or more.
@@ -357,7 +358,7 @@ def broadcast_loss(model: nn.Module, x: Tensor, y: Tensor, *, lr: float = 0.1, e
     What happens now: no error. The predictions are nearly the same for all samples, about the mean of y.
 
     Args:
-        model: (N, D) becomes (N, 1). Trained in place.
+        model: (N, D) becomes (N, 1). Trained in place; trained and used in the mode (training or eval) in which it is.
         x: (N, D); y: (N,). One floating dtype, N ≥ 1.
         epochs: 0 or more.
 
@@ -393,7 +394,7 @@ def paired_shuffle(
     What happens now: no error. The loss stays where it is for a model that guesses.
 
     Args:
-        model: gives the scores (n, C). Trained in place.
+        model: gives the scores (n, C). Trained in place, in the mode (training or eval) in which it is.
         images: (N, …); labels: (N,), int64. N may be 0.
         generator: decides the orders. It goes on from its present state.
         batch_size: 1 or more.
@@ -495,6 +496,7 @@ def loss_history(
     What happens now: no error. The process needs more memory with every batch, until it is killed in the end.
 
     Args:
+        model: trained in place, in the mode (training or eval) in which it is.
         batches: any iterable of (inputs, labels), also a generator; it may be empty.
         criterion: gives a 0-d tensor.
         optimizer: one of torch's, for the model's parameters.

@@ -55,6 +55,17 @@ def with_norm(seed, *sizes):
     return model
 
 
+def in_both_modes(seed, *sizes, last=()):
+    """A network with batch norm in training mode, and the same in eval mode."""
+    d, h, c = sizes
+    return [filled(nn.Sequential(nn.Linear(d, h), nn.BatchNorm1d(h), nn.Linear(h, c), *last), seed).train(mode) for mode in (True, False)]
+
+
+def values_of(model):
+    """Copies of the parameters alone: how often batch norm saw something is of no interest."""
+    return [value.detach().clone() for _, value in sorted(model.named_parameters())]
+
+
 def state_of(model):
     """The model's parameters and buffers as a plain dict of copies."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -180,6 +191,16 @@ class TestFeedLinear:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
+    def test_modes(self, agree, draw):
+        """The model is trained in the mode in which it is."""
+        x, y, seed = draw.normal(4, 3, dtype=F64), draw.integers(0, 4, 4), draw.seed()
+
+        def probe(m):
+            model = in_both_modes(seed, 3, 5, 4, last=[nn.LogSoftmax(dim=1)])[1]
+            return m.feed_linear(model, x, y), state_of(model)
+
+        agree(probe, rtol=1e-7, atol=1e-7)
+
 
 @task("flatten_after_pooling")
 class TestFlattenAfterPooling:
@@ -216,9 +237,9 @@ class TestFlattenAfterPooling:
 
         def probe(m):
             model = m.flatten_after_pooling((13, 10))
-            weights = [p.detach() for p in with_values(model).parameters() if p.dim() > 1]
-            largest = [round((w.abs().max() * w[0].numel() ** 0.5).item(), 1) for w in weights]
-            return largest, [len(w.unique()) > w.numel() / 2 for w in weights], filled(model, seed)(x).detach()
+            values = [p.detach() for p in with_values(model).parameters()]
+            largest = [round((w.abs().max() * w[0].numel() ** 0.5).item(), 1) for w in values if w.dim() > 1]
+            return largest, [len(value.unique()) > value.numel() / 2 for value in values], filled(model, seed)(x).detach()
 
         agree(probe, rtol=1e-7, atol=1e-7)
 
@@ -403,7 +424,9 @@ class TestOptimizerFirst:
         def probe(m):
             model, head = with_head(seed, d, h, 9), filled(nn.Linear(h, 4), seed)
             losses = m.optimizer_first(model, head, x, y, lr=0.2, momentum=0.8, steps=4)
-            return losses, state_of(model), state_of(head)
+            states = state_of(model), state_of(head)
+            head.bias = nn.Parameter(head.bias.detach() + 1)  # which the model sees, if its head is this one
+            return losses, states, model(x).detach()
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
@@ -566,6 +589,17 @@ class TestDoubleSoftmax:
         x, y, new, seed = draw.normal(7, 3, dtype=F64), draw.integers(0, 4, 7), draw.normal(5, 3, dtype=F64), draw.seed()
         agree(lambda m: m.double_softmax(old_gradients(mlp(seed, 3, 4)), x, y, new, steps=2), rtol=1e-7, atol=1e-7)
 
+    def test_modes(self, agree, draw):
+        """The model is trained and used in the mode in which it is."""
+        x, y, new, seed = draw.normal(7, 3, dtype=F64), draw.integers(0, 4, 7), draw.normal(5, 3, dtype=F64), draw.seed()
+
+        def probe(m):
+            training, fixed = in_both_modes(seed, 3, 5, 4)
+            results = [m.double_softmax(model, x, y, new, steps=2) for model in (training, fixed)]
+            return results, values_of(training), state_of(fixed)
+
+        agree(probe, rtol=1e-7, atol=1e-7)
+
 
 def recorder(inner):
     """A network that passes its input through `inner`, and writes down in which state torch is."""
@@ -724,6 +758,17 @@ class TestBroadcastLoss:
         x, y, seed = draw.normal(7, 3, dtype=F64), draw.normal(7, dtype=F64), draw.seed()
         agree(lambda m: m.broadcast_loss(old_gradients(mlp(seed, 3, 4, 1)), x, y, epochs=2), rtol=1e-9, atol=1e-9)
 
+    def test_modes(self, agree, draw):
+        """The model is trained and used in the mode in which it is."""
+        x, y, seed = draw.normal(7, 3, dtype=F64), draw.normal(7, dtype=F64), draw.seed()
+
+        def probe(m):
+            training, fixed = in_both_modes(seed, 3, 5, 1)
+            results = [m.broadcast_loss(model, x, y, lr=0.05, epochs=2) for model in (training, fixed)]
+            return results, values_of(training), state_of(fixed)
+
+        agree(probe, rtol=1e-7, atol=1e-7)
+
 
 def seeded(seed):
     """A generator with this seed, from which something has been drawn already."""
@@ -791,6 +836,16 @@ class TestPairedShuffle:
         def probe(m):
             model = old_gradients(mlp(seed, 3, 4))
             return m.paired_shuffle(model, x, y, seeded(seed), batch_size=4, epochs=1), state_of(model)
+
+        agree(probe, rtol=1e-7, atol=1e-7)
+
+    def test_modes(self, agree, draw):
+        """The model is trained in the mode in which it is."""
+        x, y, seed = draw.normal(9, 3, dtype=F64), draw.integers(0, 4, 9), draw.seed()
+
+        def probe(m):
+            models = in_both_modes(seed, 3, 5, 4)
+            return [m.paired_shuffle(model, x, y, seeded(seed), batch_size=3, epochs=1) for model in models], [*map(state_of, models)]
 
         agree(probe, rtol=1e-7, atol=1e-7)
 
@@ -932,9 +987,14 @@ class TestNanHunt:
         infinite = mlp(seed, 3, 3)
         infinite[0].weight.data.fill_(torch.inf)  # which is inf - inf for numbers of both signs
         layers = [(mlp(seed, 3, 3), infinite), (nn.ReLU(inplace=True), mlp(seed, 3, 4)), (nn.Tanh(), mlp(seed, 3, 4))]
-        models = [old_gradients(nn.Sequential(OrderedDict(zip(names, some, strict=False)))) for some in layers]  # the probe holds them
+        models = [nn.Sequential(OrderedDict(zip(names, some, strict=False))) for some in layers]  # the probe holds them
         x[0] = torch.tensor([1.0, -1.0, 0.5], dtype=F64)
-        agree(lambda m: [m.nan_hunt(model, x) for model in models], rtol=0, atol=0)
+
+        def probe(m):
+            found = [m.nan_hunt(old_gradients(model), x) for model in models]
+            return found, [p.grad for model in models for p in model.parameters()]
+
+        agree(probe, rtol=0, atol=0)
 
 
 def counting(inner):
@@ -1006,5 +1066,18 @@ class TestLossHistory:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
             losses = m.loss_history(model, batches, nn.functional.cross_entropy, optimizer)
             return losses if max(model.alive) <= 1 else f"{max(model.alive)} graphs of earlier batches are alive", len(model.alive)
+
+        agree(probe, rtol=1e-7, atol=1e-7)
+
+    def test_modes(self, agree, draw):
+        """The model is trained in the mode in which it is."""
+        batches, seed = batches_of(draw, (4, 3, 5), 3, 4), draw.seed()
+
+        def probe(m):
+            models = in_both_modes(seed, 3, 5, 4)
+            optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+            pairs = zip(models, optimizers, strict=True)
+            losses = [m.loss_history(model, batches, nn.functional.cross_entropy, optimizer) for model, optimizer in pairs]
+            return losses, [*map(state_of, models)]
 
         agree(probe, rtol=1e-7, atol=1e-7)
