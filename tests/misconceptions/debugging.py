@@ -350,6 +350,16 @@ def with_a_softmax(size, *, channels=1, classes=10):
     return nn.Sequential(*_network(64 * height * width, channels, classes), nn.Softmax(dim=1))
 
 
+@misconception("flatten_after_pooling", "Sets the biases to zero: torch's initial values are due.")
+def zero_biases(size, *, channels=1, classes=10):
+    height, width = [((side - 2) // 2 - 2) // 2 for side in size]
+    model = _network(64 * height * width, channels, classes)
+    for layer in model:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.zeros_(layer.bias)
+    return model
+
+
 # lstm_batch_first
 
 
@@ -838,6 +848,12 @@ def head_by_hand(model, head, inputs, labels, *, lr=0.01, momentum=0.9, steps=5)
     return losses
 
 
+@misconception("optimizer_first", "Lets the old head share the new one's numbers: the model's last layer is still the old one.")
+def shares_the_numbers(model, head, inputs, labels, *, lr=0.01, momentum=0.9, steps=5):
+    model.fc.weight.data, model.fc.bias.data = head.weight.data, head.bias.data
+    return _fine_tune(model, inputs, labels, torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum), steps)
+
+
 # training_step_order
 
 
@@ -1087,6 +1103,13 @@ def squared_error(model, inputs, labels, new_inputs, *, lr=0.5, steps=20):
     return _train_scores(loss_of, model, inputs, labels, lr, steps), _probabilities(model, new_inputs)
 
 
+@misconception("double_softmax", "Switches to eval mode for the new samples, and leaves the model in it.")
+def ends_in_eval_mode(model, inputs, labels, new_inputs, *, lr=0.5, steps=20):
+    losses = _train_scores(F.cross_entropy, model, inputs, labels, lr, steps)
+    model.eval()
+    return losses, _probabilities(model, new_inputs)
+
+
 # validate
 
 
@@ -1297,6 +1320,12 @@ def one_update_behind(model, x, y, *, lr=0.1, epochs=50):
 @misconception("broadcast_loss", "Measures the absolute error instead of the squared one.")
 def absolute_error(model, x, y, *, lr=0.1, epochs=50):
     return _fit_numbers(lambda out, y: (out.squeeze(1) - y).abs().mean(), model, x, y, lr, epochs)
+
+
+@misconception("broadcast_loss", "Puts the model into training mode, whatever it was in before.")
+def sets_training_mode(model, x, y, *, lr=0.1, epochs=50):
+    model.train()
+    return _fit_numbers(lambda out, y: ((out.squeeze(1) - y) ** 2).mean(), model, x, y, lr, epochs)
 
 
 # paired_shuffle
@@ -1603,6 +1632,14 @@ def calls_backward(model, x):
 def never_finds_any(model, x):
     model(x)
     return None
+
+
+@misconception("nan_hunt", "Clears the gradients afterwards: those from before the call are gone.")
+def clears_the_gradients(model, x):
+    try:
+        return reference_nan_hunt(model, x)
+    finally:
+        model.zero_grad()
 
 
 # loss_history
