@@ -6,6 +6,10 @@ import sys
 
 import pytest
 import torch
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torchvision import tv_tensors
+
 from data import (
     IdxDataset,
     LengthBatchSampler,
@@ -17,9 +21,6 @@ from data import (
     shard_stream,
     shuffle_buffer,
 )
-from torch.testing import assert_close
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from torchvision import tv_tensors
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="starts workers as forks, as DataLoader does by default on Linux")
 
