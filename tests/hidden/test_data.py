@@ -85,7 +85,7 @@ class TestIdxDataset:
         old, new = drawn_files(draw, 6), drawn_files(draw, 6)
 
         def probe(m):
-            with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir=".") as other:
+            with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
                 paths = written(folder, *old)
                 dataset = m.IdxDataset(*paths)
                 before = dataset[2] if seen else None
