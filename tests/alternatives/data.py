@@ -475,8 +475,8 @@ def shuffles_the_rest_at_once(source, size, *, generator):
 
 
 @alternative("ResumableLoader")
-class AroundADataLoader:
-    """A DataLoader for each iteration, over the batches that are left."""
+class WithAnInnerIterator:
+    """An iterator of its own for each iteration, over the batches that are left."""
 
     def __init__(self, dataset, batch_size, *, seed=0, drop_last=False):
         if batch_size <= 0:
