@@ -657,8 +657,8 @@ def with_transforms(image, mask, boxes, labels, *, flip, crop):
     if top not in range(H) or left not in range(W) or height not in range(1, H - top + 1) or width not in range(1, W - left + 1):
         raise ValueError("crop")
     sample = {"image": image, "mask": mask, "boxes": boxes}
-    sample = v2.RandomHorizontalFlip(p=1.0 if flip else 0.0)(sample) if flip else sample
-    sample = {name: v2.functional.crop(part, *crop) for name, part in sample.items()}
+    for step in [v2.functional.horizontal_flip] * flip + [lambda part: v2.functional.crop(part, *crop)]:
+        sample = v2.Lambda(step, *map(type, sample.values()))(sample)
     size = v2.functional.convert_bounding_box_format(sample["boxes"], new_format="XYWH")[:, 2:]
     kept = torch.nonzero(size.min(1).values > 0).flatten() if len(size) else torch.arange(0)
     boxes = tv_tensors.wrap(sample["boxes"].as_subclass(torch.Tensor).index_select(0, kept), like=sample["boxes"])

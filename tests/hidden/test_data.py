@@ -477,30 +477,27 @@ class TestLengthBatchSampler:
     )
     def test_every_promise(self, student, draw, n, low, high, max_tokens):
         """Every index once, the budget kept, no two batches that fit into one, little padding: for few samples and many."""
-        lengths, seed = drawn_lengths(draw, n, low, high), draw.seed()
-        check_epochs(student(lambda m: epochs_of(m, lengths, max_tokens, seed, (0, 1)), like=None), 2, lengths, max_tokens)
+        lengths, more, seed = drawn_lengths(draw, n, low, high), drawn_lengths(draw, draw.integer(30, 230)), draw.seed()
+        answer = student(lambda m: [epochs_of(m, lengths, max_tokens, seed, (0, 1)), epochs_of(m, more, 90, seed, (1,))], like=None)
+        check_epochs(answer[0], 2, lengths, max_tokens)
+        check_epochs(answer[1], 1, more, 90)
 
     @pytest.mark.parametrize("kind", ["most", "huge", "falling"])
     def test_uneven_lengths(self, student, draw, kind):
         """The promises hold where most lengths are 1, or every sample fills a batch, or the lengths come sorted."""
-        lengths, seed = drawn_lengths(draw, 150, 60, 100), draw.seed()
+        lengths, seed, budget = drawn_lengths(draw, draw.integer(100, 300), 60, 100), draw.seed(), 110 if kind == "huge" else 500
         if kind == "most":
             lengths = [length if i % 10 == 0 else 1 for i, length in enumerate(lengths)]
         elif kind == "falling":
             lengths = sorted(lengths, reverse=True)
-        check_epochs(
-            student(lambda m: epochs_of(m, lengths, 110 if kind == "huge" else 500, seed, (3,)), like=None),
-            1,
-            lengths,
-            110 if kind == "huge" else 500,
-        )
+        check_epochs(student(lambda m: epochs_of(m, lengths, budget, seed, (3,)), like=None), 1, lengths, budget)
 
     def test_exact_fit(self, student, draw):
-        """A batch may cost exactly max_tokens: six samples of length k and a budget of 3k make two batches."""
-        k, seed = draw.integer(3, 1000), draw.seed()
-        batches = student(lambda m: epochs_of(m, [k] * 6, 3 * k, seed, (0,))[0], like=None)
-        check_batches(batches, [k] * 6, 3 * k)
-        assert [len(batch) for batch in batches] == [3, 3], "Three samples of a third of the budget fit into one batch."
+        """A batch may cost exactly max_tokens: with samples of a third of the budget, all batches are threes."""
+        k, n, seed = draw.integer(3, 1000), 3 * draw.integer(2, 300), draw.seed()
+        batches = student(lambda m: epochs_of(m, [k] * n, 3 * k, seed, (0,))[0], like=None)
+        check_batches(batches, [k] * n, 3 * k)
+        assert all(len(batch) == 3 for batch in batches), "Three samples of a third of the budget fit into one batch."
 
     def test_len(self, student, draw):
         """Len is the number of batches, before, during and after the iteration."""
@@ -558,9 +555,10 @@ class TestLengthBatchSampler:
     def test_every_order_is_equally_likely(self, student, draw):
         """Three batches come in each of six orders about equally often."""
         order, seed = draw.permutation(3).tolist(), draw.seed()
-        lengths = [[4, 7, 9][i] for i in order]
-        answer = student(lambda m: epochs_of(m, lengths, 10, seed, range(600)), like=None)
+        lengths, more = [[4, 7, 9][i] for i in order], drawn_lengths(draw, draw.integer(30, 430))
+        answer, other = student(lambda m: [epochs_of(m, lengths, 10, seed, range(600)), epochs_of(m, more, 90, seed, (0,))], like=None)
         check_epochs(answer, 600, lengths, 10)
+        check_epochs(other, 1, more, 90)
         counts = [0] * 6
         orders = list(itertools.permutations(range(3)))
         for batches in answer:
@@ -571,9 +569,12 @@ class TestLengthBatchSampler:
     def test_equal_lengths_are_shuffled(self, student, draw):
         """Which samples of one length go together changes from epoch to epoch: each pair about equally often."""
         length, seed = draw.integer(5, 1000), draw.seed()
-        lengths = [length] * 6
-        answer = student(lambda m: epochs_of(m, lengths, 2 * length, seed, range(450)), like=None)
+        lengths, more = [length] * 6, drawn_lengths(draw, draw.integer(30, 430))
+        answer, other = student(
+            lambda m: [epochs_of(m, lengths, 2 * length, seed, range(450)), epochs_of(m, more, 90, seed, (0,))], like=None
+        )
         check_epochs(answer, 450, lengths, 2 * length)
+        check_epochs(other, 1, more, 90)
         counts = dict.fromkeys(itertools.combinations(range(6), 2), 0)
         for batch in itertools.chain(*answer):
             counts[tuple(sorted(batch))] += 1
@@ -623,6 +624,12 @@ def drawn_weights(draw):
     return torch.tensor([0.0, 1.0, 2.0, 4.0, 0.0, 8.0, 1.5])[draw.permutation(7)]
 
 
+def sparse_weights(draw, n, **how):
+    """Weights of n indices, of which about half are 0; those from the 40th on all count."""
+    weights = draw.uniform(n, low=0.5, **how) * draw.bools(n)
+    return torch.where(torch.arange(n) < 40, weights, 1.0)
+
+
 def check_draws(answer, n, count):
     """Assert that an answer is `count` ints below n."""
     check_list_of_ints(answer, n, "The draws")
@@ -647,6 +654,7 @@ class TestWeightedSampler:
         answer = student(lambda m: draws_of(m, weights, 12_000, seed=seed), like=None)
         check_draws(answer, 7, 12_000)
         x, p = torch.tensor(answer), weights.double() / weights.double().sum()
+        check_counts(x.bincount(minlength=7).tolist(), p.tolist(), 12_000, "An index was drawn")
         for a, b in ((x[::2], x[1::2]), (x[:6000], x[6000:])):
             check_counts([int((a == b).sum())], [float(p.square().sum())], 6000, "Two draws are equal")
 
@@ -717,7 +725,7 @@ class TestWeightedSampler:
     @pytest.mark.parametrize("replacement", [True, False])
     def test_seed_and_epoch_decide(self, student, draw, replacement):
         """The same seed and epoch give the same draws again, whatever the global state; others give others; epoch 0 is the first."""
-        weights, seed, other = draw.uniform(60, low=0.5), draw.seed(), draw.seed()
+        weights, seed, other = sparse_weights(draw, 90), draw.seed(), draw.seed()
 
         def probe(m):
             out = []
@@ -734,7 +742,8 @@ class TestWeightedSampler:
         answer = student(probe, like=None)
         assert isinstance(answer, list) and len(answer) == 21, "There must be an iteration for each epoch."
         for draws in answer:
-            check_draws(draws, 60, 40)
+            check_draws(draws, 90, 40)
+            assert all(weights[i] > 0 for i in draws), "An index of weight 0 is never drawn."
         runs = [answer[i : i + 4] for i in range(0, 20, 4)]
         assert runs[0] == runs[1] and runs[2] == runs[3], "The same seed and epoch must give the same draws again."
         assert all(run[0] == run[2] for run in runs) and answer[20] == runs[2][0], "Before set_epoch it is epoch 0, and the seed is 0."
@@ -743,17 +752,20 @@ class TestWeightedSampler:
 
     def test_weights_are_copied(self, student, draw):
         """Changing the tensor of weights later doesn't reach the sampler; it may lie in memory in any way, and len is num_samples."""
-        weights, seed = draw.uniform(30, low=0.5, layout="sliced"), draw.seed()
+        weights, seed = sparse_weights(draw, 60), draw.seed()
+        wide = torch.stack([weights, 1 - weights], 1)
 
         def probe(m):
-            own = weights.clone()[:, None].expand(30, 2)[:, 1]
-            sampler = m.WeightedSampler(own, 200, seed=seed)
+            own = wide.clone()[:, 0]
+            sampler, doubles = m.WeightedSampler(own, 200, seed=seed), m.WeightedSampler(own.double(), 200, seed=seed)
             first = list(sampler)
             own[3:] = 0
-            return first, list(sampler), len(sampler), draws_of(m, weights.double(), 200, seed=seed)
+            return first, list(sampler), len(sampler), list(doubles)
 
-        first, second, length, _ = student(probe, like=None)
-        check_draws(first, 30, 200)
+        first, second, length, third = student(probe, like=None)
+        for draws in (first, second, third):
+            check_draws(draws, 60, 200)
+            assert all(weights[i] > 0 for i in draws), "An index of weight 0 is never drawn."
         assert first == second, "Later changes of the tensor must not reach the sampler."
         assert type(length) is int and length == 200, "len(sampler) is num_samples."
         assert len(set(first)) > 10, "Every index with a weight must have its chance."
@@ -807,8 +819,16 @@ class Counted:
     def __iter__(self):
         self.passes += 1
         while self.taken != self.end:
+            if self.taken == 1000:
+                raise RuntimeError("the stream has no end")
             self.taken += 1
             yield self.offset + self.taken - 1
+
+
+def endless(start):
+    """The numbers from `start` on. It stands for a stream without an end, and says so when much more than needed is taken."""
+    yield from range(start, start + 1000)
+    raise RuntimeError("the stream has no end")
 
 
 @task("shard_stream")
@@ -862,7 +882,7 @@ class TestShardStream:
         start = draw.integer(0, 10**9)
 
         def probe(m):
-            shards = [m.shard_stream(itertools.count(start), worker_id=w, num_workers=2, rank=1, world_size=2, even=even) for w in (1, 0)]
+            shards = [m.shard_stream(endless(start), worker_id=w, num_workers=2, rank=1, world_size=2, even=even) for w in (1, 0)]
             return [next(shards[i % 2]) for i in range(9)]
 
         agree(probe, rtol=0, atol=0)
@@ -924,16 +944,15 @@ class TestShuffleBuffer:
     @pytest.mark.parametrize(("n", "size"), [(50, 7), (50, 49), (50, 50), (50, 400), (7, 2), (1, 1), (1, 5), (0, 3)])
     def test_every_item_once(self, student, draw, n, size):
         """All items come out, each once, none before the buffer could hold it; the source may be any iterable."""
-        stream, seed = drawn_stream(draw, n), draw.seed()
+        stream, more, seed = drawn_stream(draw, n), drawn_stream(draw, 9), draw.seed()
 
         def probe(m):
-            return [
-                list(m.shuffle_buffer(source, size, generator=generator(seed))) for source in (stream, iter(stream), (i for i in stream))
-            ]
+            sources = stream, iter(stream), (i for i in stream), more
+            return [list(m.shuffle_buffer(source, size, generator=generator(seed))) for source in sources]
 
         answers = student(probe, like=None)
-        for answer in answers:
-            check_shuffled(answer, stream, size)
+        for answer, due in zip(answers, (stream, stream, stream, more), strict=True):
+            check_shuffled(answer, due, size)
         assert answers[0] == answers[1] == answers[2], "The same state of the generator must give the same order."
 
     def test_a_buffer_of_one(self, student, draw):
@@ -1144,23 +1163,21 @@ def drawn_samples(draw, n):
 
 @task("ResumableLoader")
 class TestResumableLoader:
-    @pytest.mark.parametrize("drop_last", [False, True])
     @pytest.mark.parametrize(("n", "size"), [(17, 5), (15, 5), (4, 9), (1, 1), (6, 1)])
-    def test_epochs(self, student, draw, n, size, drop_last):
-        """Each epoch gives every sample once, in batches of the right sizes, and len counts them."""
+    def test_epochs(self, student, draw, n, size):
+        """Each epoch gives every sample once, in batches of the right sizes, without the last short one if asked; len counts them."""
         values, seed = drawn_samples(draw, n), draw.seed()
 
         def probe(m):
-            loader = m.ResumableLoader(values, size, seed=seed, drop_last=drop_last)
-            return len(loader), [list(loader) for _ in range(2)], m.ResumableLoader(values, size, drop_last=drop_last).__len__()
+            loaders = [m.ResumableLoader(values, size, seed=seed, drop_last=drop_last) for drop_last in (False, True)]
+            loaders.append(m.ResumableLoader(values, size))
+            return [([len(loader), list(loader), list(loader), len(loader)]) for loader in loaders]
 
-        length, epochs, again = student(probe, like=None)
-        for batches in epochs:
-            check_epoch(batches, values, size, drop_last)
-        due = n // size + (n % size > 0 and not drop_last)
-        assert [length, again] == [due, due] and type(length) is int, f"len(loader) must be {due}, the number of batches in an epoch."
-        if due == 0:
-            assert epochs == [[], []], "Without a full batch, nothing is given."
+        for drop_last, (before, first, second, after) in zip((False, True, False), student(probe, like=None), strict=True):
+            check_epoch(first, values, size, drop_last)
+            check_epoch(second, values, size, drop_last)
+            due = n // size + (n % size > 0 and not drop_last)
+            assert [before, after] == [due, due] and type(after) is int, f"len(loader) must be {due}, the number of batches in an epoch."
 
     def test_collates(self, agree, draw):
         """Samples that are tuples or dicts are collated as default_collate does it."""
@@ -1247,7 +1264,7 @@ class TestResumableLoader:
             assert same(run[1], unbroken[1]), "An epoch after the resumed one must be that of an unbroken run."
 
     def test_resumed_twice(self, student, draw):
-        """A state of a loader that was resumed itself counts the batches from the epoch's start; a later break ends the epoch."""
+        """A state of a loader that was resumed itself counts the batches from the epoch's start; a later break ends the epoch; len stays."""
         values, seed = drawn_samples(draw, 30), draw.seed()
 
         def probe(m):
@@ -1255,12 +1272,15 @@ class TestResumableLoader:
             epochs = [list(unbroken) for _ in range(3)]
             some(first, 2)
             second.load_state_dict(saved(first.state_dict()))
+            lengths = [len(second)]
             pieces = some(second, 3)
             third = m.ResumableLoader(values, 4, seed=seed)
             third.load_state_dict(saved(second.state_dict()))
-            return epochs, pieces, some(third, 2), list(third), list(second)
+            lengths += [len(second), len(third)]
+            return epochs, pieces, some(third, 2), list(third), list(second), lengths
 
-        epochs, pieces, more, after, later = student(probe, like=None)
+        epochs, pieces, more, after, later, lengths = student(probe, like=None)
+        assert lengths == [8] * 3, "len(loader) is the number of batches in a whole epoch, also where it resumes inside of one."
         for batches in epochs:
             check_epoch(batches, values, 4)
         assert same(pieces, epochs[0][2:5]), "A resumed loader goes on after the batches that were given."
