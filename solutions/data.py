@@ -13,7 +13,7 @@ import os
 import random
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,6 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-
-T = TypeVar("T")
 
 
 class IdxDataset(Dataset[tuple[Any, int]]):
@@ -74,7 +72,7 @@ class IdxDataset(Dataset[tuple[Any, int]]):
         with open(self._images, "rb") as images, open(self._labels, "rb") as labels:
             images.seek(16 + i * H * W)
             labels.seek(8 + i)
-            image, label = torch.tensor(list(images.read(H * W)), dtype=torch.uint8).view(H, W), labels.read(1)[0]
+            image, label = torch.tensor(list(images.read(H * W)), dtype=torch.uint8).view(H, W), ord(labels.read(1))
         return image if self._transform is None else self._transform(image), label
 
 
@@ -112,8 +110,7 @@ class StreamingStats:
     def __init__(self, num_channels: int) -> None:
         """Start with nothing seen."""
         self.count = 0
-        self._mean = torch.zeros(num_channels, dtype=torch.float64)
-        self._squares = torch.zeros(num_channels, dtype=torch.float64)
+        self._mean, self._squares = torch.zeros(2, num_channels, dtype=torch.float64)
 
     def update(self, images: Tensor) -> None:
         """Take in a batch. What happens to it later does not matter.
@@ -180,7 +177,7 @@ class LengthBatchSampler(Sampler[list[int]]):
     arguments, gives the same batches in the same order; another epoch or seed gives others.
 
     Args of the constructor:
-        lengths: the lengths of samples 0 … N − 1, ints, at least 1; N may be 0.
+        lengths: the lengths of samples 0 … N − 1, ints, at least 1; N may be 0. Later changes of the list do not reach the sampler.
         max_tokens: the most that a batch may cost.
         seed: 0 or more.
 
@@ -246,11 +243,11 @@ class WeightedSampler(Sampler[int]):
 
     def __init__(self, weights: Tensor, num_samples: int, *, replacement: bool = True, seed: int = 0) -> None:
         """Check the arguments; see the class."""
-        positive = int((weights > 0).sum())
+        positive = (weights > 0).sum()
         most = positive if not replacement or positive == 0 else math.inf
         if not ((weights >= 0) & weights.isfinite()).all() or not 0 <= num_samples <= most:
             raise ValueError("weights must be finite and not negative, and there must be enough to draw from")
-        self._weights = weights.detach().to(torch.float64, copy=True)
+        self._weights = weights.to(torch.float64, copy=True)
         self._num_samples, self._replacement, self._seed, self._epoch = num_samples, replacement, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -273,8 +270,8 @@ class WeightedSampler(Sampler[int]):
 
 
 def shard_stream(
-    source: Iterable[T], *, worker_id: int = 0, num_workers: int = 1, rank: int = 0, world_size: int = 1, even: bool = False
-) -> Iterator[T]:
+    source: Iterable[Any], *, worker_id: int = 0, num_workers: int = 1, rank: int = 0, world_size: int = 1, even: bool = False
+) -> Iterator[Any]:
     """Give one reader its share of a stream that every reader sees as a whole: each item goes to exactly one of them.
 
     An IterableDataset is copied to every worker of a DataLoader, in every process of a distributed training. If nobody shares out the
@@ -310,7 +307,7 @@ def shard_stream(
     return (items[reader] for items in rounds)
 
 
-def shuffle_buffer(source: Iterable[T], size: int, *, generator: torch.Generator) -> Iterator[T]:
+def shuffle_buffer(source: Iterable[Any], size: int, *, generator: torch.Generator) -> Iterator[Any]:
     """Shuffle a stream that is too long for memory: a buffer of `size` items is all there is to choose from.
 
     At first the buffer takes in `size` items, or all if there are fewer. Then it gives one of those in it, each equally likely, and the
@@ -332,7 +329,7 @@ def shuffle_buffer(source: Iterable[T], size: int, *, generator: torch.Generator
     if size < 1:
         raise ValueError(f"the buffer must have room for an item, got {size}")
 
-    def shuffled() -> Iterator[T]:
+    def shuffled() -> Iterator[Any]:
         stream = iter(source)
         buffer = list(itertools.islice(stream, size))
         while buffer:
@@ -375,8 +372,7 @@ class ResumableLoader:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._dataset, self._batch_size, self._seed, self._drop_last = dataset, batch_size, seed, drop_last
-        self._epoch, self._given = 0, 0
-        self._resumes = False
+        self._epoch, self._given, self._resumes = 0, 0, False
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -444,7 +440,7 @@ def mixup(x: Tensor, labels: Tensor, lam: Tensor, perm: Tensor, num_classes: int
     if not ((labels >= 0) & (labels < num_classes)).all() or not ((lam >= 0) & (lam <= 1)).all():
         raise ValueError(f"labels must be in 0 … {num_classes - 1}, and lam in 0 … 1")
     own = lam.reshape(-1, *[1] * (x.dim() - 1))  # (N, 1, ..., 1)
-    one_hot = F.one_hot(labels, num_classes).to(x.dtype)
+    one_hot = F.one_hot(labels, num_classes)
     return own * x + (1 - own) * x[perm], lam[:, None] * one_hot + (1 - lam[:, None]) * one_hot[perm]
 
 

@@ -221,6 +221,7 @@ class TestStreamingStats:
             stats.update(first)
             stats.update(second)
             other.update(first[:1, :, :1, :1])
+            stats.merge(other)
             return results(stats), results(other)
 
         agree(probe, rtol=1e-10, atol=1e-12)
@@ -237,6 +238,18 @@ class TestStreamingStats:
             return stats.mean(), stats.std()
 
         agree(probe, rtol=1e-6, atol=0)
+
+    def test_magnitudes(self, agree, draw):
+        """Tiny and huge numbers have the same relative precision."""
+        images = draw.normal(9, 3, 2, 5, dtype=F64) * torch.tensor([1e-100, 1.0, 1e100], dtype=F64)[:, None, None]
+
+        def probe(m):
+            stats = m.StreamingStats(3)
+            for batch in images.split(4):
+                stats.update(batch)
+            return stats.mean(), stats.std()
+
+        agree(probe, rtol=1e-9, atol=0)
 
     def test_precision_of_the_mean(self, agree, draw):
         """The mean has the precision of float64, also of values that float32 can't tell apart."""
@@ -598,6 +611,22 @@ class TestLengthBatchSampler:
         right = right and all(torch.equal(x, values[batch]) for x, batch in zip(loaded, batches, strict=True))
         assert right, "DataLoader(data, batch_sampler=sampler) must give the batches of the sampler."
 
+    def test_lengths_are_copied(self, student, draw):
+        """Changing the list of lengths later doesn't reach the sampler."""
+        lengths, seed = drawn_lengths(draw, draw.integer(40, 200)), draw.seed()
+
+        def probe(m):
+            own = list(lengths)
+            sampler = m.LengthBatchSampler(own, 100, seed=seed)
+            first = list(sampler)
+            own.reverse()
+            own.pop()
+            return [first, list(sampler)]
+
+        answer = student(probe, like=None)
+        check_epochs(answer, 2, lengths, 100)
+        assert answer[0] == answer[1], "Later changes of the list must not reach the sampler."
+
     def test_lengths_are_checked(self, student, draw):
         """A length of 0, a negative one, or one above max_tokens is a ValueError at once; one of max_tokens is not; none at all neither."""
         lengths, seed = [*drawn_lengths(draw, 20, 1, 30), 30, 1], draw.seed()
@@ -757,9 +786,11 @@ class TestWeightedSampler:
 
         def probe(m):
             own = wide.clone()[:, 0]
-            sampler, doubles = m.WeightedSampler(own, 200, seed=seed), m.WeightedSampler(own.double(), 200, seed=seed)
+            double = own.double()
+            sampler, doubles = m.WeightedSampler(own, 200, seed=seed), m.WeightedSampler(double, 200, seed=seed)
             first = list(sampler)
-            own[3:] = 0
+            own.copy_(own == 0)
+            double.copy_(double == 0)
             return first, list(sampler), len(sampler), list(doubles)
 
         first, second, length, third = student(probe, like=None)
@@ -1264,7 +1295,7 @@ class TestResumableLoader:
             assert same(run[1], unbroken[1]), "An epoch after the resumed one must be that of an unbroken run."
 
     def test_resumed_twice(self, student, draw):
-        """A state of a loader that was resumed itself counts the batches from the epoch's start; a later break ends the epoch; len stays."""
+        """A state of a loader that was resumed itself counts the batches from the epoch's start; a break ends the epoch; len stays."""
         values, seed = drawn_samples(draw, 30), draw.seed()
 
         def probe(m):

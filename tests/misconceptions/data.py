@@ -834,6 +834,13 @@ class NeedsASample(_Lengths):
         super().__init__(lengths, max_tokens, seed=seed)
 
 
+@misconception("LengthBatchSampler", "Keeps the given list: later changes of it reach the sampler.")
+class KeepsTheList(_Lengths):
+    def __init__(self, lengths, max_tokens, *, seed=0):
+        super().__init__(lengths, max_tokens, seed=seed)
+        self.lengths = lengths
+
+
 @misconception(
     "LengthBatchSampler", "Sorts the list of lengths that it was given: arguments stay as they are, and the indices do not fit any more."
 )
