@@ -561,16 +561,6 @@ class GivesItsOwnTensor(ReferenceStats):
         return self._mean
 
 
-_SHARED = {}
-
-
-@misconception("StreamingStats", "Keeps the numbers in the class: all objects share them.")
-class SharedByAll(ReferenceStats):
-    def __init__(self, num_channels):
-        super().__init__(num_channels)
-        self.__dict__ = _SHARED.setdefault(num_channels, self.__dict__)
-
-
 @misconception("StreamingStats", "Stretches a single channel over all: other numbers of channels must be refused.")
 class StretchesChannels(ReferenceStats):
     def update(self, images):
@@ -812,12 +802,6 @@ class AllowsLongSamples(_Lengths):
         self.lengths, self.max_tokens, self.seed, self.epoch = list(lengths), max_tokens, seed, 0
 
 
-@misconception("LengthBatchSampler", "Leaves out samples that are too long, in silence.")
-class SkipsLongSamples(AllowsLongSamples):
-    def order(self, rng):
-        return [i for i in super().order(rng) if self.lengths[i] <= self.max_tokens]
-
-
 @misconception("LengthBatchSampler", "Lets a length of 0 through.")
 class AllowsLengthZero(_Lengths):
     def __init__(self, lengths, max_tokens, *, seed=0):
@@ -960,15 +944,6 @@ class DropsDoubles(_Weighted):
         return torch.tensor(list(dict.fromkeys(self.many(generator).tolist())))
 
 
-@misconception(
-    "WeightedSampler", "Searches from the left: a number at the very start would hit an index of weight 0, and rounding up is not meant."
-)
-class RoundedUp(_Weighted):
-    def many(self, generator):
-        ends = self.weights.cumsum(0)
-        return (torch.searchsorted(ends, torch.rand(self.n, generator=generator, dtype=torch.float64) * ends[-1]) + 1) % len(ends)
-
-
 @misconception("WeightedSampler", "Adds a small number to the weights, so that 0 has a chance, and tiny weights count as equal.")
 class AddsASmallNumber(_Weighted):
     def __init__(self, weights, num_samples, **settings):
@@ -1016,16 +991,6 @@ class OneGenerator(_Weighted):
         if "kept" not in self.__dict__:
             self.kept = torch.Generator().manual_seed(self.seed)
         return self.kept
-
-
-@misconception("WeightedSampler", "Draws once, in the constructor.")
-class DrawsInTheConstructor(_Weighted):
-    def __init__(self, weights, num_samples, **settings):
-        super().__init__(weights, num_samples, **settings)
-        self.drawn = list(super().__iter__())
-
-    def __iter__(self):
-        return iter(self.drawn)
 
 
 @misconception("WeightedSampler", "Keeps the given tensor: later changes of it reach the sampler.")
