@@ -13,7 +13,7 @@ import os
 import random
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,6 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-
-T = TypeVar("T")
 
 
 class IdxDataset(Dataset[tuple[Any, int]]):
@@ -91,7 +89,7 @@ class StreamingStats:
 
     def __init__(self, num_channels: int) -> None:
         """Start with nothing seen."""
-        # TODO: about 3 lines.
+        # TODO: about 2 lines.
         raise NotImplementedError("StreamingStats.__init__")
 
     def update(self, images: Tensor) -> None:
@@ -145,7 +143,7 @@ class LengthBatchSampler(Sampler[list[int]]):
     arguments, gives the same batches in the same order; another epoch or seed gives others.
 
     Args of the constructor:
-        lengths: the lengths of samples 0 … N − 1, ints, at least 1; N may be 0.
+        lengths: the lengths of samples 0 … N − 1, ints, at least 1; N may be 0. Later changes of the list do not reach the sampler.
         max_tokens: the most that a batch may cost.
         seed: 0 or more.
 
@@ -220,8 +218,8 @@ class WeightedSampler(Sampler[int]):
 
 
 def shard_stream(
-    source: Iterable[T], *, worker_id: int = 0, num_workers: int = 1, rank: int = 0, world_size: int = 1, even: bool = False
-) -> Iterator[T]:
+    source: Iterable[Any], *, worker_id: int = 0, num_workers: int = 1, rank: int = 0, world_size: int = 1, even: bool = False
+) -> Iterator[Any]:
     """Give one reader its share of a stream that every reader sees as a whole: each item goes to exactly one of them.
 
     An IterableDataset is copied to every worker of a DataLoader, in every process of a distributed training. If nobody shares out the
@@ -252,7 +250,7 @@ def shard_stream(
     raise NotImplementedError("shard_stream")
 
 
-def shuffle_buffer(source: Iterable[T], size: int, *, generator: torch.Generator) -> Iterator[T]:
+def shuffle_buffer(source: Iterable[Any], size: int, *, generator: torch.Generator) -> Iterator[Any]:
     """Shuffle a stream that is too long for memory: a buffer of `size` items is all there is to choose from.
 
     At first the buffer takes in `size` items, or all if there are fewer. Then it gives one of those in it, each equally likely, and the
@@ -303,7 +301,7 @@ class ResumableLoader:
 
     def __init__(self, dataset: Any, batch_size: int, *, seed: int = 0, drop_last: bool = False) -> None:
         """Stand at the start of epoch 0."""
-        # TODO: about 5 lines.
+        # TODO: about 4 lines.
         raise NotImplementedError("ResumableLoader.__init__")
 
     def __len__(self) -> int:
