@@ -1327,25 +1327,25 @@ class TestResumableLoader:
         answer = student(lambda m: resumed(m, values, 4 - drop_last, seed, before, inside, 2, drop_last=drop_last), like=None)
         check_resumed(answer, values, 4 - drop_last, inside, drop_last)
 
-    @pytest.mark.parametrize(("n", "size"), [(20, 5), (3, 1), (7, 7), (2, 5)])
-    def test_state_after_the_last_batch(self, student, draw, n, size):
+    @pytest.mark.parametrize(("n", "size", "drop_last"), [(20, 5, False), (3, 1, True), (7, 7, False), (2, 5, False), (11, 3, True)])
+    def test_state_after_the_last_batch(self, student, draw, n, size, drop_last):
         """Once the last batch was given, inside the loop or after it, the next epoch comes next, with no empty rest before it."""
         values, seed = drawn_samples(draw, n), draw.seed()
 
         def probe(m):
-            loader = m.ResumableLoader(values, size, seed=seed)
+            loader = m.ResumableLoader(values, size, seed=seed, drop_last=drop_last)
             for _ in loader:
                 inside = saved(loader.state_dict())
             after, out = saved(loader.state_dict()), []
             for state in (inside, after):
-                other = m.ResumableLoader(values, size, seed=seed)
+                other = m.ResumableLoader(values, size, seed=seed, drop_last=drop_last)
                 other.load_state_dict(state)
                 out.append([list(other) for _ in range(2)])
             return [list(loader) for _ in range(2)], *out
 
         unbroken, *others = student(probe, like=None)
         for batches in unbroken:
-            check_epoch(batches, values, size)
+            check_epoch(batches, values, size, drop_last)
         for run in others:
             assert len(run) == 2 and same(run[0], unbroken[0]), "After the last batch, the state is that of the start of the next epoch."
             assert same(run[1], unbroken[1]), "An epoch after the resumed one must be that of an unbroken run."
@@ -1439,9 +1439,10 @@ class TestResumableLoader:
         assert same(second, again) and not same(first, second), "A state of an epoch's start begins that epoch."
         assert not same(third, second) and not same(third, first), "Epochs must differ."
 
-    def test_seed_of_the_state_counts(self, student, draw):
-        """The rest and the epochs after it follow the state's seed, and so do states taken later."""
-        values, seed = drawn_samples(draw, 18), draw.seed()
+    @pytest.mark.parametrize("zero", [True, False], ids=["zero", "drawn"])
+    def test_seed_of_the_state_counts(self, student, draw, zero):
+        """The rest and the epochs after it follow the state's seed, 0 too, and so do states taken later."""
+        values, seed = drawn_samples(draw, 18), 0 if zero else draw.seed()
 
         def probe(m):
             loader = m.ResumableLoader(values, 5, seed=seed)
@@ -1580,6 +1581,12 @@ class TestMixup:
             ]
 
         agree(probe, rtol=0, atol=0)
+
+    def test_small_shares(self, agree, draw):
+        """A share of a millionth counts, of either sample and of either label."""
+        x, labels, perm = draw.uniform(8, 3, low=1, high=2, dtype=F64), draw.permutation(8), draw.permutation(8)
+        share = draw.magnitudes(8, low=1e-6, high=0.1, dtype=F64).abs()
+        agree(lambda m: [m.mixup(x, labels, lam, perm, 8) for lam in (share, 1 - share)], rtol=1e-8, atol=0)
 
     def test_equal_labels(self, agree, draw):
         """Two samples of one class, or a sample that is its own partner, give that class all of the weight."""
@@ -1722,6 +1729,7 @@ class TestAugmentBoxes:
         start = draw.integers(2, 12, 6, 2) / 2
         corners = torch.cat([start, start + draw.integers(1, 8, 6, 2) / 8], 1).float()
         corners[4] = corners[1]
+        corners[5, 2:] = corners[5, :2] + 1e-3
         agree(lambda m: augmented(m, (pixels, mask, corners, labels), "XYXY", flip=True, crop=(0, 0, 8, 9)), rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize("boxes", [0, 1])

@@ -1648,6 +1648,12 @@ class KeepsItsSeed(ReferenceLoader):
         super().load_state_dict(state | {"seed": self._seed})
 
 
+@misconception("ResumableLoader", "Takes a seed of 0 in the state for none, and keeps its own.")
+class ZeroInTheState(ReferenceLoader):
+    def load_state_dict(self, state):
+        super().load_state_dict(state | {"seed": state["seed"] or self._seed})
+
+
 @misconception("ResumableLoader", "Uses the loaded seed for the resumed epoch, and gives its own in later states.")
 class SavesItsOwnSeed(ReferenceLoader):
     def __init__(self, dataset, batch_size, *, seed=0, drop_last=False):
@@ -1921,6 +1927,12 @@ def gives_x_itself(x, labels, lam, perm, num_classes):
     return (x if bool((lam == 1).all()) else mixed), soft
 
 
+@misconception("mixup", "Drops small shares from the labels: they no longer add up to 1.")
+def drops_small_shares(x, labels, lam, perm, num_classes):
+    mixed, soft = reference_mixup(x, labels, lam, perm, num_classes)
+    return mixed, soft.masked_fill(soft < 1e-3, 0.0)
+
+
 @misconception("mixup", "Makes λ at least ½: here it is taken as it is given.")
 def keeps_the_larger_share(x, labels, lam, perm, num_classes):
     return reference_mixup(x, labels, torch.where(lam < 0.5, 1 - lam, lam), perm, num_classes)
@@ -2046,6 +2058,13 @@ def sanitizes(image, mask, boxes, labels, *, flip, crop):
     image, mask, boxes, labels = reference_augment_boxes(image, mask, boxes, labels, flip=flip, crop=crop)
     boxes, kept = v2.functional.sanitize_bounding_boxes(boxes)
     return image, mask, boxes, labels[kept]
+
+
+@misconception("augment_boxes", "Drops boxes with an area of less than a hundredth of a pixel: all of which anything is left stay.")
+def drops_tiny_areas(image, mask, boxes, labels, *, flip, crop):
+    image, mask, boxes, labels = reference_augment_boxes(image, mask, boxes, labels, flip=flip, crop=crop)
+    kept = (_corners(boxes)[:, 2:] - _corners(boxes)[:, :2]).prod(1) >= 0.01
+    return image, mask, tv_tensors.wrap(boxes[kept], like=boxes), labels[kept]
 
 
 @misconception("augment_boxes", "Drops every box that does not lie in the crop as a whole: what is left of it counts.")
