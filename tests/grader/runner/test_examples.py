@@ -31,7 +31,7 @@ def submissions(tmp_path_factory):
     """Submissions by name."""
     out = tmp_path_factory.mktemp("results")
     before = state_of_the_repository()
-    done = grader("grade", "examples", "--out", out, "--seed", 1, cwd=ROOT, timeout=280)
+    done = grader("grade", "examples", "--out", out, "--seed", 1, cwd=ROOT, timeout=560)
     assert done.returncode == 0, done.stderr
     assert state_of_the_repository() == before
     results = (out / "results.json").read_bytes()
