@@ -143,7 +143,7 @@ def test_double_softmax_two_classes():
 # validate
 
 
-def test_validate_without_dropout():
+def test_validate_twice_gives_the_same():
     """Dropout is off, so the scores are the inputs themselves; afterwards it is on again."""
     model = nn.Sequential(nn.Dropout(0.9))
     batches = [(torch.eye(3) * 50, torch.tensor([0, 1, 2])), (torch.eye(3)[:1] * 50, torch.tensor([1]))]
