@@ -58,8 +58,8 @@ class Mistake:
         """What comes of the probe. Raises: Ended."""
         try:
             return self._module.call(probe, seed)
-        except Exception as error:
-            raise Ended(Outcome(Status.ERROR, f"{one_line(type(error).__name__)}: {one_line(str(error))}")) from None
+        except Exception as error:  # cut as the worker's side cuts a student's error, or long ones would differ
+            raise Ended(Outcome(Status.ERROR, f"{one_line(type(error).__name__, 60)}: {one_line(str(error), 300)}")) from None
 
     def forget(self) -> None:
         """Drop what was kept for one seed."""
