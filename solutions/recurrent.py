@@ -35,7 +35,7 @@ def rnn_forward(
     Not allowed: nn.RNN, nn.RNNCell, and the functions behind them.
     """
     steps = x.transpose(0, 1) if batch_first else x  # (T, B, I)
-    shape = (steps.shape[1], w_hh.shape[0])
+    shape = (steps.shape[1], len(w_hh))
     h = x.new_zeros(shape) if h0 is None else h0
     if h.shape != shape:
         raise ValueError(f"h0 must be {shape}, got {tuple(h.shape)}")

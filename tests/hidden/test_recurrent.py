@@ -309,9 +309,9 @@ class TestLSTMCell:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_layouts(self, agree, draw, layout):
         """Inputs and state may lie in memory in any way."""
-        state, x = cell_weights(draw, 4, 5, 3), draw.normal(37, 5, layout=layout)
-        h, c = draw.normal(37, 3, layout=layout), draw.normal(37, 3, layout=layout)
-        agree(lambda m: loaded(m.LSTMCell(5, 3), state)(x, (h, c)), rtol=1e-4, atol=1e-5)
+        state, x = cell_weights(draw, 4, 5, 17), draw.normal(37, 5, layout=layout)
+        h, c = draw.normal(37, 17, layout=layout), draw.normal(37, 17, layout=layout)
+        agree(lambda m: loaded(m.LSTMCell(5, 17), state)(x, (h, c)), rtol=1e-4, atol=1e-5)
 
     def test_double_precision(self, agree, draw):
         """float64 is computed in float64, with a state and without."""
