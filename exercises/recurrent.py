@@ -294,12 +294,12 @@ def train_char_gru(text: Tensor, vocab_size: int, *, seed: int, updates: int = 4
 
         nn.ModuleDict({"embed": nn.Embedding(V, 8), "gru": nn.GRU(8, 24, batch_first=True), "head": nn.Linear(24, V)})
 
-    embed, gru and head follow each other: the head's logits at position t are for character t + 1. The GRU begins with zeros.
+    embed, gru and head follow each other: the head's logits at position t are for character t + 1. The GRU begins at zeros.
 
     The test's text has 3,000 characters: five words, in random order, each of five random letters and a 0 for the space; V is 7 to 11.
-    After the default number of updates, the weights must predict a new text of the same words with at most 0.8 bits per character
-    (the best possible is 0.39, knowing only the current character gives about 1.5). And of the words that are sampled from the network,
-    at least 60 % must be among the five.
+    After the default number of updates, the weights must predict a new text of the same words with at most 0.8 bits per character. (The
+    best possible is 0.39, knowing only the current character gives about 1.5. The text is read in pieces of 150 characters, whose first
+    word doesn't count.) And of the words that are sampled from the network, at least 60 % must be among the five.
 
     Adam at a learning rate of 3e-2, on batches of 12 windows of 18 characters and their successors that start at random places, reaches
     0.45 bits in less than a second on one core, which is all there is: 20 seconds of it.

@@ -842,7 +842,7 @@ class TestTruncatedBptt:
         agree(probe, rtol=1e-6, atol=1e-8)
 
     def test_sizes_of_one(self, agree, draw):
-        """There may be one text, one position, or one token in the vocabulary more than needed."""
+        """There may be one text, or one position, whatever the vocabulary."""
         inputs = [(reader_weights(draw, "GRU", V), draw.integers(0, V, B, N + 1), V) for B, N, V in with_ones(3, 5, 7)]
         agree(
             lambda m: [trained(m, lambda V=V: Reader("GRU", V, 4), state, tokens, 2) for state, tokens, V in inputs[:3]],

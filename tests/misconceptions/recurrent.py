@@ -592,13 +592,6 @@ def forgets_the_state(model, tokens, window, optimizer):
     return _bptt(model, tokens, window, optimizer, carry=lambda state: None)
 
 
-@misconception("truncated_bptt", "Begins every window with zeros: the numbers of the state have to go on.")
-def zeroes_the_state(model, tokens, window, optimizer):
-    return _bptt(
-        model, tokens, window, optimizer, carry=lambda s: s * 0 if isinstance(s, torch.Tensor) else tuple(p * 0 for p in _detached(s))
-    )
-
-
 @misconception("truncated_bptt", "Averages the windows' losses: a shorter last window then counts as much as the others.")
 def mean_of_means(model, tokens, window, optimizer):
     return _bptt(model, tokens, window, optimizer, total=lambda losses, counts: sum(losses) / len(losses))
