@@ -199,7 +199,7 @@ class Room:
     def _rank(self, rank: int, work: Callable[[int], Any], gradients: bool) -> None:
         self._turns[rank].acquire()
         try:
-            if self._error is None:
+            if self._error is None or isinstance(self._error, Mismatch):  # which all ranks get, at their first operation
                 with torch.set_grad_enabled(gradients), torch.autograd.set_multithreading_enabled(False):
                     self._results[rank] = work(rank)
         except BaseException as error:

@@ -175,7 +175,10 @@ class _Receive(_Work):
         return self.source_rank()
 
 
-class _Group(dist.ProcessGroup):
+_ProcessGroup: Any = dist.ProcessGroup  # its stubs give each method the signatures of several callers
+
+
+class _Group(_ProcessGroup):  # type: ignore[misc]
     """One rank's end of a group. The n-th collective that a rank joins is the n-th of all of its ranks."""
 
     def __init__(self, room: Room, rank: int, ranks: list[int], name: str) -> None:
@@ -190,7 +193,7 @@ class _Group(dist.ProcessGroup):
     def size(self) -> int:
         return len(self._ranks)
 
-    def getBackendName(self) -> str:  # noqa: N802
+    def getBackendName(self) -> str:
         return BACKEND
 
     @property
@@ -411,7 +414,7 @@ class _Group(dist.ProcessGroup):
         opts: object = None,
     ) -> dist.Work:
         pieces = [
-            list(tensor.detach().split(list(sizes) if sizes else [len(tensor) // self.size()] * self.size()))
+            list(tensor.detach().split(list(sizes) if sizes else [len(tensor) // self.size()] * self.size()))  # type: ignore[no-untyped-call]
             for tensor, sizes in ((output, output_sizes), (given, input_sizes))
         ]
         return self._exchange("all_to_all_single", *pieces)
