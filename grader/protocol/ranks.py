@@ -6,6 +6,7 @@ a plain fact: nobody has ended everything, and nobody can go on. `ranks_group` b
 This module itself imports neither that nor anything else that is slow.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -204,11 +205,13 @@ class Room:
                     self._results[rank] = work(rank)
         except BaseException as error:
             if self._error is None:
-                self._error = _named(error, rank)
-        self._ended.add(rank)
-        self._waits.pop(rank, None)
-        if len(self._ended) < self.size:
-            self._turns[self._next(rank)].release()
+                self._error = error
+                with contextlib.suppress(Exception):  # an error of the student's own class
+                    _name(error, rank)
+        finally:
+            self._ended.add(rank)
+            if len(self._ended) < self.size:
+                self._turns[self._next(rank)].release()
 
     def _next(self, rank: int) -> int:
         """The next rank that can go on. Where there is none, this is a deadlock, and the first that has not ended gets to know."""
@@ -307,9 +310,8 @@ def plain_copy(tensor: Tensor) -> Tensor:
         return tensor.detach().as_subclass(Tensor).clone(memory_format=torch.contiguous_format)
 
 
-def _named(error: BaseException, rank: int) -> BaseException:
-    """The error, with its rank in its text where it is a plain one, and in a note in any case."""
+def _name(error: BaseException, rank: int) -> None:
+    """Say in a note which rank raised, and in the text too where that is plain."""
     error.add_note(f"raised in rank {rank}")
     if len(error.args) <= 1 and all(type(argument) is str for argument in error.args) and not isinstance(error, KeyError):
         error.args = (f"rank {rank}: {error.args[0]}" if error.args else f"in rank {rank}",)
-    return error

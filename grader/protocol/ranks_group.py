@@ -121,7 +121,7 @@ def _make(options: Any, _: object) -> "_Group":
 
 
 class _Work(dist.Work):
-    """What a call returns. Nothing is written before `wait`."""
+    """What a call returns. Nothing is written before it has been waited for, or was found to be completed."""
 
     def __init__(
         self, room: Room, rank: int, ready: Callable[[], bool], what: Callable[[], str], finish: Callable[[], list[Tensor]]
@@ -143,7 +143,9 @@ class _Work(dist.Work):
         self.wait()
 
     def is_completed(self) -> bool:
-        return self._tensors is not None or self._room.ask(self._rank, self._ready, self._what)
+        if self._tensors is not None:
+            return True
+        return self._room.ask(self._rank, self._ready, self._what) and self.wait()
 
     def is_success(self) -> bool:
         return self.is_completed()

@@ -39,7 +39,7 @@ def _nothing_is_left():
     """What every test here has to leave as it was."""
     import torch._dynamo  # sets a variable of the environment; the zygote has imported it
     import torch.distributed.fsdp
-    import torch.distributed.tensor
+    import torch.distributed.tensor  # noqa: F401
     from torch.testing._internal.distributed import multi_threaded_pg  # noqa: F401
 
     before = _left()
@@ -190,7 +190,7 @@ def test_an_error_ends_the_others(failing):
 
     def work(comm):
         if comm.rank == failing:
-            raise KeyError("no") if failing == 2 else ValueError("no")
+            raise (KeyError if failing == 2 else ValueError)("no")
         try:
             comm.recv(failing)
         except Exception as error:
@@ -209,7 +209,7 @@ def test_a_stub_stays_a_stub():
     def work(comm):
         raise NotImplementedError
 
-    with pytest.raises(NotImplementedError, match="^in rank 0") as error:
+    with pytest.raises(NotImplementedError, match=r"^in rank 0") as error:
         on_ranks(2, work)
     assert error.traceback[-1].name == "work"
 
@@ -383,7 +383,6 @@ def test_isend_and_irecv():
             two.wait()
             while not one.is_completed():
                 pass
-            one.wait()
         else:
             before = None
             dist.isend(torch.ones(2) * 20, 0, tag=2).wait()
@@ -474,7 +473,7 @@ def test_a_deadlock_in_a_group():
         on_group(3, lambda rank: dist.barrier() if rank else None)
     said = "in barrier for rank 0, which has ended"
     assert str(error.value) == f"no rank can go on: rank 1 waits {said}; rank 2 waits {said}"
-    with pytest.raises(Deadlock, match="rank 0 waits in all_reduce sum for rank 1; rank 1 waits for a message from rank 0$"):
+    with pytest.raises(Deadlock, match=r"rank 0 waits in all_reduce sum for rank 1; rank 1 waits for a message from rank 0$"):
         on_group(2, lambda rank: dist.recv(torch.ones(1), 0) if rank else dist.all_reduce(torch.ones(1)))
 
 
@@ -486,7 +485,7 @@ def test_an_error_in_a_group():
             raise ValueError("no")
         dist.barrier()
 
-    with pytest.raises(ValueError, match="^rank 1: no"):
+    with pytest.raises(ValueError, match=r"^rank 1: no"):
         on_group(3, work)
     assert on_group(3, lambda rank: dist.get_rank())[0] == [0, 1, 2]
 
