@@ -63,7 +63,8 @@ def on_group(size: int, work: Callable[[int], T]) -> tuple[list[T], Transcript]:
     Collectives, isend and irecv, new_group, DistributedDataParallel, DeviceMesh, DTensor and fully_shard can be used. What a collective
     takes is copied when it is called, and what it gives is written in `wait()`, and not before: who reads or changes a tensor before
     waiting gets a wrong number every time. Sums are taken in the order of the ranks. A send never waits, as in `on_ranks`, whose remarks
-    on threads and the shared default generator hold here too. A DTensor does not travel: return `full_tensor()` or `to_local()`.
+    on threads and the shared default generator hold here too. A DTensor does not travel: return `full_tensor()` or `to_local()`,
+    and `wait_tensor(…)` of what a functional collective or a parallel module gives.
 
     Returns: the results in the order of the ranks, and the transcript. An entry is `[operation, peer, tensors]`: the operation such as
         "all_reduce sum", with the ranks of the group where it is not the default one ("all_reduce sum among 0, 2"); the rank of the

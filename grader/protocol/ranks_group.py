@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
+import torch.distributed.nn.functional  # its functions keep the default group of the time of their import as their default
 from torch import Tensor
 from torch.futures import Future
 
@@ -74,12 +75,12 @@ def group_of(room: Room, work: Callable[[int], T]) -> list[T]:
         raise RuntimeError(problem)
     if not hasattr(dist.Backend, BACKEND.upper()):
         dist.Backend.register_backend(BACKEND, _make, extended_api=True, devices=["cpu"])
-    store = dist.HashStore()
+    store = dist.HashStore()  # type: ignore[attr-defined]
     with _apart():
         return room.run(lambda rank: _in_group(room, rank, store, work))
 
 
-def _in_group(room: Room, rank: int, store: dist.Store, work: Callable[[int], T]) -> T:
+def _in_group(room: Room, rank: int, store: Any, work: Callable[[int], T]) -> T:
     _HERE.room, _HERE.rank = room, rank
     dist.init_process_group(BACKEND, rank=rank, world_size=room.size, store=store)
     try:
@@ -102,7 +103,7 @@ def _apart() -> Iterator[None]:
     tracker = getattr(random, "_rng_tracker", None)
     isolate = torch._C._distributed_c10d._set_thread_isolation_mode  # type: ignore[attr-defined]
     isolate(True)
-    c10d._world = ThreadLocalWorld()
+    c10d._world = ThreadLocalWorld()  # type: ignore[assignment]
     try:
         yield
     finally:

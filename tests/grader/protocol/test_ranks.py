@@ -15,6 +15,7 @@ from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.protocol import ranks_group
 from grader.protocol.ranks import Comm, Deadlock, Mismatch, on_group, on_ranks
+from grader.protocol.state import reset_state
 from grader.submissions.sources import Source
 from tests.grader.conftest import COUNTER, SOLUTION, forget_suites, mini_course
 
@@ -581,6 +582,104 @@ def test_dtensors_go_round():
         assert part.tolist() == [2, 2, 2]
         assert torch.equal(turned, x[:, 3 * (rank % 2) :][:, :3])
         assert torch.equal(product, x @ x.T)
+
+
+def test_a_pipeline_equals_its_layers_in_a_row():
+    """Real stages and a real schedule, which send and receive in batches."""
+    from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+
+    torch.manual_seed(2)
+    weights, x, y = [torch.randn(4, 4) for _ in range(2)], torch.randn(8, 4), torch.randn(8, 4)
+
+    def layer(weight):
+        made = nn.Linear(4, 4, bias=False)
+        made.weight = nn.Parameter(weight.clone())
+        return made
+
+    def work(rank):
+        stage = layer(weights[rank])
+        schedule = Schedule1F1B(
+            PipelineStage(stage, rank, 2, torch.device("cpu")), n_microbatches=4, loss_fn=lambda out, due: (out - due).square().mean()
+        )
+        schedule.step(x) if rank == 0 else schedule.step(target=y)
+        return stage.weight.grad
+
+    row = nn.Sequential(*map(layer, weights))
+    (row(x) - y).square().mean().backward()
+    torch.testing.assert_close(on_group(2, work)[0], [made.weight.grad for made in row])
+
+
+def test_parallel_modules_and_functional_collectives():
+    """parallelize_module gives the same output; a functional collective's result can be waited for and differentiated."""
+    from torch.distributed import _functional_collectives as functional
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    torch.manual_seed(2)
+    state, x = _mlp().state_dict(), torch.randn(3, 4).double()
+
+    def work(rank):
+        model = parallelize_module(_mlp(state), init_device_mesh("cpu", (2,)), {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        own = torch.full((2,), rank + 1.0, requires_grad=True)
+        total = torch.distributed.nn.functional.all_reduce(own * own)
+        total.sum().backward()
+        waited = functional.wait_tensor(functional.all_reduce(torch.ones(2) * rank, "sum", dist.group.WORLD))
+        return [functional.wait_tensor(model(x)).detach(), own.grad, waited]
+
+    for rank, (out, gradient, waited) in enumerate(on_group(2, work)[0]):
+        torch.testing.assert_close(out, _mlp(state)(x).detach())
+        assert gradient.tolist() == [4 * (rank + 1)] * 2  # both ranks sum up both totals
+        assert waited.tolist() == [1, 1]
+
+
+def test_what_ends_a_rank_passes_through_torch():
+    """A wait in C++ code of torch, in a backward pass or in an operator, ends as one in Python does."""
+    from torch.distributed import _functional_collectives as functional
+
+    def backward(rank, error=None):
+        model = nn.parallel.DistributedDataParallel(nn.Linear(4, 4))
+        loss = model(torch.ones(2, 4)).sum()
+        if rank == 1:
+            if error:
+                raise error
+            return
+        loss.backward()
+
+    def operator(rank):
+        if rank:
+            functional.wait_tensor(functional.all_reduce(torch.ones(2), "sum", dist.group.WORLD))
+
+    with pytest.raises(Deadlock, match="rank 0 waits in all_reduce sum for rank 1, which has ended"):
+        on_group(2, backward)
+    with pytest.raises(ValueError, match="rank 1: no"):
+        on_group(2, lambda rank: backward(rank, ValueError("no")))
+    with pytest.raises(Deadlock, match="rank 1 waits in all_reduce sum for rank 0, which has ended"):
+        on_group(2, operator)
+
+
+def test_a_hook_of_ddp_gets_a_future():
+    """What `get_future` gives has been reduced."""
+
+    def work(rank):
+        model = nn.parallel.DistributedDataParallel(nn.Linear(4, 3, bias=False))
+
+        def hook(state, bucket):
+            return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda future: future.value()[0] * 10)
+
+        model.register_comm_hook(None, hook)
+        model(torch.full((1, 4), rank + 1.0)).sum().backward()
+        return model.module.weight.grad.unique().tolist()
+
+    assert on_group(2, work)[0] == [[30], [30]]
+
+
+def test_reset_ends_a_group_that_was_left():
+    """The next probe finds no default group of another one's."""
+    before = sys.excepthook
+    dist.init_process_group("fake", rank=0, world_size=2, store=dist.HashStore())
+    reset_state(0)
+    assert not dist.is_initialized()
+    sys.excepthook = before
 
 
 # ---- torch's private parts
