@@ -175,18 +175,18 @@ class Room:
         self._threads = [
             threading.Thread(target=self._rank, args=(rank, work, gradients), name=f"rank {rank}", daemon=True) for rank in range(self.size)
         ]
-        started: list[threading.Thread] = []
+        started = 0
         try:
             for thread in self._threads:
                 thread.start()
-                started.append(thread)
-        except RuntimeError as error:  # no more threads
+                started += 1
+        except BaseException as error:  # no more threads, or an interruption
             self._error = error
-            self._ended.update(range(len(started), self.size))
+            self._ended.update(range(started, self.size))
         try:
             if started:
                 self._turns[0].release()
-            for thread in started:
+            for thread in self._threads[:started]:
                 thread.join()  # without limit: who waits for ever is found, and who computes for ever is not this module's to judge
         except BaseException as error:  # a limit on time, or Ctrl-C: each rank ends at its next operation
             self._error = error

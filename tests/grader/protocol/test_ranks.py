@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
 from torch import nn
 
+from grader.base.time_limit import OutOfTime, time_limit
 from grader.course.manifest import Course
 from grader.grading.engine import Engine
 from grader.protocol import ranks_group
@@ -245,6 +246,35 @@ def test_no_more_threads(monkeypatch):
     monkeypatch.undo()
 
 
+def test_an_interrupted_call():
+    """A limit on time ends the caller at once, and each rank at its next operation."""
+
+    def work(comm):
+        while True:
+            comm.send(torch.ones(1), 1 - comm.rank)
+            comm.recv(1 - comm.rank)
+
+    with pytest.raises(OutOfTime), time_limit(0.2):
+        on_ranks(2, work)
+    for thread in threading.enumerate():
+        if thread.name.startswith("rank "):
+            thread.join()
+
+
+def test_an_error_that_refuses_notes():
+    """An error of the student's own class ends the call all the same."""
+
+    class Stubborn(ValueError):
+        def add_note(self, note):
+            raise RuntimeError(note)
+
+    def work(comm):
+        raise Stubborn("no")
+
+    with pytest.raises(Stubborn, match="no"):
+        on_ranks(2, work)
+
+
 def test_calls_can_be_nested():
     """In a rank of either kind, and one after another."""
 
@@ -281,7 +311,7 @@ def _collectives(rank):
     found["all_gather"] = [torch.zeros(2 * n).double() for _ in range(n)]
     dist.all_gather(found["all_gather"], x)
     found["single"] = torch.zeros(2 * n * n).double()
-    dist.all_gather_into_tensor(found["single"], x)
+    dist.all_gather_single(found["single"], x)
     found["gather"] = [torch.zeros(2 * n).double() for _ in range(n)] if rank == 1 else None
     dist.gather(x, found["gather"], 1)
     found["scatter"] = torch.zeros(2).double()
@@ -289,7 +319,7 @@ def _collectives(rank):
     found["reduce_scatter"] = torch.zeros(2).double()
     dist.reduce_scatter(found["reduce_scatter"], list(x.split(2)))
     found["scatter_single"] = torch.zeros(2).double()
-    dist.reduce_scatter_tensor(found["scatter_single"], x)
+    dist.reduce_scatter_single(found["scatter_single"], x)
     found["all_to_all"] = [torch.zeros(2).double() for _ in range(n)]
     dist.all_to_all(found["all_to_all"], list(x.split(2)))
     found["exchange"] = torch.zeros(2 * n).double()
@@ -609,6 +639,7 @@ def test_a_pipeline_equals_its_layers_in_a_row():
     torch.testing.assert_close(on_group(2, work)[0], [made.weight.grad for made in row])
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed.nn.functional:FutureWarning")
 def test_parallel_modules_and_functional_collectives():
     """parallelize_module gives the same output; a functional collective's result can be waited for and differentiated."""
     from torch.distributed import _functional_collectives as functional
@@ -816,12 +847,24 @@ SUBMISSIONS = {
         ["failed", "passed"],
         "",
     ),
+    "replaces on_ranks": (
+        f"import grader.protocol.ranks as ranks\n\nranks.on_ranks = lambda size, work: ([0] * size, [[]] * size)\n{RING}",
+        ["failed", "failed"],
+        "",
+    ),
+    "hides an error": (
+        "from grader.protocol.ranks import Room\n\n"
+        "Room.check = lambda room, rank: None\nRoom.receive = lambda room, *_: type('M', (), {'tensor': None})()\n"
+        "Room.wait = lambda *_: None\n" + RING,
+        ["error", "error"],
+        "AssertionError",
+    ),
 }
 
 
 @pytest.mark.parametrize("what", SUBMISSIONS)
 def test_ranks_in_a_confined_worker(ring_course, zygote, what):
-    """Probes with ranks grade right and wrong answers."""
+    """Probes with ranks grade right and wrong answers, and those that meddle with the ranks, which run in the student's process."""
     text, statuses, message = SUBMISSIONS[what]
     graded = Engine(ring_course, zygote).grade(ring_course.modules[0], Source(text + "\n\n" + COUNTER), 1, explain=False)
     outcomes = [record.outcome for record in graded.records]
