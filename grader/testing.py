@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import pytest
 
+from grader.protocol.ranks import on_group, on_ranks
 from grader.protocol.values import Ending
 
-__all__ = ["LAYOUTS", "Ending", "alternative", "measured", "misconception", "raised", "task", "with_ones"]
+__all__ = ["LAYOUTS", "Ending", "alternative", "measured", "misconception", "on_group", "on_ranks", "raised", "task", "with_ones"]
 
 T = TypeVar("T")
 

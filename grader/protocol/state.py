@@ -17,7 +17,7 @@ _GUARDS: list[object] = []
 
 
 def reset_state(seed: int) -> None:
-    """Undo what one task could do to the next (dtype, device, gradient mode, hooks, modes left on), and seed Python, NumPy and torch."""
+    """Undo what one task could do to the next (dtype, device, gradients, hooks, groups, modes left on), and seed Python, NumPy, torch."""
     while torch._C._len_torch_function_stack():
         torch._C._pop_torch_function_stack()
     while torch._C._len_torch_dispatch_stack():
@@ -26,6 +26,8 @@ def reset_state(seed: int) -> None:
         torch._C._autograd._pop_saved_tensors_default_hooks()
     if torch.is_inference_mode_enabled():
         _GUARDS.append(torch._C._InferenceMode(False))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     torch.set_default_dtype(torch.float32)
     torch.set_default_device(None)
     torch.set_grad_enabled(True)
