@@ -130,7 +130,7 @@ HONEST: dict[str, Callable[[], object]] = {
     "windows": lambda: (X.as_strided((2, 2), (4, 1)), X.narrow(0, 0, 2), X.chunk(2), X.diag(), X.tril(), F.pad(X, (1, 1)), X.split(2)),
     "losses": lambda: (F.mse_loss(X, X), F.smooth_l1_loss(X, X), F.kl_div(X, X.exp()), F.hinge_embedding_loss(X, X)),
     "images": lambda: (F.interpolate(image(1, 1, 4, 4), scale_factor=2), F.pixel_shuffle(image(1, 4, 2, 2), 2), F.avg_pool1d(X, 2)),
-    "activations": lambda: (F.gelu(X), F.silu(X), X.sigmoid(), X.tanh(), F.leaky_relu(X), F.elu(X), X.erf(), X.sign(), X.clamp(0, 1), X.round()),
+    "activations": lambda: (F.gelu(X), F.silu(X), X.sigmoid(), X.tanh(), F.elu(X), X.erf(), X.sign(), X.clamp(0, 1), X.round()),
     "numbers": lambda: (X.to(torch.int8), X.half(), X.view(torch.int32), X.double(), torch.frexp(X), X.nan_to_num(), X.log1p(), X.expm1()),
     "vmap": lambda: torch.func.vmap(torch.func.grad(lambda row: (row * row).sum()))(X),
 }  # fmt: skip
