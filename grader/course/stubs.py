@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 from grader.course.manifest import Course
 from grader.course.source import Definition, body_lines, first_line, gap, head, helpers_of, is_private, text_of, todo
 
-__all__ = ["bodies_to_mend", "broken_bodies", "docstrings", "handed_out", "make_stub", "module_stub", "solution_lines", "stub_task"]
+__all__ = [
+    *("TO_MEND", "bodies_to_mend", "broken_bodies", "docstrings", "handed_out", "make_stub", "module_stub"),
+    *("solution_lines", "stub_task"),
+]
 
 TO_MEND = "# TODO: this code has a mistake. Find it and mend it."
 
