@@ -135,7 +135,7 @@ def relu(x: Tensor) -> Tensor:
 
     Example: [−2.0, 0.0, 3.5] becomes [0.0, 0.0, 3.5].
     To know: torch's operations work on all entries at once. x may have millions: a Python loop over a tensor takes longer than a test may.
-    Look up: torch.clamp, torch.where or torch.maximum: one of them is enough.
+    Look up: torch.clamp, torch.where or torch.maximum (of two tensors): one of them is enough.
 
     Args:
         x: any shape, float32.
@@ -217,8 +217,8 @@ def slope(f: Callable[[Tensor], Tensor], x: float) -> float:
 
     Example: with f = lambda x: x**2 + 2 * x, slope(f, 3) is 8.0, since the derivative is 2x + 2.
     To know: torch writes down what is computed from a tensor with requires_grad=True, and backward() walks back through it. Only a float
-    tensor can have a gradient. (f(x + h) − f(x)) / h is not exact enough here.
-    Look up: "autograd tutorial"; torch.tensor's requires_grad, torch.Tensor.backward, torch.Tensor.grad.
+    tensor can have a gradient, so make x a float first. (f(x + h) − f(x)) / h is not exact enough here.
+    Look up: "autograd tutorial"; torch.tensor's requires_grad, torch.Tensor.backward, torch.Tensor.grad, torch.Tensor.item.
 
     Args:
         f: takes a tensor of shape () and returns one, computed with torch's operations.
@@ -254,8 +254,8 @@ def fit_line(x: Tensor, y: Tensor, *, steps: int, lr: float) -> tuple[float, flo
     Begin with a = b = 0. In every step, loss = mean((a · x + b − y)²), then a ← a − lr · ∂loss/∂a and b ← b − lr · ∂loss/∂b, both with
     gradients from before the step.
     Example: x = [0, 1], y = [1, 3], lr = 0.5: one step gives (1.5, 2.0), 200 steps give (2.0, 1.0), the line through both points.
-    To know: backward() adds to gradients that are there, so clear them in each step.
-    Look up: torch.zeros with requires_grad=True, torch.no_grad, torch.Tensor.item.
+    To know: backward() adds to gradients that are there, so clear them in each step: a.grad = None.
+    Look up: torch.zeros(1, requires_grad=True), torch.no_grad, torch.Tensor.item.
 
     Args: x, y: (N,), float32. steps: how many, at least 1. lr: learning rate.
     Returns: (a, b), two Python floats.
@@ -287,6 +287,7 @@ def train_step(model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor) -> 
     Clear the gradients, compute the scores model(x), compute their cross-entropy loss, call backward, let the optimizer make its step.
     Example: if the model gives two classes the same score, the loss is log 2 ≈ 0.693, and after the step it is less.
     To know: cross-entropy takes scores, not probabilities: no softmax. Return the loss as a number, or its graph stays in memory.
+    The model stays in the mode, training or eval, in which it is.
     Look up: torch.optim.Optimizer.zero_grad, nn.functional.cross_entropy, torch.Tensor.item.
 
     Args:
@@ -308,7 +309,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     Look up: nn.Module.eval, nn.Module.train, the attribute nn.Module.training, torch.no_grad.
 
     Args:
-        model: gives scores (N, C), no two in a row equal; it is in training mode or in eval mode, with all its parts.
+        model: gives scores (N, C), no two in a row equal; all its layers are in the same mode, which model.train(flag) sets.
         x, y: N ≥ 1 inputs, and their classes (N,), int64.
 
     Returns: a Python float in 0 … 1.
@@ -353,7 +354,7 @@ def first_classifier(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Train a network that reads handwritten digits, and return its weights. Here you may seed torch and draw from it.
 
     The network is nn.Sequential(nn.Linear(D, 64), nn.ReLU(), nn.Linear(64, 10)). From about 1,200 images it must learn to read at least
-    85 % of 600 others, which you don't get. The test gives the digits other names at random, so learn from the labels.
+    85 % of 600 others, which you don't get. The test shuffles which label stands for which digit, so learn from the labels.
     Example: 40 steps of torch.optim.Adam with lr=0.01, each on all images at once, read about 95 % and take a tenth of a second.
     To know: this is train_step in a loop. One optimizer for all steps: Adam remembers.
     Look up: torch.optim.Adam, nn.functional.cross_entropy.
