@@ -13,7 +13,6 @@ from grader.base.files import file_problem
 from grader.base.text import look_alikes
 from grader.course.definitions import task_digest
 from grader.course.manifest import Course, Module, Task
-from grader.grading.source_bans import uses_in
 from grader.practice.diagnosis import known_mistake
 from grader.practice.outcome import Request, TaskRun
 from grader.practice.process_handle import PracticeProcess
@@ -185,6 +184,8 @@ class Session:
 
     def _banned(self, place: Place) -> str:
         """What a task's source names although the task forbids it. The official grading also sees what is called by other names."""
+        from grader.grading.source_bans import uses_in  # `grader hint` and the like need none of it, and start sooner
+
         with contextlib.suppress(RecursionError, MemoryError):
             return uses_in(self._source(place), {place.task.name: place.task.bans}).get(place.task.name, "")
         return ""
