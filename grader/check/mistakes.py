@@ -62,7 +62,8 @@ def make_mistakes(
     """
     banks = {module.name: read_bank(course.misconceptions(module.name).read_text(), "misconception") for module in modules}
     # Code that the stub itself shows is no news to a student, and its sentence would be the answer.
-    pending = [(module, entry) for module in modules for entry in banks[module.name].entries if not entry.stub]
+    entries = {name: [entry for entry in bank.entries if not entry.stub] for name, bank in banks.items()}
+    pending = [(module, entry) for module in modules for entry in entries[module.name]]
     pool: SimpleQueue[PracticeProcess] = SimpleQueue()
     processes = [PracticeProcess(course.root) for _ in range(jobs)]
     for process in processes:
@@ -91,11 +92,7 @@ def make_mistakes(
             process.close()
     parts, rows = dict(read_mistakes(course).modules), []
     for module in modules:
-        part, row = _judge(
-            module,
-            [entry for entry in banks[module.name].entries if not entry.stub],
-            {name: value for (of, name), value in found.items() if of == module.name},
-        )
+        part, row = _judge(module, entries[module.name], {name: value for (of, name), value in found.items() if of == module.name})
         parts[module.name] = ModuleMistakes(made_from(course, module), part)
         rows.append(row)
     return Mistakes({module.name: parts[module.name] for module in course.modules if module.name in parts}), rows

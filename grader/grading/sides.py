@@ -97,7 +97,8 @@ class ReferenceSide(TrustedModule):
     def shown(self) -> dict[str, str]:
         """The digests of the code that stubs show for mending, by task."""
         names = {name.partition(".")[0] for name in bodies_to_mend(self._course, self._of.name)}
-        return {name: task_digest(module_stub(self._course, self._of.name), name) for name in names}
+        stub = module_stub(self._course, self._of.name) if names else ""
+        return {name: task_digest(stub, name) for name in names}
 
     def kind(self, task: str) -> str:
         """What the task is: a "class" or a "function"."""

@@ -17,7 +17,7 @@ _GUARDS: list[object] = []
 
 
 def reset_state(seed: int) -> None:
-    """Undo what one task could do to the next (dtype, device, gradients, hooks, groups, modes left on), and seed Python, NumPy, torch."""
+    """Undo what one task could do to the next (dtype, device, gradient mode, hooks, groups, modes left on). Seed Python, NumPy, torch."""
     while torch._C._len_torch_function_stack():
         torch._C._pop_torch_function_stack()
     while torch._C._len_torch_dispatch_stack():
