@@ -35,6 +35,9 @@ def grade(
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("results"),
     module: ModuleOption = None,
     task: TaskOption = None,
+    roster: Annotated[
+        Path | None, typer.Option(help="A class list as CSV: the column `id`, and names, numbers, addresses or files in the others.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**53, help="The run's seed (default: that of an unfinished run in --out, or a fresh one).")
     ] = None,
@@ -45,16 +48,18 @@ def grade(
     trusted: TrustedOption = False,
     course: CourseOption = None,
 ) -> None:
-    """Grade submissions with the hidden suites, and write results.json, results.csv and junit.xml."""
+    """Grade submissions with the hidden suites, and write results.json, results.csv, problems.csv and junit.xml."""
     from grader.base.files import write_atomically
     from grader.base.text import without_commands
-    from grader.reports.csv_report import csv_report
+    from grader.reports.csv_report import csv_problems, csv_report
     from grader.reports.junit import junit_report
-    from grader.reports.scoreboard import scoreboard
+    from grader.reports.scoreboard import problem_table, scoreboard
     from grader.runner.flow import Interrupted, faults, run, write
     from grader.runner.jobs import Refused
     from grader.sandbox.supervisor.isolation import NotConfined, choose_layers
+    from grader.submissions.collect import not_collected
     from grader.submissions.find import find_submissions
+    from grader.submissions.roster import Roster
     from grader.submissions.sources import BadInput
 
     loaded = load(course)
@@ -62,7 +67,11 @@ def grade(
     try:
         loaded = loaded.with_data(data) if data else loaded
         modules = loaded.select(module or [], task or [])
-        submissions, notes = find_submissions(paths, loaded)
+        known = Roster.read(roster) if roster else Roster()
+        submissions, notes = find_submissions(paths, loaded, known)
+        found = [submission.id for submission in submissions]
+        absent = {id: why for path in paths for id, why in not_collected(path).items() if id not in found}
+        absent |= dict.fromkeys(known.absent([*found, *absent]), "Nothing was handed in under this id of the class list.")
         layers = choose_layers(allow_unconfined=allow_unconfined, trusted=trusted)
         out.mkdir(parents=True, exist_ok=True)
     except (BadInput, ManifestError, OSError) as error:
@@ -82,6 +91,7 @@ def grade(
                 seed=seed,
                 jobs=jobs,
                 layers=layers,
+                absent=absent,
                 on_progress=lambda now: progress.update(bar, completed=now.done, total=now.total, description=now.what or "grading"),
             )
     except Refused as error:
@@ -91,12 +101,15 @@ def grade(
     results = finished.results
     with _own_files(out):
         write_atomically(out / "results.csv", csv_report(results).encode())
+        write_atomically(out / "problems.csv", csv_problems(results).encode())
         write_atomically(out / "junit.xml", junit_report(results))
         write(finished, out)
     if json:
         sys.stdout.buffer.write((out / "results.json").read_bytes())
     else:
         Console().print(scoreboard(results))
+        if results.problems:
+            Console().print(problem_table(results))
         if layers is None:
             console.print(Text("The code was not confined, so these scores can't be trusted.", "yellow"))
         console.print(Text(f"Written to {out}. With --seed {results.seed}, a second run grades only what changed."))

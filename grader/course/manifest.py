@@ -6,18 +6,22 @@ Modules, tasks, points, limits, bans, hints and the paths of a module's files co
 import ast
 import codecs
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
-__all__ = ["Course", "Limits", "ManifestError", "Module", "Overrides", "Show", "Task", "find_root", "load_course"]
+__all__ = ["PACKAGES", "Course", "Limits", "ManifestError", "Module", "Overrides", "Show", "Task", "find_root", "load_course"]
 
 MANIFEST = "course.toml"
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(gt=0)]
+
+PACKAGES = ("numpy", "torch", "torchvision")
+"""What student code may use in every course, besides Python's standard library."""
 
 
 class ManifestError(Exception):
@@ -131,10 +135,15 @@ class Module(Struct, frozen=True, forbid_unknown_fields=True):
         return {task.name: task for task in self.tasks}[name]
 
 
+class _Environment(Struct, frozen=True, forbid_unknown_fields=True):
+    packages: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")], ...] = ()
+
+
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     title: str
     modules: tuple[Module, ...]
     limits: Limits = Limits()
+    environment: _Environment = _Environment()
 
 
 class Course(Struct, frozen=True):
@@ -146,6 +155,18 @@ class Course(Struct, frozen=True):
     modules: tuple[Module, ...]
     data: Path
     """Where the digits are: a folder that `torchvision.datasets.MNIST` reads."""
+    own_packages: tuple[str, ...] = ()
+    """What student code may use besides `PACKAGES`, by the names under which it is installed."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What student code may use besides Python's standard library."""
+        return (*PACKAGES, *self.own_packages)
+
+    def unpinned(self, pins: Iterable[str]) -> list[str]:
+        """The course's own packages that these requirements, such as torch==2.13.0, do not name."""
+        pinned = {re.split(r"[^A-Za-z0-9._-]", pin)[0].lower() for pin in pins}
+        return [name for name in self.own_packages if name.lower() not in pinned]
 
     @property
     def bans(self) -> tuple[str, ...]:
@@ -237,7 +258,14 @@ class Course(Struct, frozen=True):
         except OSError as error:
             raise ManifestError(f"{path} can't be read: {error.strerror}") from None
         _check(parsed, path)
-        return cls(root=root, title=parsed.title, limits=parsed.limits, modules=parsed.modules, data=root / "data")
+        return cls(
+            root=root,
+            title=parsed.title,
+            limits=parsed.limits,
+            modules=parsed.modules,
+            data=root / "data",
+            own_packages=parsed.environment.packages,
+        )
 
 
 def find_root(start: Path) -> Path:

@@ -68,7 +68,7 @@ def _bundle(course: Course, modules: Sequence[Module]) -> Iterator[tuple[str, by
     for path in _SUPPORT:
         yield f"grader/{path}", package.joinpath(path).read_bytes()
     pins = [line for line in (course.root / "constraints.txt").read_text().splitlines() if line.strip() and not line.startswith("#")]
-    yield "requirements.txt", _REQUIREMENTS.format(pins="\n".join(pins)).encode()
+    yield "requirements.txt", _REQUIREMENTS.format(pins="\n".join([*pins, *course.unpinned(pins)])).encode()
     yield "pytest.ini", b"[pytest]\n"
     tasks = []
     for module in modules:

@@ -100,7 +100,7 @@ def _files(course: Course, modules: Sequence[Module]) -> Iterator[tuple[str, byt
     package = resources.files("grader")
     for name in EXECUTABLE:
         yield name, package.joinpath("exports", "templates", "gradescope", name).read_bytes()
-    yield "pyproject.toml", _pyproject().encode()
+    yield "pyproject.toml", _pyproject(course).encode()
     yield from _package("grader", package)
     paths = [course.root / MANIFEST, course.root / "constraints.txt", course.hidden_suite("x").with_name("conftest.py")]
     for module in modules:
@@ -118,10 +118,11 @@ def _package(name: str, folder: Traversable) -> Iterator[tuple[str, bytes]]:
             yield f"{name}/{child.name}", child.read_bytes()
 
 
-def _pyproject() -> str:
+def _pyproject(course: Course) -> str:
     """A pyproject.toml for the grader's package alone. Version and dependencies are those of this installation."""
     about = metadata.metadata("pytorch-exercises")
     needs = [need for need in metadata.requires("pytorch-exercises") or [] if not re.search(r"\bextra\s*==", need)]
+    needs += course.unpinned(needs)
     version, python = about["Version"], about["Requires-Python"]
     return _PYPROJECT.format(version=json.dumps(version), python=json.dumps(python), needs=json.dumps(needs))  # JSON's strings are TOML's
 

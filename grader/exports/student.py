@@ -85,6 +85,8 @@ def student_files(course: Course, modules: tuple[Module, ...], *, reporter: str 
 def _manifest(course: Course, modules: tuple[Module, ...]) -> bytes:
     """The course as students need it: without the limits, which only grading uses."""
     plain = msgspec.to_builtins({"title": course.title, "modules": modules})
+    if course.own_packages:
+        plain["environment"] = {"packages": list(course.own_packages)}
     for module in plain["modules"]:
         module["tasks"] = [{key: value for key, value in task.items() if key != "limits" and value is not None} for task in module["tasks"]]
     return msgspec.toml.encode(plain)
@@ -111,7 +113,7 @@ def _course_files(course: Course, modules: tuple[Module, ...]) -> Iterator[tuple
 
 
 def pins(course: Course) -> list[str]:
-    """The versions that scores depend on, from constraints.txt. Raises: CannotExport."""
+    """The versions that scores depend on, from constraints.txt, and the course's own packages. Raises: CannotExport."""
     try:
         text = (course.root / "constraints.txt").read_text()
     except OSError:
@@ -119,4 +121,4 @@ def pins(course: Course) -> list[str]:
     found = re.findall(r"^([A-Za-z0-9._-]+==[A-Za-z0-9.+!]+)\s*(?:#.*)?$", text, re.MULTILINE)
     if not any(pin.startswith("torch==") for pin in found):
         raise CannotExport("constraints.txt does not pin torch: add a line such as torch==2.13.0")
-    return found
+    return [*found, *course.unpinned(found)]

@@ -6,6 +6,7 @@ Both get the same pickled probe, so neither side sees what the other does to its
 import linecache
 import sys
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from types import ModuleType
 
@@ -114,6 +115,7 @@ class StudentSide:
     def __init__(self, zygote: ZygoteHandle, course: Course, module: Module, source: Source, reference: ReferenceSide) -> None:
         self._zygote = zygote
         self._limits = course.limits
+        self._packages = course.packages
         self._module = module
         # Those of tasks that are not graded too: what a worker replaces does not depend on the selection.
         self._all = course.module(module.name)
@@ -166,7 +168,7 @@ class StudentSide:
         """The worker for tasks with these limits on import, memory and files. These limits hold for a whole worker."""
         key = limits.import_seconds, limits.memory_mib, limits.scratch_mib
         if key not in self._places:
-            self._places[key] = _Workplace(self._zygote, limits, self._module, self._bans, self._source)
+            self._places[key] = _Workplace(self._zygote, limits, self._module, self._bans, self._source, self._packages)
         return self._places[key]
 
     def _check_open(self, task: str) -> None:
@@ -213,8 +215,11 @@ class StudentSide:
 class _Workplace:
     """A worker with the student's module loaded. It is replaced after it has died."""
 
-    def __init__(self, zygote: ZygoteHandle, limits: Limits, module: Module, bans: list[str], source: Source) -> None:
+    def __init__(
+        self, zygote: ZygoteHandle, limits: Limits, module: Module, bans: list[str], source: Source, packages: Sequence[str]
+    ) -> None:
         self._zygote, self._limits, self._module, self._bans, self._source = zygote, limits, module, bans, source
+        self._packages = packages
         self._worker: WorkerHandle | None = None
         self._tried = False
         self._fatal: Outcome | None = None  # set when nothing more can be tried here
@@ -233,7 +238,7 @@ class _Workplace:
             raise Ended(self._fatal)
         if self._worker is None:
             limits = msgspec.structs.replace(self._limits, import_seconds=min(seconds, self._limits.import_seconds))
-            self._worker = WorkerHandle(self._zygote, limits)
+            self._worker = WorkerHandle(self._zygote, limits, self._packages)
             try:
                 tasks = [task.name for task in self._module.tasks]
                 self.kinds = self._worker.load(self._module.name, self._source.text, tasks, self._bans, self._source.cells)

@@ -11,14 +11,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 
 from msgspec import Struct
 
 from grader.base.text import one_line
-from grader.course.manifest import ManifestError, load_course
+from grader.course.manifest import PACKAGES, ManifestError, load_course
 from grader.practice.torch_probe import TorchFacts, probe_torch
 
 __all__ = ["Facts", "Finding", "Level", "can_practise", "collect", "examine", "pins_of"]
@@ -72,6 +72,8 @@ class Facts(Struct, frozen=True):
     """Whether CUDA_VISIBLE_DEVICES hides all GPUs."""
     packages: dict[str, str] = {}
     """The installed versions of packages that practice uses."""
+    allowed: dict[str, str] = {}
+    """The installed versions of packages that answers may use; empty for one that is missing."""
     pins: dict[str, str] = {}
     """The versions that the course asks for."""
     course: str = ""
@@ -337,6 +339,12 @@ def _packages(facts: Facts) -> Iterator[Finding]:
     for name, (level, what) in _PACKAGES.items():
         if name not in present:
             yield Finding("packages", level, f"{name} is not installed; it {what}.", f"`python -m pip install {name}`")
+    if facts.allowed:
+        listed = ", ".join(f"{name} {version}".strip() for name, version in facts.allowed.items())
+        yield Finding("packages", Level.OK, f"Answers may use Python's standard library, {listed}. Others may be missing where it counts.")
+    for name, version in facts.allowed.items():
+        if not version and name not in PACKAGES:
+            yield Finding("packages", Level.NOTE, f"{name} is not installed; answers may use it.", f"`python -m pip install {name}`")
 
 
 def _course(facts: Facts) -> Iterator[Finding]:
@@ -388,9 +396,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def collect(folder: Path | None = None) -> Facts:
     """Look at this machine and the course in `folder`, or around the current one. torch is tried in a process of its own."""
-    root, error = "", ""
+    root, error, allowed = "", "", tuple[str, ...]()
     try:
-        root = str(load_course(folder).root)
+        course = load_course(folder)
+        root, allowed = str(course.root), course.packages
     except ManifestError as caught:
         error = "" if folder is None and "no course.toml in" in str(caught) else str(caught)
     system = platform.system()
@@ -408,6 +417,7 @@ def collect(folder: Path | None = None) -> Facts:
         driver=_driver(),
         hidden_devices=os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"),
         packages=_versions(_PACKAGES),
+        allowed={name: _versions([name]).get(name, "") for name in allowed},
         pins=pins_of(Path(root)) if root else {},
         course=root,
         course_error=error,
@@ -425,7 +435,7 @@ def pins_of(root: Path) -> dict[str, str]:
     return pins
 
 
-def _versions(names: Mapping[str, object]) -> dict[str, str]:
+def _versions(names: Iterable[str]) -> dict[str, str]:
     found = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

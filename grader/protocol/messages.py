@@ -69,7 +69,8 @@ class Returned(Struct, frozen=True, forbid_unknown_fields=True, tag="returned"):
 class Raised(Struct, frozen=True, forbid_unknown_fields=True, tag="raised"):
     """The module or the probe raised. `place` is where in the student's file, and `call` how that file was entered.
 
-    `in_torch` marks a NotImplementedError of torch's own, for copies of meta tensors and the like, which is no stub's.
+    `in_torch` marks a NotImplementedError of torch's own, for copies of meta tensors and the like, which is no stub's. `advice` says
+    what to do about what works elsewhere and not in a worker.
     """
 
     nonce: str
@@ -79,6 +80,7 @@ class Raised(Struct, frozen=True, forbid_unknown_fields=True, tag="raised"):
     place: str
     call: str
     banned: list[str]
+    advice: str = ""
 
 
 Request = Load | Call

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from grader.base.outcome import Status
 from grader.runner.results import Results, rounded
 
-__all__ = ["csv_cell", "csv_report", "csv_text"]
+__all__ = ["csv_cell", "csv_problems", "csv_report", "csv_text"]
 
 _SIGNS = "=+@＝＋＠﹦﹢﹫－﹣−-"
 """The signs that begin a formula, in every width: spreadsheets in Chinese and Japanese read the wide ones like the others."""
@@ -25,6 +25,12 @@ def csv_report(results: Results) -> str:
                 row = [submission.id, module.name, task.name, str(rounded(task.score)), f"{task.max_score:g}"]
                 rows.append([csv_cell(value) for value in [*row, task.status, str(passed), str(len(task.tests)), message]])
     return csv_text(rows)
+
+
+def csv_problems(results: Results) -> str:
+    """One row for each problem of a student without a full verdict."""
+    rows = [[csv_cell(value) for value in (one.submission, " ".join(one.modules), one.sentence)] for one in results.problems]
+    return csv_text([["submission", "modules", "problem"], *rows])
 
 
 def csv_text(rows: Iterable[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ from grader.base.text import without_commands
 from grader.reports.feedback import words
 from grader.runner.results import ModuleResult, Results, SubmissionResult, TaskResult, rounded
 
-__all__ = ["scoreboard"]
+__all__ = ["problem_table", "scoreboard"]
 
 _STYLES = {Status.PASSED: "green", Status.SKIPPED: "dim", Status.NOT_IMPLEMENTED: "dim", Status.GRADER_ERROR: "bold magenta"}
 
@@ -35,6 +35,15 @@ def scoreboard(results: Results) -> RenderableType:
         )
     if len(results.submissions) == 1:
         return Group(*(_details(module.name, module.tasks) for module in results.submissions[0].modules), table)
+    return table
+
+
+def problem_table(results: Results) -> RenderableType:
+    """The students without a full verdict: who, for which modules, and why and what to do."""
+    table = Table("submission", "modules", "why, and what to do", title="Without a full verdict", title_justify="left")
+    for one in results.problems:
+        modules = "all" if len(one.modules) > _MOST_COLUMNS else ", ".join(one.modules)
+        table.add_row(Text(without_commands(one.submission)), modules, Text(without_commands(one.sentence)))
     return table
 
 

@@ -2,10 +2,11 @@
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +16,8 @@ from grader.base.outcome import Status
 from grader.course.manifest import Course, Module
 from grader.protocol.confinement import Layers
 from grader.runner.jobs import Refused, grade_units
+from grader.runner.packages import missing_packages
+from grader.runner.problems import problems
 from grader.runner.references import reference_units
 from grader.runner.results import SCHEMA, ModuleTiming, Results, environment, submission_result
 from grader.runner.store import Entry, Store
@@ -71,6 +74,7 @@ def run(
     jobs: int,
     layers: Layers | None,
     on_progress: Callable[[Progress], None],
+    absent: Mapping[str, str] = MappingProxyType({}),
 ) -> Finished:
     """Grade the submissions.
 
@@ -83,10 +87,16 @@ def run(
         jobs: how many processes grade.
         layers: what confines students' code.
         on_progress: called at the beginning, and when a unit is finished.
+        absent: why there is nothing of these students.
 
     Raises: Refused, Interrupted.
     """
     started, clock = datetime.now(UTC), time.monotonic()
+    if missing := missing_packages(course):
+        names = " ".join(missing)
+        raise Refused(
+            f"course.toml names packages that are not installed where student code runs: `python -m pip install {names}`, or strike them."
+        )
     seed = _settle_seed(out, seed)
     record, here = isolation(layers), environment()
     store = Store(out / ".store", course, here, record, seed)
@@ -115,14 +125,18 @@ def run(
     own: dict[str, dict[str, Entry]] = {submission.id: {} for submission in submissions}
     for unit in units:
         own[unit.submission][unit.module.name] = entries[unit.submission, unit.module.name]
-    graded = [submission_result(id, [entry.result for entry in modules.values()]) for id, modules in own.items()]
+    graded = []
+    for submission in submissions:
+        mine = own[submission.id]
+        files = {name: source.file for name, source in submission.sources.items() if source.file and name in mine}
+        graded.append(submission_result(submission.id, [entry.result for entry in mine.values()], files))
     timings = Timings(
         host=platform.node(),
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - clock, 3),
         submissions={id: {name: entry.timing for name, entry in modules.items()} for id, modules in own.items()},
     )
-    return Finished(Results(SCHEMA, seed, here, record, graded), timings)
+    return Finished(Results(SCHEMA, seed, here, record, graded, problems(submissions, graded, absent)), timings)
 
 
 def write(finished: Finished, out: Path) -> None:

@@ -6,12 +6,19 @@ import site
 from collections.abc import Iterable
 from pathlib import Path
 
+from grader.course.manifest import Course
 from grader.sandbox.worker.confine import readable_paths
 
-__all__ = ["importable_packages", "packages_in"]
+__all__ = ["importable_packages", "missing_packages", "packages_in"]
 
 _FORM = re.compile(r"(?P<name>[^-]+)(?:-(?P<version>[^-]+))?(?:-.*)?\.(?:dist|egg)-info")
 """What an installer writes beside a package. For 152 packages, names take 4 ms; importlib.metadata opens files and takes 80."""
+
+
+def missing_packages(course: Course) -> list[str]:
+    """The packages that the course lets student code use, and that are not installed where workers can read them."""
+    here = importable_packages()
+    return [name for name in course.packages if _normalised(name) not in here]
 
 
 def importable_packages() -> dict[str, str]:
@@ -31,5 +38,9 @@ def packages_in(folders: Iterable[str]) -> dict[str, str]:
     for folder in folders:
         for path in sorted(Path(folder).glob("*-info")):
             if match := _FORM.fullmatch(path.name):
-                found.setdefault(re.sub(r"[-_.]+", "-", match["name"]).lower(), match["version"] or "")
+                found.setdefault(_normalised(match["name"]), match["version"] or "")
     return dict(sorted(found.items()))
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

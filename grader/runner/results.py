@@ -24,6 +24,7 @@ __all__ = [
     "Environment",
     "ModuleResult",
     "ModuleTiming",
+    "Problem",
     "Results",
     "ResultsError",
     "SubmissionResult",
@@ -81,6 +82,17 @@ class SubmissionResult(Struct, frozen=True):
     score: float
     max_score: float
     modules: list[ModuleResult]
+    files: dict[str, str] = {}
+    """Where each module was found in what was handed in."""
+
+
+class Problem(Struct, frozen=True):
+    """Why a student has no full verdict, and what to do."""
+
+    submission: str
+    modules: list[str]
+    """Those that it is about. Empty if nothing was handed in."""
+    sentence: str
 
 
 class Environment(Struct, frozen=True):
@@ -104,6 +116,8 @@ class Results(Struct, frozen=True):
     environment: Environment
     isolation: Isolation
     submissions: list[SubmissionResult]
+    problems: list[Problem] = []
+    """The students without a full verdict, those of whom nothing was found last."""
 
 
 class ResultsError(Exception):
@@ -139,9 +153,9 @@ def joined(results: Sequence[ModuleResult]) -> ModuleResult:
     return ModuleResult(results[0].name, *_sums(tasks), tasks)
 
 
-def submission_result(id: str, modules: Sequence[ModuleResult]) -> SubmissionResult:
-    """Add up a submission."""
-    return SubmissionResult(id, *_sums([task for module in modules for task in module.tasks]), list(modules))
+def submission_result(id: str, modules: Sequence[ModuleResult], files: dict[str, str] | None = None) -> SubmissionResult:
+    """Add up a submission. `files` says where each module was found."""
+    return SubmissionResult(id, *_sums([task for module in modules for task in module.tasks]), list(modules), files or {})
 
 
 def _sums(tasks: Sequence[TaskResult]) -> tuple[float, float]:

@@ -7,25 +7,24 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
+from grader.base.text import one_line
 from grader.course.manifest import Course
-from grader.submissions.sources import (
-    MAX_MATCHED_BYTES,
-    MAX_MATCHES,
-    MAX_MEMBERS,
-    MAX_NOTEBOOK_BYTES,
-    MAX_SOURCE_BYTES,
-    Entry,
-    Unreadable,
-    module_of,
-)
+from grader.submissions.reading import is_read, read_source
+from grader.submissions.sources import MAX_MEMBERS, Entry, Source, Unreadable
 
 __all__ = ["ARCHIVES", "archived_files"]
 
 MAX_ARCHIVE_BYTES = 256 << 20
+MAX_INNER_BYTES = 64 << 20  # an archive in an archive, which is unpacked to memory
 MAX_UNPACKED_BYTES = 1 << 30
+MAX_MATCHES = 5_000
+MAX_MATCHED_BYTES = 1 << 30
+MAX_KEPT_BYTES = 256 << 20
 MAX_DIRECTORY_BYTES = 4 << 20  # a zip's list of members, which zipfile reads as a whole
 MAX_HEADER_BYTES = 64 << 10  # a tar's header that holds a long name
 ARCHIVES = (".zip", ".tar.gz", ".tgz")
@@ -36,28 +35,84 @@ _BAD_ARCHIVE += (ValueError, LookupError, ArithmeticError, RuntimeError, MemoryE
 
 
 def archived_files(path: Path, course: Course) -> list[Entry]:
-    """The regular files of an archive that are named like modules. Raises: Unreadable."""
+    """The regular files of an archive. The files of an archive in it, one deep, are as if in a folder of its name. Raises: Unreadable."""
     if path.stat().st_size > MAX_ARCHIVE_BYTES:
         raise Unreadable(f"it is larger than {MAX_ARCHIVE_BYTES >> 20} MiB.")
     try:
-        entries, total = [], 0
-        for member, read in (_zip_members if path.name.lower().endswith(".zip") else _tar_members)(path):
-            if _plain(member) and module_of(PurePosixPath(member).name, course):
-                limit = MAX_NOTEBOOK_BYTES if member.endswith(".ipynb") else MAX_SOURCE_BYTES
-                data = read(limit + 1)  # now, because a tar is read in one pass
-                entries.append(Entry(PurePosixPath(member), lambda limit, data=data: data[:limit]))  # type: ignore[misc]
-                total += len(data)
-                if len(entries) > MAX_MATCHES or total > MAX_MATCHED_BYTES:
-                    raise Unreadable("it holds the same modules many times over.")
+        with open(path, "rb", buffering=0) as raw:
+            return _files(raw, path.name, course, _Budget(), inner=False)
     except PermissionError as error:
         raise Unreadable(f"{error.strerror}. Give the grader the right to read it.") from None
+
+
+@dataclass
+class _Budget:
+    """What reading one archive may still cost."""
+
+    matches: int = MAX_MATCHES
+    read: int = MAX_MATCHED_BYTES
+    kept: int = MAX_KEPT_BYTES
+
+    def spend(self, source: Source) -> None:
+        """Raises: Unreadable."""
+        self.matches -= 1
+        self.kept -= len(source.text)
+        if min(self.matches, self.read, self.kept) < 0:
+            raise Unreadable("it holds the same modules many times over.")
+
+    def counting(self, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+        """The same function, paid for."""
+
+        def counted(limit: int) -> bytes:
+            data = read(limit)
+            self.read -= len(data)
+            return data
+
+        return counted
+
+
+def _files(raw: io.RawIOBase | io.BytesIO, name: str, course: Course, budget: _Budget, *, inner: bool) -> list[Entry]:
+    """Read what matters at once, because a tar is read in one pass. Of a module only the code is kept. Raises: Unreadable."""
+    entries: list[Entry] = []
+    try:
+        for member, read in (_zip_members if name.lower().endswith(".zip") else _tar_members)(raw):
+            path = PurePosixPath(member.replace("\\", "/"))  # some programs for Windows write names so
+            if not _plain(path) or any(part.startswith((".", "__MACOSX")) for part in path.parts):
+                continue
+            if path.name.lower().endswith(ARCHIVES) and not inner:
+                entries += _inner(path, read, course, budget)
+            elif is_read(path.name, course):
+                source = read_source(path.name, budget.counting(read))
+                budget.spend(source)
+                entries.append(Entry(path, partial(_given, source)))
+            else:
+                entries.append(Entry(path))
+    except PermissionError:
+        raise
     except _BAD_ARCHIVE:
         raise Unreadable("it is damaged, or not the kind of archive that its name says.") from None
     return entries
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
-    with open(path, "rb", buffering=0) as raw, _Reluctant(raw) as file, zipfile.ZipFile(file) as archive:
+def _given(source: Source) -> Source:
+    return source
+
+
+def _inner(path: PurePosixPath, read: Callable[[int], bytes], course: Course, budget: _Budget) -> list[Entry]:
+    """The files of an archive in an archive. If it can't be read, that is what it stands for, and the others go on."""
+    try:
+        data = budget.counting(read)(MAX_INNER_BYTES + 1)
+        if len(data) > MAX_INNER_BYTES:
+            raise Unreadable(f"it is larger than {MAX_INNER_BYTES >> 20} MiB.")
+        return [Entry(path / entry.path, entry.load) for entry in _files(io.BytesIO(data), path.name, course, budget, inner=True)]
+    except Unreadable as error:
+        source = Source(problem=f"{one_line(path.name)} can't be read: {error}")
+        budget.spend(source)
+        return [Entry(path, partial(_given, source))]
+
+
+def _zip_members(raw: io.RawIOBase | io.BytesIO) -> Iterator[tuple[str, Callable[[int], bytes]]]:
+    with _Reluctant(raw) as file, zipfile.ZipFile(file) as archive:
         file.most = MAX_ARCHIVE_BYTES
         members = archive.infolist()
         if len(members) > MAX_MEMBERS:
@@ -95,7 +150,7 @@ _BLOCK = tarfile.BLOCKSIZE
 class _Unpacked:
     """The content of a gzip file, unpacked in one pass. What was read is not kept."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file, self._zlib = file, zlib.decompressobj(wbits=31)
         self._ready = bytearray()
         self._left = MAX_UNPACKED_BYTES
@@ -123,12 +178,12 @@ class _Unpacked:
             size -= len(part)
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
+def _tar_members(raw: io.RawIOBase | io.BytesIO) -> Iterator[tuple[str, Callable[[int], bytes]]]:
     """The regular files of a tar, header by header.
 
     tarfile only parses single headers here. Its own reader takes quadratic time, or all memory, over headers that are made for it.
     """
-    with open(path, "rb") as file:
+    with io.BufferedReader(raw) as file:
         content = _Unpacked(file)
         name, sparse = "", False  # what an extra header says about the next file
         for _ in range(3 * MAX_MEMBERS):
@@ -188,6 +243,6 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
     return records
 
 
-def _plain(name: str) -> bool:
+def _plain(path: PurePosixPath) -> bool:
     """True for a relative path that stays inside the archive."""
-    return not name.startswith("/") and "\\" not in name and ".." not in PurePosixPath(name).parts
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not path.parts[0].endswith(":")

@@ -23,9 +23,9 @@ from grader.base.text import one_line
 from grader.course.manifest import Course
 from grader.submissions.ids import can_name_a_student, look, submission_id
 from grader.submissions.repositories import committed_files
-from grader.submissions.sources import BadInput, Unreadable
+from grader.submissions.sources import MAX_NOTEBOOK_BYTES, BadInput, Unreadable
 
-__all__ = ["MOST_BYTES", "RECORD", "Collected", "Row", "collect", "read_list", "read_record"]
+__all__ = ["MOST_BYTES", "RECORD", "Collected", "Row", "collect", "not_collected", "read_list", "read_record"]
 
 RECORD = "collected.json"
 """The file next to the submissions that says where each came from, and what could not be fetched."""
@@ -37,6 +37,10 @@ _SECONDS = 180
 """The time limit for one repository, which usually takes a few seconds."""
 MOST_BYTES = 256 << 20
 """The largest file that git may write for one repository. Exercises take a few hundred KiB."""
+_TOO_LARGE = (b"File too large", b"died of signal 25")
+"""How git says that it may not write more: 25 is SIGXFSZ."""
+_FILTER = f"--filter=blob:limit={MAX_NOTEBOOK_BYTES + 1}"
+"""Larger files can hold no module, so git need not fetch them. A server that can't leave them out sends them."""
 _PASSED_ON = ("PATH", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
@@ -104,7 +108,7 @@ def _checked(row: Row, where: str) -> Row:
     """Check a row. A student without a name gets the repository's name. Raises: BadInput."""
     if not _REPOSITORY.fullmatch(row.repository) or row.repository.endswith(("/.", "/..")):
         raise BadInput(f"{where}: {one_line(row.repository)!r} is not a repository: write OWNER/NAME, without address or .git")
-    if not _COMMIT.fullmatch(row.commit):
+    if row.commit and not _COMMIT.fullmatch(row.commit):
         raise BadInput(f"{where}: {one_line(row.commit)!r} is not a commit: write its 40 hexadecimal digits, because a branch can move")
     student = submission_id(row.student or row.repository.partition("/")[2])
     if not can_name_a_student(student) or look(student) == "exercises":
@@ -146,6 +150,15 @@ def collect(
     return record
 
 
+def not_collected(folder: Path) -> dict[str, str]:
+    """Why students' work is not in a folder that `collect` has written, by student. Empty for other folders."""
+    try:
+        record = read_record(folder / RECORD)
+    except BadInput:
+        return {}
+    return {entry.student: f"{entry.repository}: {entry.problem}" for entry in record if entry.problem}
+
+
 def read_record(path: Path) -> list[Collected]:
     """Read what `collect` recorded. Raises: BadInput."""
     try:
@@ -175,11 +188,13 @@ def _environment(server: str, token: str, around: Mapping[str, str]) -> dict[str
 
 def _fetch(row: Row, course: Course, server: str, environment: dict[str, str]) -> tuple[dict[str, bytes], str]:
     """Fetch one row. Returns: the files of its commit, and what went wrong (empty if nothing did)."""
+    if not row.commit:
+        return {}, "the list names no commit for it: its repository is empty, or can't be seen with this token"
     address = f"{server.rstrip('/')}/{row.repository}.git"
     with tempfile.TemporaryDirectory(prefix="grader-collect-") as folder:
         for arguments in (
             ["init", "--quiet", "--bare", "--template=", "."],
-            ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--end-of-options", address, row.commit],
+            ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", _FILTER, "--end-of-options", address, row.commit],
         ):
             problem = _run(["git", *arguments], folder, environment)
             if problem:
@@ -188,7 +203,7 @@ def _fetch(row: Row, course: Course, server: str, environment: dict[str, str]) -
             files = committed_files(Path(folder), row.commit, course)
         except Unreadable as error:
             return {}, f"the commit can't be read: {error}"
-    return files, "" if files else "the commit holds no module of the course, neither at its top nor in exercises/"
+    return files, "" if files else "the commit holds no module of the course"
 
 
 def _run(command: list[str], folder: str, environment: dict[str, str]) -> str:
@@ -211,6 +226,8 @@ def _run(command: list[str], folder: str, environment: dict[str, str]) -> str:
         return f"it took more than {_SECONDS} seconds"
     if done.returncode == 0:
         return ""
+    if any(sign in done.stderr for sign in _TOO_LARGE):
+        return f"it takes more than {MOST_BYTES >> 20} MiB: take large files out of the repository and its last commit"
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     first = next((line for line in lines if line.startswith(("fatal: ", "error: "))), "".join(lines[-1:]))
     return one_line(first, 200) or f"git ended with status {done.returncode}"

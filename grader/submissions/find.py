@@ -1,40 +1,26 @@
-"""Finds the submissions in folders, archives, single files and git refs, and in each submission the one file that holds a module."""
+"""Finds the submissions in folders, archives, single files and git refs."""
 
-import ast
-import codecs
-import io
 import os
 import re
 import stat
-import tokenize
-import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from grader.base.text import one_line
-from grader.course.definitions import defined_by
-from grader.course.manifest import Course, Module
-from grader.course.source import Definition
-from grader.course.stubs import handed_out
+from grader.course.manifest import Course
 from grader.submissions.archives import ARCHIVES, archived_files
-from grader.submissions.folders import folder_files, reader, wrapped_folder_files
+from grader.submissions.choose import UNPACKED_ELSEWHERE, choose, module_entries
+from grader.submissions.collect import RECORD
+from grader.submissions.folders import expanded, folder_files, reader, top_files
 from grader.submissions.ids import distinct_ids, submission_id
-from grader.submissions.notebooks import notebook_source
+from grader.submissions.layouts import Child, Layout, NobodysFiles, Owner, recognise
+from grader.submissions.names import file_names, meant
+from grader.submissions.reading import METADATA, is_read, read_source
 from grader.submissions.repositories import NoCommit, git_files
-from grader.submissions.sources import (
-    MAX_NOTEBOOK_BYTES,
-    MAX_SOURCE_BYTES,
-    TOO_LONG,
-    BadInput,
-    Entry,
-    Source,
-    Submission,
-    Unreadable,
-    file_names,
-    module_of,
-    shown,
-)
+from grader.submissions.roster import Roster
+from grader.submissions.sources import BadInput, Entry, Source, Submission, Unreadable, shown
 
 __all__ = ["find_submissions", "read_submission"]
 
@@ -49,38 +35,61 @@ class _Found:
     only: tuple[str, ...] = ()
 
 
-def find_submissions(paths: Iterable[Path], course: Course) -> tuple[list[Submission], list[str]]:
-    """Read every submission that the paths name. A path is one submission or a folder of submissions.
+class _NoModules(BadInput):
+    """A path that exists, but holds nothing to grade."""
+
+    def __init__(self, sentence: str, found: _Found | None = None) -> None:
+        super().__init__(sentence)
+        self.found = found
+        """The row of a folder that somebody may have handed in, beside others."""
+
+
+_NO_ROSTER = Roster()
+
+
+def find_submissions(paths: Iterable[Path], course: Course, roster: Roster = _NO_ROSTER) -> tuple[list[Submission], list[str]]:
+    """Read every submission that the paths name. A path is one submission, a folder of submissions, or a platform's download of a class.
 
     Each submission gets an id of its own; one that can't be read has a problem in each module, and the others go on.
 
-    Returns: the submissions, and a sentence for each file or folder that was skipped and each submission that is not called by its name.
-    Raises: BadInput if a path does not exist, or if nothing is found at all.
+    Args:
+        paths: what to read.
+        course: whose modules are looked for.
+        roster: the ids of students whom platforms call otherwise.
+
+    Returns: the submissions, and a sentence for each layout that was recognised, each file or folder that was passed over, and each
+    submission that is not called by its name.
+    Raises: BadInput if a path does not exist, if nothing is found at all, or if nothing says whose the files of a single path are.
     """
     found: list[_Found] = []
     notes: list[str] = []
     refused: list[BadInput] = []
-    without_commit = 0
+    unread = 0
     for path in paths:
         try:
-            some, skipped = _children(path, course) if _holds_submissions(path, course) else ([_read(path, course)], [])
+            some, more = _in_path(path, course, roster)
         except _NoModules as error:
             refused.append(error)
-            notes.append(f"Passed over: {error}.")
-        except NoCommit as error:
+            if error.found:
+                unread += 1
+                found.append(error.found)
+            else:
+                notes.append(f"Passed over: {error}.")
+        except (NoCommit, NobodysFiles) as error:
             refused.append(error)
-            without_commit += 1
-            what = f"it has no commit, branch or tag of this name with {' or '.join(file_names(course))} in it"
-            found.append(_unreadable(path, Unreadable(f"{what}. Write another name after the @."), course))
+            unread += 1
+            found.append(_unreadable(path, _name(path), error, course))
         else:
             found += some
-            notes += skipped
-    if refused and len(found) == without_commit:
+            notes += more
+    if refused and len(found) == unread:
         raise refused[0]
-    ids = distinct_ids([one.name for one in found])
-    for one, id in zip(found, ids, strict=True):
-        if id != submission_id(one.name):
+    names = [roster.id_of(one.name) or one.name for one in found]
+    ids = distinct_ids(names)
+    for one, name, id in zip(found, names, ids, strict=True):
+        if id != submission_id(name):
             notes.append(f"{shown(one.path)} is called {id!r} in all reports, because another submission has that name or looks like it.")
+        notes += dict.fromkeys(f"{id}: {source.note}" for source in one.sources.values() if source.note)
     return [Submission(id, one.sources, one.only) for one, id in zip(found, ids, strict=True)], notes
 
 
@@ -93,48 +102,226 @@ def read_submission(path: Path, course: Course) -> Submission:
     return Submission(submission_id(found.name), found.sources, found.only)
 
 
-class _NoModules(BadInput):
-    """A path that exists, but holds nothing to grade."""
+_Students = tuple[list[_Found], list[str]]
+"""Submissions, and sentences about them."""
 
 
-def _holds_submissions(path: Path, course: Course) -> bool:
-    """True for a folder that holds no module itself, so that its children are the submissions."""
+def _in_path(path: Path, course: Course, roster: Roster) -> _Students:
+    """The submissions that one path names. Raises: BadInput."""
     try:
-        return path.is_dir() and not _hold_modules(folder_files(path), course)
+        if found := _download(path, course, roster):
+            return found
+        if path.is_dir() and not _is_one(path, course):
+            return _children(path, course, roster)
     except (OSError, Unreadable):
-        return False
+        pass  # reading it as one submission says why
+    return [_read(path, course)], []
 
 
-def _children(folder: Path, course: Course) -> tuple[list[_Found], list[str]]:
-    """The submissions in a folder, and a sentence for each child that was skipped. Raises: BadInput if there are none."""
-    found, skipped = [], []
+def _download(path: Path, course: Course, roster: Roster, *, beside_others: bool = False) -> _Students | None:
+    """The students of a class whose files a folder or an archive holds. None if it is one student's, or has a folder for each.
+
+    `beside_others` says that it is itself one of several, so that it is a student's unless it clearly holds those of several.
+    Raises: NobodysFiles, OSError, Unreadable.
+    """
+    if path.is_dir():
+        return _in_folder(path, course, roster, beside_others)
+    if path.is_file() and path.name.lower().endswith(ARCHIVES):
+        return _in_archive(path, course, roster, beside_others)
+    return None
+
+
+def _is_one(path: Path, course: Course) -> bool:
+    """Whether a folder is one student's: it holds modules itself, or is a repository in which no folder looks like a student's."""
+    if module_entries(top_files(path, course), course):
+        return True
+    folders = [child for child in path.iterdir() if not child.name.startswith(".")]
+    return os.path.lexists(path / ".git") and not any(module_entries(top_files(child, course), course) for child in folders)
+
+
+# ---- several students in a folder
+
+
+def _in_folder(path: Path, course: Course, roster: Roster, beside_others: bool) -> _Students | None:
+    """Raises: NobodysFiles, OSError, Unreadable."""
+    root = path
+    for _ in range(_MOST_WRAPPERS):
+        children = _listed(root)
+        listed = read_source(METADATA, reader(root / METADATA)).text if any(child.name == METADATA for child in children) else ""
+        loose = root == path and (not beside_others or _names_people(children, course))
+        layout = recognise(children, listed, root.resolve().name, course, roster, loose=loose)
+        if layout or len(children) != 1 or not children[0].is_folder:
+            break
+        root /= children[0].name
+    if not layout or (beside_others and len(layout.students()) < 2):
+        return None
+    return _of_layout(layout, path, children, partial(_files_of, root, course), course, roster)
+
+
+def _names_people(children: list[Child], course: Course) -> bool:
+    return any(found.person for child in children if (found := meant(child.name, course)))
+
+
+_MOST_WRAPPERS = 4
+
+
+def _listed(folder: Path) -> list[Child]:
+    """What lies in a folder and may be a student's. Raises: OSError."""
+    return [
+        Child(child.name, child.is_dir(), os.path.lexists(child / ".git"))
+        for child in sorted(folder.iterdir())
+        if not child.name.startswith((".", "__MACOSX")) and not child.is_symlink() and (child.is_dir() or child.is_file())
+    ]
+
+
+def _files_of(root: Path, course: Course, names: list[str]) -> list[Entry]:
+    """The files of a student, who owns these children of a folder. Raises: Unreadable."""
+    entries = []
+    for name in names:
+        child = root / name
+        if child.is_dir():
+            entries += _folder_entries(child, course)
+        else:
+            entry = Entry(PurePosixPath(name), partial(read_source, name, reader(child)) if is_read(name, course) else None)
+            entries += expanded(root, [entry], course)
+    return entries
+
+
+def _folder_entries(folder: Path, course: Course) -> list[Entry]:
+    """The files of a student's folder. Only if no module is among them are its archives looked into. Raises: Unreadable."""
+    entries = folder_files(folder, course)
+    return entries if module_entries(entries, course) else expanded(folder, entries, course)
+
+
+def _children(folder: Path, course: Course, roster: Roster) -> _Students:
+    """The submissions in a folder, and sentences about what was passed over. Raises: BadInput if there are none, OSError."""
+    found, notes, others = list[_Found](), list[str](), list[str]()
     for child in sorted(folder.iterdir()):
-        if child.name.startswith("."):
+        if child.name.startswith((".", "__MACOSX")):
             continue
         try:
-            reason = _reason_to_skip(child, course)
-            if reason:
-                skipped.append(f"Passed over: {shown(child)}: {reason}.")
-            elif reason is None:
+            if child.is_symlink() or not (child.is_dir() or child.is_file()):
+                what = "a link is not followed" if child.is_symlink() else "is neither a file nor a folder"
+                notes.append(f"Passed over: {shown(child)}: {what}.")
+            elif (child / "results.json").is_file() and not module_entries(top_files(child, course), course):
+                notes.append(f"Passed over: {shown(child)}: the results of a run.")
+            elif download := _download(child, course, roster, beside_others=True):
+                found += download[0]
+                notes += download[1]
+            elif child.is_dir():
+                found.append(_one(child, _folder_entries(child, course), course))
+            elif meant(child.name, course):
                 found.append(_read(child, course))
+            elif child.name.lower().endswith(UNPACKED_ELSEWHERE):
+                found.append(_unreadable(child, _name(child), Unreadable("pack a .zip or a .tar.gz instead."), course))
+            elif child.name != RECORD:
+                others.append(child.name)
+        except NobodysFiles as error:
+            found.append(_unreadable(child, _name(child), error, course))
         except (OSError, Unreadable) as error:
-            found.append(_unreadable(child, error, course))
-    if not found:
+            found.append(_unreadable(child, _name(child), error, course))
+    if not any(not source.missing for one in found for source in one.sources.values()):
         expected = f"expected {', '.join(file_names(course))}, or folders or archives that hold them"
-        raise _NoModules(f"{shown(folder)} holds no submission: {expected}")
-    return found, skipped
+        raise _NoModules(f"{shown(folder)} holds no submission: {expected}", _one(folder, _folder_entries(folder, course), course))
+    return found, [*notes, *_not_read(folder, others)]
 
 
-def _reason_to_skip(child: Path, course: Course) -> str | None:
-    """Why a child of a folder is no submission: None if it is one, and empty if it is of no interest. Raises: OSError, Unreadable."""
-    named = child.name.lower().endswith(ARCHIVES) or module_of(child.name, course)
-    if child.is_symlink():
-        return "a link is not followed"
-    if child.is_dir():
-        return None if _hold_modules(wrapped_folder_files(child), course) else f"holds no {' or '.join(file_names(course))}"
-    if named and not child.is_file():
-        return "is neither a file nor a folder"
-    return None if named else ""
+# ---- several students in an archive
+
+
+def _in_archive(path: Path, course: Course, roster: Roster, beside_others: bool) -> _Students:
+    """Raises: NobodysFiles, OSError, Unreadable."""
+    whole = entries = archived_files(path, course)
+    folder = _name(path)
+    while True:
+        children = _tops(entries)
+        listed = next((entry.load().text for entry in entries if entry.load and str(entry.path) == METADATA), "")
+        loose = not beside_others or _names_people(children, course)
+        layout = recognise(children, listed, folder, course, roster, loose=loose)
+        if layout or len(children) != 1 or not children[0].is_folder or children[0].name == "exercises":
+            break
+        folder = children[0].name
+        entries = _below(entries, folder)
+    if not layout and not beside_others:
+        layout = _by_folder(children, entries, course)
+    if not layout or (beside_others and len(layout.students()) < 2):
+        return [_one(path, whole, course)], []
+
+    def files(names: list[str]) -> list[Entry]:
+        return [entry for name in names for entry in _below(entries, name)]
+
+    return _of_layout(layout, path, children, files, course, roster)
+
+
+def _tops(entries: list[Entry]) -> list[Child]:
+    """What lies at the top of an archive."""
+    tops: dict[str, bool] = {}
+    for entry in entries:
+        tops[entry.path.parts[0]] = tops.get(entry.path.parts[0], False) or len(entry.path.parts) > 1
+    return [Child(name, is_folder) for name, is_folder in sorted(tops.items())]
+
+
+def _below(entries: list[Entry], name: str) -> list[Entry]:
+    """The entries of a folder, by their paths in it, or the file of this name."""
+    some = [entry for entry in entries if entry.path.parts[0] == name]
+    return [replace(entry, path=PurePosixPath(*entry.path.parts[1:])) if len(entry.path.parts) > 1 else entry for entry in some]
+
+
+def _by_folder(children: list[Child], entries: list[Entry], course: Course) -> Layout | None:
+    """Folders side by side that hold the same module are students'. One student would not hand in a module twice."""
+    if module_entries([entry for entry in entries if len(entry.path.parts) == 1 or entry.path.parts[0] == "exercises"], course):
+        return None
+    modules = dict[str, set[str]]()
+    for entry in module_entries(entries, course):
+        found = meant(entry.path.name, course)
+        modules.setdefault(entry.path.parts[0], set()).add(found.module if found else "")
+    if sum(map(len, modules.values())) == len(set().union(*modules.values())):
+        return None
+    return Layout("a folder for each student", {child.name: (Owner(_stem(child.name)),) for child in children if child.is_folder})
+
+
+# ---- what students own
+
+
+def _of_layout(
+    layout: Layout,
+    path: Path,
+    children: list[Child],
+    files: Callable[[list[str]], list[Entry]],
+    course: Course,
+    roster: Roster,
+) -> tuple[list[_Found], list[str]]:
+    """The submissions of a layout, and the sentences that say whose each file is."""
+    found = []
+    for owner, names in layout.students().items():
+        name = roster.id_of(owner.name, *owner.also, *names) or owner.name
+        try:
+            found.append(_Found(path / names[0], name, choose(files(names), course)))
+        except (OSError, Unreadable) as error:
+            found.append(_unreadable(path / names[0], name, error, course))
+    students = layout.students()
+    listed = [f"{one_line(owner.name, 60)} ({', '.join(one_line(name, 80) for name in names[:3])})" for owner, names in students.items()]
+    more = f", and {len(listed) - _MOST_LISTED} more: `files` in results.json has them all" if len(listed) > _MOST_LISTED else ""
+    count = f"{len(students)} student{'s' if len(students) != 1 else ''}"
+    notes = [f"{shown(path)} is {layout.name}, with {count}: {', '.join(listed[:_MOST_LISTED])}{more}."]
+    return found, [
+        *notes,
+        *_not_read(path, [child.name for child in children if child.name not in layout.owners and child.name != METADATA]),
+    ]
+
+
+_MOST_LISTED = 12
+
+
+def _not_read(folder: Path, names: list[str]) -> list[str]:
+    """The sentence about files in a folder that are nobody's."""
+    if not names:
+        return []
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [f"Not read in {shown(folder)}: {', '.join(one_line(name, 80) for name in names[:5])}{more}."]
+
+
+# ---- one submission
 
 
 def _read(path: Path, course: Course) -> _Found:
@@ -142,7 +329,7 @@ def _read(path: Path, course: Course) -> _Found:
     try:
         return _read_one(path, course)
     except (PermissionError, Unreadable) as error:
-        return _unreadable(path, error, course)
+        return _unreadable(path, _name(path), error, course)
     except OSError as error:  # such as a name that is too long to exist
         raise BadInput(f"{shown(path)} can't be read ({error.strerror}): give another path") from None
 
@@ -152,18 +339,25 @@ def _read_one(path: Path, course: Course) -> _Found:
     if not path.exists():
         return _read_commit(path, course)
     if path.is_dir():
-        sources = _take(wrapped_folder_files(path), course)
-        if not sources:
-            raise _NoModules(f"{shown(path)} holds no {' or '.join(file_names(course))}")
-        return _Found(path, _name(path), sources)
+        entries = _folder_entries(path, course)
+        if not any(entry.load for entry in entries):
+            raise _NoModules(f"{shown(path)} holds no {' or '.join(file_names(course))}", _one(path, entries, course))
+        return _one(path, entries, course)
     if not stat.S_ISREG(path.stat().st_mode):
         raise _NoModules(f"{shown(path)} is neither a file nor a folder")
     if path.name.lower().endswith(ARCHIVES):
-        return _Found(path, _name(path), _take(archived_files(path, course), course))
-    module = module_of(path.name, course)
+        return _one(path, archived_files(path, course), course)
+    module = meant(path.name, course)
     if module is None:
-        raise _NoModules(f"{shown(path)}: expected a file called {' or '.join(file_names(course))}, or a .zip or .tar.gz")
-    return _Found(path, _name(path), _take([Entry(PurePosixPath(path.name), reader(path))], course), only=(module,))
+        packed = path.name.lower().endswith(UNPACKED_ELSEWHERE)
+        what = "this kind of archive is not read: pack" if packed else f"expected a file called {' or '.join(file_names(course))}, or"
+        raise _NoModules(f"{shown(path)}: {what} a .zip or .tar.gz")
+    entry = Entry(PurePosixPath(path.name), partial(read_source, path.name, reader(path)))
+    return replace(_one(path, [entry], course), only=(module.module,))
+
+
+def _one(path: Path, entries: list[Entry], course: Course) -> _Found:
+    return _Found(path, _name(path), choose(entries, course))
 
 
 def _read_commit(path: Path, course: Course) -> _Found:
@@ -172,10 +366,10 @@ def _read_commit(path: Path, course: Course) -> _Found:
     repository, at, ref = str(path).rpartition("@")
     if not at or not Path(repository).is_dir():
         raise BadInput(f"{shown(path)} does not exist: give a folder, a .py, .ipynb, .zip or .tar.gz file, or REPOSITORY@REF")
-    sources = _take(git_files(Path(repository), ref, course), course)
-    if not sources:
+    entries = git_files(Path(repository), ref, course)
+    if not module_entries(entries, course):
         raise NoCommit(f"{shown(path)} holds no {' or '.join(file_names(course))}")
-    return _Found(path, _name(path), sources)
+    return _one(path, entries, course)
 
 
 def _name(path: Path) -> str:
@@ -188,130 +382,20 @@ def _name(path: Path) -> str:
             return f"{Path(repository).resolve().name}@{ref}"
     except OSError:  # a folder above it can't be read
         pass
-    return re.sub(r"(\.zip|\.tar\.gz|\.tgz|\.py|\.ipynb)$", "", path.name, flags=re.IGNORECASE)
+    return _stem(path.name)
 
 
-def _unreadable(path: Path, error: OSError | Unreadable, course: Course) -> _Found:
+def _stem(name: str) -> str:
+    """A file's name without the ending that says what it is."""
+    return re.sub(r"(\.zip|\.tar\.gz|\.tgz|\.py|\.ipynb|\.rar|\.7z)$", "", name, flags=re.IGNORECASE)
+
+
+def _unreadable(path: Path, name: str, error: OSError | Unreadable | BadInput, course: Course) -> _Found:
     """A submission that is there, but can't be read: a problem in each module."""
-    why = str(error) if isinstance(error, Unreadable) else f"{error.strerror}. Give the grader the right to read it."
-    what = path.name if os.path.lexists(path) else _name(path)
-    problem = Source(problem=f"{one_line(what)} can't be read: {why}")
-    return _Found(path, _name(path), {module.name: problem for module in course.modules})
-
-
-# ---- choosing files
-
-
-def _take(entries: list[Entry], course: Course) -> dict[str, Source]:
-    """Choose one file for each module: at the top or in exercises/, of the submission or of a folder that wraps it."""
-    sources = {}
-    for module in course.modules:
-        candidates = _nearest([entry for entry in entries if module_of(entry.path.name, course) == module.name])
-        if len(candidates) > 1:
-            sources[module.name] = _answered(candidates, module, handed_out(course, module.name) or "")
-        elif candidates:
-            sources[module.name] = _source(candidates[0])
-    return sources
-
-
-def _nearest(entries: list[Entry]) -> list[Entry]:
-    """The entries of the outermost folder and its exercises/, those in exercises/ first."""
-
-    def place(entry: Entry) -> tuple[int, bool]:
-        folders = entry.path.parts[:-1]
-        inside = folders[-1:] == ("exercises",)
-        return len(folders) - inside, not inside
-
-    least = min((place(entry)[0] for entry in entries), default=0)
-    return sorted((entry for entry in entries if place(entry)[0] == least <= 1), key=place)
-
-
-_MOST_CANDIDATES, _MOST_PARSED = 4, 64 << 10
-"""How many files of one module are looked at, and up to which size. Parsing hostile text takes quadratic time: 0.7 s for 64 KiB."""
-
-
-def _answered(candidates: list[Entry], module: Module, stub: str) -> Source:
-    """The one of several files that answers a task: a copy of the stub is no answer. Two different answers are a problem."""
-    names = " and ".join(one_line(str(entry.path), 80) for entry in candidates[:3])
-    if len(candidates) > _MOST_CANDIDATES:
-        return Source(problem=f"{names} and others hold the module {module.name}: keep one.")
-    texts: dict[str, Source] = {}
-    for entry in candidates:
-        source = _source(entry)
-        texts.setdefault(source.text.rstrip() or source.problem, source)
-    answers = [source for source in texts.values() if source.problem or _answers_a_task(source.text, module, stub)]
-    if len(answers) > 1:
-        return Source(problem=f"{names} both hold the module {module.name}, with different answers: keep one.")
-    return (answers or list(texts.values()))[0]
-
-
-def _answers_a_task(source: str, module: Module, stub: str) -> bool:
-    """Whether a file defines more for a task than the stub does, of this or an older version. One that can't be read may."""
-    if source.rstrip() == stub.rstrip():  # whose code may be there to be mended
-        return False
-    if len(source) > _MOST_PARSED:
-        return True
-    names = {task.name for task in module.tasks}
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            nodes = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return any(name in source for name in names)
-    return any(_is_answer(node) for node in nodes if names & set(defined_by(node)))
-
-
-def _is_answer(node: ast.stmt) -> bool:
-    """Whether a statement that defines a task is more than a stub."""
-    if not isinstance(node, Definition):
-        return True
-    functions = [part for part in (node, *node.body) if isinstance(part, ast.FunctionDef)]
-    return not functions or not all(_is_stub(function) for function in functions)
-
-
-def _is_stub(function: ast.FunctionDef) -> bool:
-    """Whether a function's body does nothing but raise NotImplementedError, if that, behind its docstring."""
-    *before, last = function.body
-    raises = isinstance(last, ast.Raise) and last.exc is not None and "NotImplementedError" in ast.unparse(last.exc).split("(")[0]
-    return all(isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in before) and (
-        raises or isinstance(last, ast.Pass) or (isinstance(last, ast.Expr) and isinstance(last.value, ast.Constant))
-    )
-
-
-def _hold_modules(entries: list[Entry], course: Course) -> bool:
-    return any(module_of(entry.path.name, course) for entry in entries)
-
-
-def _source(entry: Entry) -> Source:
-    name = one_line(entry.path.name)
-    notebook = entry.path.suffix == ".ipynb"
-    limit = MAX_NOTEBOOK_BYTES if notebook else MAX_SOURCE_BYTES
-    try:
-        data = entry.read(limit + 1)
-        if len(data) > limit:
-            raise Unreadable(f"it is larger than {limit >> 10} KiB.")
-        if notebook:
-            return notebook_source(data, name)
-        text = _text(data)
-        if len(text) > MAX_SOURCE_BYTES:
-            raise Unreadable(TOO_LONG)
-    except Unreadable as error:
-        return Source(problem=f"{name} can't be read: {error}")
-    return Source(text)
-
-
-_ENCODINGS = ("utf-8", "ascii", "iso8859", "cp", "koi8", "mac", "big5", "gb", "euc", "shift_jis", "iso2022", "tis")
-"""The codecs that a source may name. Others take quadratic time (punycode, idna) or do not encode text."""
-
-
-def _text(data: bytes) -> str:
-    """Decode source as Python does: as UTF-8, unless its first two lines name another encoding. Raises: Unreadable."""
-    try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        if not codecs.lookup(encoding).name.startswith(_ENCODINGS):
-            raise LookupError
-        text = data.decode(encoding)
-    except (SyntaxError, UnicodeError, LookupError):
-        raise Unreadable("it is not Python text in UTF-8.") from None
-    if "\0" in text:
-        raise Unreadable("it is not Python text: it holds null bytes.")
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+    if isinstance(error, NoCommit):
+        missing = f"it has no commit, branch or tag of this name with {' or '.join(file_names(course))} in it"
+        error = Unreadable(f"{missing}. Write another name after the @.")
+    why = str(error) if not isinstance(error, OSError) else f"{error.strerror}. Give the grader the right to read it."
+    what = path.name if os.path.lexists(path) else name
+    problem = Source(problem=why if isinstance(error, NobodysFiles) else f"{one_line(what)} can't be read: {why}")
+    return _Found(path, name, {module.name: problem for module in course.modules})

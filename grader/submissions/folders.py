@@ -5,13 +5,22 @@ A folder that may not be read raises Unreadable: it is not the same as an empty 
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from grader.base.text import one_line
-from grader.submissions.sources import MAX_MEMBERS, Entry, Unreadable
+from grader.course.manifest import Course
+from grader.submissions.archives import ARCHIVES, archived_files
+from grader.submissions.reading import is_read, read_source
+from grader.submissions.sources import MAX_MEMBERS, Entry, Source, Unreadable
 
-__all__ = ["folder_files", "reader", "wrapped_folder_files"]
+__all__ = ["MAX_DEPTH", "expanded", "folder_files", "reader", "top_files"]
+
+MAX_DEPTH = 6
+"""How many folders deep a module is looked for."""
+_PASSED_OVER = ("__MACOSX", "__pycache__", "node_modules", "venv", "site-packages")
+"""Folders that hold nothing of a student's, besides those whose names begin with a point."""
 
 
 def reader(path: Path) -> Callable[[int], bytes]:
@@ -30,19 +39,78 @@ def reader(path: Path) -> Callable[[int], bytes]:
     return read
 
 
-def folder_files(root: Path) -> list[Entry]:
-    """The regular files at the top of a folder and in its exercises/. Links are not followed. Raises: Unreadable."""
-    return _files(root, (root, root / "exercises"))
+def top_files(root: Path, course: Course) -> list[Entry]:
+    """The regular files at the top of a folder and in its exercises/. Raises: Unreadable."""
+    return [entry for folder in (root, root / "exercises") for entry in _scan(root, folder, course)[0]]
 
 
-def wrapped_folder_files(root: Path) -> list[Entry]:
-    """Like `folder_files`. If there is only one folder inside, as in GitHub's archives, that one is read instead. Raises: Unreadable."""
+def folder_files(root: Path, course: Course) -> list[Entry]:
+    """The regular files of a folder, the nearest first. Links are not followed.
+
+    Raises: Unreadable if the folder or its exercises/ can't be read, or another folder in it, and no module is found elsewhere.
+    """
+    entries: list[Entry] = []
+    closed: Unreadable | None = None
+    level = [root]
+    for _ in range(MAX_DEPTH):
+        below: list[Path] = []
+        for folder in level:
+            try:
+                files, folders = _scan(root, folder, course)
+            except Unreadable as error:
+                if folder in (root, root / "exercises"):
+                    raise
+                closed = closed or error
+                continue
+            entries += files
+            below += folders
+            if len(entries) + len(below) > MAX_MEMBERS:
+                return entries
+        level = below
+    if closed and not any(entry.load for entry in entries):
+        raise closed
+    return entries
+
+
+def expanded(root: Path, entries: list[Entry], course: Course) -> list[Entry]:
+    """The entries of a folder, those of its archives among them, as if in folders of the archives' names."""
+    found = []
+    for entry in entries:
+        if entry.path.name.lower().endswith(ARCHIVES):
+            try:
+                found += [Entry(entry.path / inner.path, inner.load) for inner in archived_files(root / entry.path, course)]
+            except Unreadable as error:
+                problem = Source(problem=f"{one_line(entry.path.name)} can't be read: {error}")
+                found.append(Entry(entry.path, partial(_given, problem)))
+        else:
+            found.append(entry)
+    return found
+
+
+def _given(source: Source) -> Source:
+    return source
+
+
+def _scan(root: Path, folder: Path, course: Course) -> tuple[list[Entry], list[Path]]:
+    """The files and the folders in a folder. A folder that is missing, or is none, holds nothing. Raises: Unreadable."""
+    if folder.is_symlink() and folder != root:
+        return [], []
     try:
-        inner = [child for child in root.iterdir() if not child.name.startswith((".", "__MACOSX"))]
-        wrapped = len(inner) == 1 and inner[0].name != "exercises" and not inner[0].is_symlink() and inner[0].is_dir()
+        with os.scandir(folder) as children:
+            listed = sorted((child for child, _ in zip(children, range(MAX_MEMBERS), strict=False)), key=lambda child: child.name)
+        files, folders = [], []
+        for child in listed:
+            if child.is_file(follow_symlinks=False):
+                path = Path(child.path)
+                load = partial(read_source, path.name, reader(path)) if is_read(path.name, course) else None
+                files.append(Entry(PurePosixPath(path.relative_to(root).as_posix()), load))
+            elif child.is_dir(follow_symlinks=False) and not child.name.startswith(".") and child.name not in _PASSED_OVER:
+                folders.append(Path(child.path))
+    except (FileNotFoundError, NotADirectoryError):
+        return [], []
     except OSError as error:
-        raise _closed(root, error) from None
-    return _files(root, (inner[0], inner[0] / "exercises")) if wrapped else folder_files(root)
+        raise _closed(folder, error) from None
+    return files, folders
 
 
 def _closed(folder: Path, error: OSError) -> Unreadable:
@@ -50,21 +118,3 @@ def _closed(folder: Path, error: OSError) -> Unreadable:
     return Unreadable(
         f"the folder {one_line(folder.name, 80)}: {error.strerror}. Give the grader the right to read it, as `chmod -R u+rX` does."
     )
-
-
-def _files(root: Path, folders: Iterable[Path]) -> list[Entry]:
-    entries = []
-    for folder in folders:
-        try:
-            if folder.is_symlink() and folder != root:
-                continue
-            children = sorted(os.scandir(folder), key=lambda item: item.name)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise _closed(folder, error) from None
-        for child in children[:MAX_MEMBERS]:
-            if child.is_file(follow_symlinks=False):
-                path = Path(child.path)
-                entries.append(Entry(PurePosixPath(path.relative_to(root).as_posix()), reader(path)))
-    return entries

@@ -1,5 +1,6 @@
 """Turns the student's code in a notebook into Python, without outputs, magics and the cells that were handed out."""
 
+import codecs
 import re
 from itertools import accumulate
 from typing import Any
@@ -41,15 +42,20 @@ class _Cell(msgspec.Struct):
 
 
 class _Notebook(msgspec.Struct):
-    cells: list[_Cell]
+    cells: list[_Cell] | None = None
+    worksheets: Any = None
+    """What notebooks had instead of cells until 2014."""
 
 
 def _notebook_cells(data: bytes) -> list[str]:
     """The student's code cells as Python, in order. Raises: Unreadable."""
     try:
-        notebook = msgspec.json.decode(data, type=_Notebook)
+        notebook = msgspec.json.decode(data.removeprefix(codecs.BOM_UTF8), type=_Notebook)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise Unreadable("it is not a Jupyter notebook.") from None
+    if notebook.cells is None:
+        old = notebook.worksheets is not None
+        raise Unreadable("it is a notebook of an old format: open it in Jupyter, and save it." if old else "it is not a Jupyter notebook.")
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not cell.handed_out]
     sources = [source if isinstance(source, str) else "".join(source) for source in code]
     if sum(map(len, sources)) > MAX_SOURCE_BYTES:

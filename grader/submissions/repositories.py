@@ -17,6 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from grader.base.text import one_line
 from grader.course.manifest import Course
+from grader.submissions.names import meant
+from grader.submissions.reading import read_source
 from grader.submissions.sources import MAX_NOTEBOOK_BYTES, MAX_SOURCE_BYTES, BadInput, Entry, Unreadable
 
 __all__ = ["MAX_FOLDERS", "MAX_GIT_FILES", "SECONDS", "NoCommit", "committed_files", "git_files"]
@@ -71,35 +73,60 @@ def git_files(folder: Path, ref: str, course: Course) -> list[Entry]:
     found = _find(repository, name, ["", "exercises/", *(f"{top}/{inner}" for top in searched for inner in ("", "exercises/"))], course)
     if not found and len(folders) > MAX_FOLDERS:
         raise Unreadable(f"its commit has more than {MAX_FOLDERS} folders. Put the modules at its top or into exercises/.")
-    return [Entry(PurePosixPath(path), partial(_blob, repository, blob)) for path, blob in found.items()]
+    if not found:
+        found = _find_elsewhere(repository, name, course)
+    return [
+        Entry(PurePosixPath(path), partial(read_source, PurePosixPath(path).name, partial(_blob, repository, blob)))
+        for path, blob in found.items()
+    ]
 
 
 def committed_files(folder: Path, commit: str, course: Course) -> dict[str, bytes]:
     """The files of a commit that can hold modules of the course, by path. A file that is too large is cut one byte above the cap.
 
-    Raises: Unreadable, as `git_files` does.
+    Blobs may be missing that `collect` had no use for. Raises: Unreadable, as `git_files` does.
     """
     repository = _open(folder)
-    found = _find(repository, commit, ["", "exercises/"], course)
-    limits = {path: MAX_NOTEBOOK_BYTES if path.endswith(".ipynb") else MAX_SOURCE_BYTES for path in found}
-    return {path: _blob(repository, blob, limits[path] + 1) for path, blob in found.items()}
+    found = _find(repository, commit, ["", "exercises/"], course, whole=False) or _find_elsewhere(repository, commit, course)
+    files = {}
+    for path, blob in found.items():
+        limit = MAX_NOTEBOOK_BYTES if path.endswith(".ipynb") else MAX_SOURCE_BYTES
+        try:
+            files[path] = _blob(repository, blob, limit + 1)
+        except Unreadable:
+            raise Unreadable(f"{one_line(path)} was not fetched: it is larger than {MAX_NOTEBOOK_BYTES >> 20} MiB.") from None
+    return files
 
 
-def _find(repository: _Repository, commit: str, folders: list[str], course: Course) -> dict[str, str]:
-    """The regular files that are named like modules and lie in these folders: blobs by path.
+def _find(repository: _Repository, commit: str, folders: list[str], course: Course, *, whole: bool = True) -> dict[str, str]:
+    """The regular files that are named like modules and lie in these folders: blobs by path. `whole`: no blob is missing on purpose.
 
     The listing is not recursive. Each path is asked for by name, so that git opens no other folder.
     """
     names = [f"{module.name}{suffix}" for module in course.modules for suffix in (".py", ".ipynb")]
     wanted = [folder + name for folder in dict.fromkeys(folders) for name in names]
-    listing = _run_git(repository, "--literal-pathspecs", "ls-tree", "--full-tree", "-l", "-z", commit, "--", *wanted) or b""
+    sizes = ["-l"] if whole else []
+    listing = _run_git(repository, "--literal-pathspecs", "ls-tree", "--full-tree", *sizes, "-z", commit, "--", *wanted) or b""
     found = {}
     for line in filter(None, listing.split(b"\0")):
         fields, _, path = os.fsdecode(line).partition("\t")
         if fields.startswith("100"):
-            _, _, blob, size = fields.split()
-            if size.isdigit():  # it is BAD if the object is missing
+            _, _, blob, *size = fields.split()
+            if not whole or size[0].isdigit():  # it is BAD if the object is missing
                 found[path] = blob
+    return found
+
+
+def _find_elsewhere(repository: _Repository, commit: str, course: Course) -> dict[str, str]:
+    """The regular files whose names nearly mean a module, or that lie deep down: blobs by path. Raises: Unreadable."""
+    listing = _run_git(repository, "ls-tree", "--full-tree", "-r", "-z", commit) or b""
+    found = {}
+    for line in filter(None, listing.split(b"\0")):
+        fields, _, path = os.fsdecode(line).partition("\t")
+        if fields.startswith("100") and meant(PurePosixPath(path).name, course):
+            found[path] = fields.split()[2]
+        if len(found) > MAX_FOLDERS:
+            raise Unreadable("its commit holds the same modules many times over.")
     return found
 
 

@@ -9,11 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from grader.base.text import one_line
-from grader.course.manifest import Course
 
 __all__ = [
-    "MAX_MATCHED_BYTES",
-    "MAX_MATCHES",
     "MAX_MEMBERS",
     "MAX_NOTEBOOK_BYTES",
     "MAX_SOURCE_BYTES",
@@ -23,16 +20,12 @@ __all__ = [
     "Source",
     "Submission",
     "Unreadable",
-    "file_names",
-    "module_of",
     "shown",
 ]
 
 MAX_SOURCE_BYTES = 256 << 10
 MAX_NOTEBOOK_BYTES = 32 << 20  # pictures in outputs are large, but only the code is kept
 MAX_MEMBERS = 20_000
-MAX_MATCHES = 64
-MAX_MATCHED_BYTES = 128 << 20
 TOO_LONG = f"its code is larger than {MAX_SOURCE_BYTES >> 10} KiB."
 
 
@@ -49,6 +42,10 @@ class Source:
     missing: bool = False
     cells: tuple[int, ...] = ()
     """The lines at which a notebook's cells begin, counted from 1. A cell runs even if another one fails. Empty for an ordinary module."""
+    file: str = ""
+    """Where in the submission the module was found."""
+    note: str = ""
+    """What to tell the student about the file's name or place, although it was taken."""
 
     @classmethod
     def not_handed_in(cls, module: str) -> Self:
@@ -68,10 +65,10 @@ class Submission:
 
 @dataclass(frozen=True)
 class Entry:
-    """A regular file of a submission: its path, and a function that reads at most so many bytes of it."""
+    """A regular file of a submission: its path, and a function that reads it where its name means a module."""
 
     path: PurePosixPath
-    read: Callable[[int], bytes]
+    load: Callable[[], Source] | None = None
 
 
 class Unreadable(Exception):
@@ -81,14 +78,3 @@ class Unreadable(Exception):
 def shown(path: Path) -> str:
     """A path, made safe to show."""
     return one_line(str(path), 400)
-
-
-def file_names(course: Course) -> list[str]:
-    """The file names of the course's modules."""
-    return [f"{module.name}.py" for module in course.modules]
-
-
-def module_of(name: str, course: Course) -> str | None:
-    """The module that a file of this name holds, or None."""
-    names = {f"{module.name}{suffix}": module.name for module in course.modules for suffix in (".py", ".ipynb")}
-    return names.get(name)

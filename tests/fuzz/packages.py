@@ -215,12 +215,13 @@ def _judge(one: Submission | str, several: list[Submission] | str) -> str:
         _demand(_harmless(seen.id) and 0 < len(seen.id) <= 100, f"the id is {seen.id!r}")
         _demand(set(seen.sources) <= {"mini", "other"}, f"modules {list(seen.sources)}")
         for source in seen.sources.values():
-            _demand(not (source.text and source.problem) and not source.missing, "a text and a problem")
+            _demand(not (source.text and source.problem), "a text and a problem")
+            _demand(_harmless(source.file) and _harmless(source.note), f"{source.file!r} or {source.note!r} would be shown")
             _demand(_harmless(source.problem) and len(source.problem) <= 500, f"{source.problem!r} would be shown")
             _demand(len(source.text) <= MAX_SOURCE_BYTES and "\0" not in source.text, "a text beyond the caps")
             _demand(_SECRET not in source.text, "a text from outside of the package")
             source.text.encode()
-        found = list(seen.sources.values())
+        found = [source for source in seen.sources.values() if not source.missing]
         outcomes.append("refused: a problem" if any(s.problem for s in found) else "accepted" if found else "accepted: no modules")
     return outcomes[0]
 

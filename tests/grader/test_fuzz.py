@@ -53,17 +53,17 @@ def test_a_careless_ingest_is_seen(tmp_path: Path, what: str) -> None:
     program = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from grader.submissions import find
+from grader.submissions import reading
 from tests.fuzz import packages
 from tests.fuzz.engines import command
 
-original = find._text
+original = reading._text
 
 def text(data):
     {CARELESS[what]}
     return original(data)
 
-find._text = text
+reading._text = text
 sys.exit(command(packages.TARGET, ["--packages", "1", "--engine", "mutator"]))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -110,6 +110,8 @@ c.Autograde.sanitize_preprocessors = [
     "{_PREPROCESSORS}.Disarm",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
+# It also reads a notebook with a byte order mark, and names in the log what nbgrader passes over.
+c.Autograde.exporter_class = "grader.exports.nbgrader.submitted.SubmittedNotebooks"
 # GradeInWorkers takes the place of nbgrader's Execute: hidden tests grade submissions in confined worker processes, without a kernel.
 c.Autograde.autograde_preprocessors = [
     "{_PREPROCESSORS}.GradeInWorkers",

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import nbformat
 from nbformat import v4
 from nbgrader.api import Gradebook
+from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.preprocessors import NbGraderPreprocessor
 from nbgrader.utils import compute_checksum
 from traitlets import Bool, Integer, Unicode
@@ -55,21 +56,36 @@ class MendMarks(NbGraderPreprocessor):  # type: ignore[misc]
     """Keep one student's broken marks on cells from stopping the whole batch. Comes after DeduplicateIds.
 
     nbgrader stops the whole run, not only the submission, if a mark has a wrong schema version or none. DeduplicateIds itself makes such
-    marks: it leaves an empty one on every copy of a cell but the last.
+    marks: it leaves an empty one on every copy of a cell but the last. A mark that this notebook was not handed out with, because its cell
+    was pasted from elsewhere or the mark was renamed, makes nbgrader refuse the submission.
     """
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """Remove empty marks. Raises: SubmissionFailed if a mark was changed."""
+        """Remove marks that are not this notebook's, so that their cells are the student's own, and upgrade old ones.
+
+        Raises: SubmissionFailed if a mark is of a newer nbgrader.
+        """
+        known = _handed_out(resources["nbgrader"])
         for cell in nb.cells:
             mark = cell.metadata.get("nbgrader")
-            if mark == {}:
+            if mark is None:
+                continue
+            if not isinstance(mark, dict) or mark.get("grade_id") not in known:
                 del cell.metadata["nbgrader"]
-            elif mark is not None and mark.get("schema_version") != SCHEMA_VERSION:
+            elif mark.get("schema_version") != SCHEMA_VERSION:
+                MetadataValidator().upgrade_cell_metadata(cell)
+            if cell.metadata.get("nbgrader", {}).get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
                 name = clean(str(mark.get("grade_id")), 80)
                 raise SubmissionFailed(
                     f"nbgrader's mark on the cell {name!r} was changed: put `schema_version` back to {SCHEMA_VERSION} in its metadata"
                 )
         return nb, resources
+
+
+def _handed_out(ours: Any) -> set[str]:
+    """The names of the marked cells that a notebook was handed out with, by the gradebook."""
+    with Gradebook(ours["db_url"]) as gradebook:
+        return {cell.name for cell in gradebook.find_notebook(ours["notebook"], ours["assignment"]).source_cells}
 
 
 class Disarm(NbGraderPreprocessor):  # type: ignore[misc]

@@ -57,8 +57,10 @@ class Ended(Exception):
 class WorkerHandle:
     """One student's module in one confined process. Use as a context manager."""
 
-    def __init__(self, zygote: ZygoteHandle, limits: Limits) -> None:
+    def __init__(self, zygote: ZygoteHandle, limits: Limits, packages: Sequence[str] = ()) -> None:
+        """`packages` are those that student code may use, for the sentence about one that is missing."""
         self._zygote = zygote
+        self._packages = packages
         self._limits = limits
         self._own_file_system = zygote.layers is not None and zygote.layers.namespaces
         self._scratch = tempfile.mkdtemp(prefix="worker-", dir=zygote.home)
@@ -234,9 +236,11 @@ class WorkerHandle:
             return Outcome(Status.ERROR, f"{prefix}called exit{place}: take it out.")
         if error == "OSError" and message.startswith(f"[Errno {errno.ENOSPC}]"):
             return Outcome(Status.ERROR, f"{prefix}{_too_many_files(self._limits)}")
+        advice = one_line(reply.advice, 200)
         if error == "ModuleNotFoundError":
-            message += ": the grader has Python's standard library, torch and numpy"
-        return Outcome(Status.ERROR, clean(f"{prefix}{error}: {message}{place}"))
+            here = " and ".join(filter(None, [", ".join(["Python's standard library", *self._packages[:-1]]), *self._packages[-1:]]))
+            advice = f"Here are {here}; a file beside the module can't be imported"
+        return Outcome(Status.ERROR, clean(f"{prefix}{error}: {message}{place}{f'. {advice}.' if advice else ''}", 600))
 
     def _killed(self, outcome: Outcome) -> Ended:
         self._end()

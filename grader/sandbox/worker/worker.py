@@ -4,28 +4,22 @@ Everything in this process belongs to the student as soon as the module is loade
 takes the returned bytes as candidate values and never as a verdict. It knows no test, reference, seed or secret.
 """
 
-import __future__
-
-import _thread
 import linecache
 import os
-import re
-import signal
 import sys
-import threading
-import time
 import traceback
 import types
 from typing import Any
 
 from grader.protocol.calls import described
-from grader.protocol.cells import cells_of, parse_cell, place_of
+from grader.protocol.cells import place_of
 from grader.protocol.messages import HEADER, Call, Load, Loaded, Raised, Reply, Returned, pack, parse_request
 from grader.protocol.probes import thaw
 from grader.protocol.state import reset_state
 from grader.protocol.traces import Traces
 from grader.protocol.values import encode
 from grader.protocol.watch import Watch, close_ways_around
+from grader.sandbox.worker.source import run_cells, run_module
 
 __all__ = ["serve"]
 
@@ -65,74 +59,12 @@ def _load(load: Load, module: types.ModuleType) -> Reply:
     reset_state(0)
     try:
         if load.cells:
-            _run_cells(load, module, filename)
+            run_cells(load.source, load.cells, load.tasks, load.seconds, module, filename)
         else:
-            exec(compile(load.source, filename, "exec"), module.__dict__)
+            run_module(load.source, module, filename)
     except BaseException as error:
         return _raised("load", error, filename, [], load.cells)
     return Loaded({task: _kind(module.__dict__.get(task)) for task in load.tasks})
-
-
-def _run_cells(load: Load, module: types.ModuleType, filename: str) -> None:
-    """Run a notebook cell by cell. If a cell fails, only what it would have defined is missing."""
-    flags, patience = 0, _Patience(load.seconds)
-    for first, text in cells_of(load.source, load.cells):
-        try:
-            code = compile(parse_cell(text, first, filename), filename, "exec", flags, dont_inherit=True)
-            flags |= code.co_flags & __future__.annotations.compiler_flag  # holds for the cells that follow
-            with patience:
-                exec(code, module.__dict__)
-        except (Exception, SystemExit) as error:
-            for kind, name in re.findall(r"^(def|class)[ \t]+(\w+)", text, re.MULTILINE):
-                if name in load.tasks and name not in module.__dict__:
-                    module.__dict__[name] = _stand_in(error, kind)
-
-
-class _Patience:
-    """Interrupts a block that takes more than half of the remaining time, so that the blocks after it have some left.
-
-    This helps students who try things out in a notebook. It is no defence: the limits that count are enforced from outside.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._left = seconds
-        self._running = False
-        signal.signal(signal.SIGALRM, self._interrupt)
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic(), time.process_time()
-        self._running, self._done = True, threading.Event()
-        self._watch = threading.Thread(target=self._wait, daemon=True)
-        self._watch.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._running = False
-        self._done.set()
-        self._watch.join()
-        self._left -= self._used()
-
-    def _used(self) -> float:
-        return max(time.monotonic() - self._start[0], time.process_time() - self._start[1])
-
-    def _wait(self) -> None:
-        while not self._done.wait(0.05):
-            if self._used() > self._left / 2:
-                _thread.interrupt_main(signal.SIGALRM)
-                return
-
-    def _interrupt(self, *_: object) -> None:
-        if self._running:
-            raise TimeoutError("this cell computes for too long: take out of what you hand in what no task needs")
-
-
-def _stand_in(error: BaseException, kind: str) -> object:
-    """Stands for a function or class whose cell failed. It raises the cell's error whenever it is used."""
-    place = error.__traceback__
-
-    def fail(*_: object, **__: object) -> None:
-        raise error.with_traceback(place)
-
-    return type("Failed", (type,), {"__call__": fail, "__getattr__": fail})("Failed", (), {}) if kind == "class" else fail
 
 
 def _kind(value: object) -> str:
@@ -167,7 +99,20 @@ def _raised(nonce: str, error: BaseException, filename: str, banned: list[str], 
     name = type(error).__name__
     in_torch = name == "NotImplementedError" and name not in linecache.getline(filename, line)
     place = place_of(line, cells) + (f", in {function}" if function else "") if line else ""
-    return Raised(nonce, _encodable(name), in_torch, _encodable(message), _encodable(place), _encodable(call), banned)
+    advice = _advice(error, message)
+    return Raised(nonce, _encodable(name), in_torch, _encodable(message), _encodable(place), _encodable(call), banned, advice)
+
+
+def _advice(error: BaseException, message: str) -> str:
+    """What to do about something that works elsewhere and not in a worker; empty for all else."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(part in file for file in files for part in ("multiprocessing", "subprocess.py", "concurrent/futures/process")):
+        return "No processes can be started here: use num_workers=0 in a DataLoader, and neither multiprocessing nor subprocess"
+    if any(part in message for part in ("not compiled with CUDA", "NVIDIA driver", "CUDA is not available", "support for mps")):
+        return "There is no such device here: take the device from an input (x.device), or ask is_available() first"
+    if "urlopen error" in message or "name resolution" in message:
+        return "There is no network here: use what the task gives"
+    return ""
 
 
 def _encodable(text: str) -> str:

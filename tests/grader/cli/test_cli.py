@@ -69,6 +69,7 @@ def test_grading_again_grades_only_what_changed(root):
     assert sorted(path.name for path in (root / "results").iterdir()) == [
         ".store",
         "junit.xml",
+        "problems.csv",
         "results.csv",
         "results.json",
         "timings.json",

@@ -1,6 +1,7 @@
 """A course for nbgrader: what is written, and what nbgrader's own commands make of it and of students' notebooks."""
 
 import ast
+import codecs
 import contextlib
 import hashlib
 import io
@@ -162,6 +163,32 @@ def unmark(notebook: Notebook) -> None:
     cell_of(notebook, "grade-double").metadata["nbgrader"]["grade"] = False
 
 
+def mark(name: str, **values: object) -> Change:
+    """Change the mark of a cell."""
+    return lambda notebook: cell_of(notebook, name).metadata["nbgrader"].update(values)
+
+
+def all_marks(**values: object) -> Change:
+    """Change the marks of all cells."""
+
+    def change(notebook: Notebook) -> None:
+        for cell in notebook.cells:
+            if "nbgrader" in cell.metadata:
+                cell.metadata["nbgrader"].update(values)
+
+    return change
+
+
+def pasted(notebook: Notebook) -> None:
+    """Paste marked cells of another notebook, one of them with a mark that holds nothing of use."""
+    for name, extra in (
+        ("solve-other", {"solution": True, "grade": False, "locked": False}),
+        ("grade-other", {"grade": True, "points": 9}),
+    ):
+        mark = {"grade_id": name, "schema_version": 3, **extra}
+        notebook.cells.insert(1, nbformat.v4.new_code_cell("other = 1", metadata={"nbgrader": mark}))
+
+
 def texts(notebook: Notebook) -> None:
     """Text of the student's own, with what a browser would run, and a changed statement."""
     notebook.cells += [nbformat.v4.new_markdown_cell(ACTIVE), nbformat.v4.new_raw_cell(ACTIVE)]
@@ -196,6 +223,11 @@ STUDENTS: dict[str, tuple[Change, ...]] = {
     "endless": (RIGHT, cells("import torch\nwhile True:\n    torch.ones(9) + 1", "def Counter(x):\n    pass", "while True:\n    pass")),
     "undefined": (RIGHT, solve(Counter="class Counter(Modul):\n    pass")),
     "scripted": (texts, solve(Counter=COUNTER, double="def double(x):\n    raise ValueError('<script>alert(1)</script>\\x1b[31mred')")),
+    "pasted": (RIGHT, pasted),
+    "renamed": (RIGHT, mark("solve-double", grade_id="mine")),
+    "old": (RIGHT, all_marks(schema_version=2)),
+    "remarked": (RIGHT, mark("solve-double", schema_version=1)),
+    "printing": (RIGHT, cells("print('x' * 60_000_000)", "import asyncio\nawait asyncio.sleep(0)\ndisplay(1)")),
     "future": (RIGHT, solve(double="from __future__ import annotations\n" + DOUBLE.replace("(x)", "(x: Nothing)"))),
 }
 EXPECTED = {
@@ -216,10 +248,30 @@ EXPECTED = {
     "endless": (2, 3),
     "undefined": (2, 0),
     "scripted": (0, 3),
+    "pasted": (2, 3),
+    "renamed": (2, 3),
+    "old": (2, 3),
+    "remarked": (2, 3),
+    "printing": (2, 3),
     "future": (2, 3),
 }
 """Points of `double` and of `Counter`."""
-OTHERS = ("next0", "next1", "next2", "next3", "broken", "remarked", "unmarked", "unlucky", "gpuless", "mallory", "quitter")
+OTHERS = (
+    "next0",
+    "next1",
+    "next2",
+    "next3",
+    "broken",
+    "newer",
+    "bom",
+    "misnamed",
+    "plain",
+    "unmarked",
+    "unlucky",
+    "gpuless",
+    "mallory",
+    "quitter",
+)
 
 
 def hand_in(course: Path, student: str, *changes: Change, assignment: str = "mini", when: str = "2026-01-01 00:00:00 UTC") -> Path:
@@ -268,7 +320,13 @@ def graded(written: Path) -> Path:
     for student, changes in STUDENTS.items():
         hand_in(written, student, *changes)
     hand_in(written, "broken").write_text("no notebook")
-    hand_in(written, "remarked", RIGHT, lambda notebook: cell_of(notebook, "solve-double").metadata["nbgrader"].update(schema_version=1))
+    hand_in(written, "newer", RIGHT, mark("solve-double", schema_version=4))
+    bom = hand_in(written, "bom", RIGHT)
+    bom.write_bytes(codecs.BOM_UTF8 + bom.read_bytes())
+    copy = hand_in(written, "misnamed", RIGHT)
+    copy.rename(copy.with_name("mini (1).ipynb"))
+    (written / "submitted" / "plain" / "mini").mkdir(parents=True)
+    (written / "submitted" / "plain" / "mini" / "mini.py").write_text(DOUBLE)
     hand_in(written, "unmarked", RIGHT, unmark)
     with Gradebook(f"sqlite:///{written}/gradebook.db") as gradebook:
         gradebook.update_or_create_assignment("mini", duedate=datetime(2026, 6, 1))
@@ -279,8 +337,10 @@ def graded(written: Path) -> Path:
     )
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
-    assert re.findall(r"processing assignment 'mini' for student '(\w+)'", said) == ["broken", "remarked", "unmarked"], said
+    assert re.findall(r"processing assignment 'mini' for student '(\w+)'", said) == ["broken", "misnamed", "newer", "unmarked"], said
     assert "put `schema_version` back to 3" in said
+    assert "misnamed handed in mini (1).ipynb, which nbgrader does not read: call it mini.ipynb, and run this again." in said
+    assert "plain handed in mini.py, which nbgrader does not read: grade it with `grader grade`" in said
     nbgrader("generate_feedback", "mini", cwd=written)
     return written
 
@@ -448,12 +508,17 @@ def test_scores_are_those_of_grade(graded, tmp_path):
     assert len(read_results(tmp_path / "out/results.json").submissions) == len(STUDENTS)
 
 
-@pytest.mark.parametrize("student", ["broken", "remarked", "unmarked"])
+@pytest.mark.parametrize("student", ["broken", "newer", "unmarked"])
 def test_a_submission_that_fails(graded, student):
     """No notebook, or one with changed marks, fails as nbgrader's do: no score, no autograded copy, and what was handed in stays."""
     assert not (graded / "autograded" / student / "mini").exists()
     assert (graded / "submitted" / student / "mini/mini.ipynb").stat().st_size
     assert all(automatic is None for automatic, _, _ in scores(graded, student).values())
+
+
+def test_a_byte_order_mark_costs_nothing(graded):
+    """Some editors write one."""
+    assert scores(graded, "bom") == {"grade-double": (2, None, False), "grade-Counter": (3, None, False)}
 
 
 def test_late_submissions_lose_their_penalty(graded):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from grader.base.outcome import Status
 from grader.submissions.notebooks import notebook_source
@@ -84,7 +85,7 @@ DOUBLES = {
     "needs a package": (
         "def double(x):\n    import pandas_or_so\n    return x + x",
         Status.ERROR,
-        "No module named 'pandas_or_so': the grader has Python's standard library, torch and numpy",
+        "No module named 'pandas_or_so' (line 6, in double). Here are Python's standard library, numpy, torch and torchvision;",
     ),
     "a ban in the source": ("def double(x):\n    return torch.softmax(x, 0)", Status.BANNED, "uses torch.softmax, line 6"),
     "a ban at run time": (
@@ -156,7 +157,11 @@ IMPORTS = {
     "segfaults": ("import ctypes\nctypes.string_at(8)", Status.ERROR, "crashed the process (SIGSEGV) while the import of mini.py ran"),
     "loops": ("while True:\n    pass", Status.TIMED_OUT, "the import of mini.py took more than 2 s"),
     "prints": ("print('x' * 10**6)", Status.ERROR, "printed more than 64 KiB while the import of mini.py ran"),
-    "needs a package": ("import pandas_or_so", Status.ERROR, "No module named 'pandas_or_so': the grader has Python's standard library"),
+    "decorates with a package": (
+        "import pandas_or_so\n@pandas_or_so.fast\ndef double(x): pass",
+        Status.ERROR,
+        "No module named 'pandas_or_so'",
+    ),
     "allocates": ("x = bytes(10**10)", Status.OUT_OF_MEMORY, "mini.py does not run: asked for more memory"),
     "asks": ("input('Your name? ')", Status.ERROR, "mini.py does not run: EOFError"),
     "is empty": ("", Status.NOT_IMPLEMENTED, "mini.py has no"),
@@ -208,6 +213,62 @@ def test_a_notebooks_cell_costs_only_what_it_defines(grade_source, what):
     document = {"cells": [{"cell_type": "code", "source": source} for source in ("import nothing_like_it", cell, COUNTER)]}
     double, counter = grade_source("", source=notebook_source(json.dumps(document).encode(), "mini.ipynb")).tasks
     assert (double.status, counter.status) == (status, "passed"), double.tests[0].message
+    assert sentence in double.tests[0].message
+
+
+PLEASANT = {
+    "show": f"{DOUBLE}\ndisplay(double)\nget_ipython().run_line_magic('matplotlib', 'inline')",
+    "print a lot": f"print('x' * 60_000_000)\nimport sys\nprint('x' * 60_000_000, file=sys.stderr)\n{DOUBLE}",
+    "await": f"import asyncio\n{DOUBLE}\nasync def three():\n    await asyncio.sleep(0.001)\n    return 3\n\nassert await three() == 3",
+    "await in vain": f"{DOUBLE}\nimport asyncio\nasync def wait():\n    await asyncio.get_running_loop().create_future()\nawait wait()",
+    "gather": f"import asyncio\n{DOUBLE}\nassert await asyncio.gather(asyncio.sleep(0, 1), asyncio.sleep(0.01, 2)) == [1, 2]",
+    "import what is missing": f"import matplotlib_or_so.pyplot as plt\nfrom seaborn_or_so import *\nimport torch\n{DOUBLE}",
+    "use what is missing": f"import matplotlib_or_so as plt\n{DOUBLE}\nplt.plot([1, 2])",
+}
+
+
+@pytest.mark.parametrize("what", PLEASANT)
+def test_what_people_do_in_notebooks(grade_source, what):
+    """What Jupyter gives for nothing, long prints, and packages that are not here harm no task."""
+    document = {"cells": [{"cell_type": "code", "source": source} for source in ("import torch", PLEASANT[what], COUNTER)]}
+    double, counter = grade_source("", source=notebook_source(json.dumps(document).encode(), "mini.ipynb")).tasks
+    assert double.status == "passed", double.tests[0].message
+    assert counter.status == "passed", counter.tests[0].message
+
+
+@pytest.mark.parametrize("cells", [False, True])
+def test_a_package_that_is_missing_costs_what_uses_it(grade_source, cells):
+    """In a module as in a notebook: the imports behind it count, and the task that uses it says which package it is."""
+    text = f"import pandas_or_so as pd\nfrom seaborn_or_so import heat\nimport torch\n\n{COUNTER}\ndef double(x):\n    return pd.twice(x)\n"
+    source = notebook_source(json.dumps({"cells": [{"cell_type": "code", "source": text}]}).encode(), "mini.ipynb")
+    double, counter = grade_source("", source=source if cells else Source(text)).tasks
+    assert counter.status == "passed", counter.tests[0].message
+    assert double.tests[0].message.startswith("ModuleNotFoundError: No module named 'pandas_or_so' (line 1")
+    assert "Here are Python's standard library, numpy, torch and torchvision; a file beside the module can't be imported." in (
+        double.tests[0].message
+    )
+
+
+NOT_HERE = {
+    "workers of a DataLoader": (
+        "from torch.utils.data import DataLoader",
+        "next(iter(DataLoader([1, 2], num_workers=1)))",
+        "num_workers=0",
+    ),
+    "a pool": ("import multiprocessing", "multiprocessing.Pool(1)", "No processes can be started here"),
+    "a program": ("import subprocess", "subprocess.run(['ls'])", "No processes can be started here"),
+    "a GPU": ("", "x.cuda()", "There is no such device here: take the device from an input (x.device)"),
+    "the network": ("import urllib.request", "urllib.request.urlopen('http://example.org')", "There is no network here"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_HERE)
+def test_what_works_elsewhere(grade_source, what):
+    """The message says why it does not work here, and what to do."""
+    before, line, sentence = NOT_HERE[what]
+    if what == "a GPU" and torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    double, _ = grade_source(f"{before}\ndef double(x):\n    {line}\n    return x + x\n\n\n{COUNTER}").tasks
     assert sentence in double.tests[0].message
 
 

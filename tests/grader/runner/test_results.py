@@ -131,7 +131,7 @@ def test_results_have_the_promised_keys_and_decode_strictly():
     data = msgspec.json.encode(results())
     assert msgspec.json.decode(data, type=Results, strict=True) == results()
     plain = json.loads(data)
-    assert set(plain) == {"schema", "seed", "environment", "isolation", "submissions"}
+    assert set(plain) == {"schema", "seed", "environment", "isolation", "submissions", "problems"}
     (submission,) = plain["submissions"]
     assert set(submission) == {"id", "score", "max_score", "modules"}
     assert set(submission["modules"][0]) == {"name", "score", "max_score", "tasks"}

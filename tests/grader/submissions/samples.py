@@ -52,6 +52,11 @@ def notebook(*cells: str, kind: str = "code") -> str:
     return json.dumps({"cells": listed, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 
 
+def handed_in(path: Path, course) -> dict[str, str]:
+    """The texts of the modules that were found."""
+    return {name: source.text for name, source in read_submission(path, course).sources.items() if not source.missing}
+
+
 def problem_of(path: Path, course) -> str:
     """The sentence for the student."""
     return read_submission(path, course).sources["mini"].problem

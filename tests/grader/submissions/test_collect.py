@@ -3,11 +3,12 @@
 import base64
 import json
 import os
+import subprocess
 
 import pytest
 
 from grader.course.manifest import Course
-from grader.submissions.collect import Row, collect, read_list, read_record
+from grader.submissions.collect import Row, collect, not_collected, read_list, read_record
 from grader.submissions.find import find_submissions
 from grader.submissions.sources import MAX_SOURCE_BYTES, BadInput
 from tests.grader.conftest import RIGHT, grader, mini_course
@@ -116,16 +117,38 @@ def test_hostile_repositories(root, monkeypatch):
         "endless": publish(server, "endless", {"noise": os.urandom(3 << 20).hex(), "mini.py": RIGHT}),
     }
     rows = [Row(f"school/{name}", commit, name) for name, commit in commits.items()]
+    rows += [Row("school/empty", "", "empty"), Row("school/gone", COMMIT, "gone")]
     record = collect(rows, Course.read(root), root / "out", server=f"file://{server}", token="")
     problems = {entry.student: entry.problem for entry in record if entry.problem}
-    assert set(problems) == {"linked", "folder", "endless"}
-    assert problems["linked"] == "the commit holds no module of the course, neither at its top nor in exercises/"
+    assert set(problems) == {"linked", "endless", "empty", "gone"}
+    assert problems["endless"].endswith("it takes more than 1 MiB: take large files out of the repository and its last commit")
+    assert problems["empty"].startswith("the list names no commit for it: its repository is empty")
+    assert not_collected(root / "out") == {student: f"school/{student}: {problem}" for student, problem in problems.items()}
+    assert problems["linked"] == "the commit holds no module of the course"
     assert read_record(root / "out" / "collected.json") == record
     submissions, _ = find_submissions([root / "out"], Course.read(root))
     assert {submission.id: submission.sources["mini"].problem for submission in submissions} == {
         "anna": "",
+        "folder": "",
         "huge": "mini.py can't be read: it is larger than 256 KiB.",
     }
+
+
+def test_what_is_not_needed_is_not_fetched(root, monkeypatch):
+    """Where the server can leave large files out, as GitHub can, they cost nothing; a module that is too large is named."""
+    monkeypatch.setattr("grader.submissions.collect.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("grader.submissions.collect._FILTER", "--filter=blob:limit=100000")
+    server, noise = root.parent / "server", os.urandom(2 << 20).hex()
+    rows = []
+    for name, files in {"anna": {"noise": noise, "mini.py": RIGHT}, "ben": {"mini.py": RIGHT, "exercises/mini.py": noise}}.items():
+        rows.append(Row(f"school/{name}", publish(server, name, files), name))
+        subprocess.run(["git", "-C", server / "school" / f"{name}.git", "config", "uploadpack.allowFilter", "true"], check=True)
+    record = collect(rows, Course.read(root), root / "out", server=f"file://{server}", token="")
+    assert [entry.problem for entry in record] == [
+        "",
+        "the commit can't be read: exercises/mini.py was not fetched: it is larger than 32 MiB.",
+    ]
+    assert (root / "out" / "anna" / "mini.py").read_text() == RIGHT
 
 
 def test_git_is_told_nothing_but_what_is_needed(root, tmp_path):

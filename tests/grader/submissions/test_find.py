@@ -8,7 +8,7 @@ import pytest
 from grader.course.manifest import Course
 from grader.course.stubs import module_stub
 from grader.submissions.find import find_submissions, read_submission
-from grader.submissions.sources import BadInput
+from grader.submissions.sources import BadInput, Source
 from tests.grader.conftest import mini_course
 from tests.grader.submissions.samples import TEXT, notebook, problem_of, tarred, zipped
 
@@ -43,7 +43,7 @@ def test_a_single_file(tmp_path, course):
 
 
 def test_a_folder_of_submissions(tmp_path, course):
-    """Each child that holds a module is a submission called as the child; the rest is passed over, in words."""
+    """Each folder and archive is a submission called as it is; the rest is passed over, in words."""
     for name in ("anna", "ben"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mini.py").write_text(TEXT)
@@ -54,12 +54,13 @@ def test_a_folder_of_submissions(tmp_path, course):
     (tmp_path / ".git").mkdir()
     os.mkfifo(tmp_path / "emil.zip")
     submissions, passed_over = find_submissions([tmp_path], course)
-    assert [submission.id for submission in submissions] == ["anna", "ben", "carl"]
-    assert [sentence.split("/")[-1] for sentence in passed_over] == [
-        "dora: holds no mini.py.",
+    assert [submission.id for submission in submissions] == ["anna", "ben", "carl", "dora"]
+    assert submissions[3].sources["mini"] == Source(problem="No module was found. There is nothing in it.", missing=True)
+    assert [sentence.split("/")[-1] for sentence in passed_over[:2]] == [
         "emil.zip: is neither a file nor a folder.",
         "link: a link is not followed.",
     ]
+    assert passed_over[2:] == [f"Not read in {tmp_path}: grades.csv."]
 
 
 def test_a_module_and_a_notebook_of_it(tmp_path, course):
@@ -143,7 +144,7 @@ TEXTS = {
     "CRLF": (TEXT.replace("\n", "\r\n").encode(), TEXT),
     "latin-1 with a coding line": ("# coding: latin-1\ns = 'ä'\n".encode("latin-1"), "# coding: latin-1\ns = 'ä'\n"),
     "another coding line": ("# -*- coding: cp1252 -*-\ns = '€'\n".encode("cp1252"), "# -*- coding: cp1252 -*-\ns = '€'\n"),
-    "empty": (b"", ""),
+    "blank": (b"\n", "\n"),
     "no line feed at the end": (b"x = 1", "x = 1"),
 }
 
@@ -245,8 +246,8 @@ def test_one_of_several_paths_holds_nothing(tmp_path, course):
     (tmp_path / "link").symlink_to("nowhere")
     paths = [tmp_path / name for name in ("anna", "ben", "notes.txt", "link")]
     submissions, notes = find_submissions(paths, course)
-    assert [submission.id for submission in submissions] == ["anna"]
-    assert [note.startswith(f"Passed over: {path}") for note, path in zip(notes, paths[1:], strict=True)] == [True] * 3
+    assert [submission.id for submission in submissions] == ["anna", "ben"]
+    assert [note.startswith(f"Passed over: {path}") for note, path in zip(notes, paths[2:], strict=True)] == [True] * 2
     for bad, sentence in (("missing", "does not exist"), ("x" * 300, "can't be read")):
         with pytest.raises(BadInput, match=sentence):
             find_submissions([*paths, tmp_path / bad], course)
@@ -261,9 +262,9 @@ def test_names_are_harmless(tmp_path, course):
         with open(folder + b"/mini.py", "w") as file:
             file.write(TEXT)
     submissions, passed_over = find_submissions([tmp_path], course)
-    assert sorted(submission.id for submission in submissions) == ["ab", "cd", "ef"]
-    assert len(passed_over) == 3
-    for text in passed_over:
+    assert sorted(submission.id for submission in submissions) == ["ab", "ab-empty", "cd", "cd-empty", "ef", "ef-empty"]
+    assert passed_over == []
+    for text in [source.problem for submission in submissions for source in submission.sources.values()]:
         assert text.encode().decode().isprintable()
 
 

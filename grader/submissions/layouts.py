@@ -1,0 +1,162 @@
+"""Tells whose each file of a download is: the layouts of Canvas, Moodle, Gradescope, GitHub Classroom, and folders of loose notebooks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from grader.base.text import one_line
+from grader.course.manifest import Course
+from grader.submissions.names import CANVAS, MOODLE, meant
+from grader.submissions.reading import is_notebook
+from grader.submissions.roster import Roster
+from grader.submissions.sources import BadInput
+
+__all__ = ["Child", "Layout", "NobodysFiles", "Owner", "recognise"]
+
+
+class NobodysFiles(BadInput):
+    """Several students' files lie side by side, and nothing says whose they are."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A student of a download."""
+
+    name: str
+    also: tuple[str, ...] = ()
+    """What else a roster may call the student: a number, an e-mail address, a file."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """What lies at the top of a folder or an archive."""
+
+    name: str
+    is_folder: bool
+    is_repository: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A download, and whose its parts are. A part that a group handed in has several owners."""
+
+    name: str
+    owners: dict[str, tuple[Owner, ...]]
+    """By the name of the child."""
+
+    def students(self) -> dict[Owner, list[str]]:
+        """The children of each student."""
+        found: dict[Owner, list[str]] = {}
+        for child, owners in self.owners.items():
+            for owner in owners:
+                found.setdefault(owner, []).append(child)
+        return found
+
+
+def recognise(
+    children: Sequence[Child], metadata: str, folder: str, course: Course, roster: Roster, *, loose: bool = True
+) -> Layout | None:
+    """The layout of a download, by the names at its top. None if it is none that we know.
+
+    Args:
+        children: what lies at its top.
+        metadata: Gradescope's list, if there is one.
+        folder: the name of the folder.
+        course: whose modules are looked for.
+        roster: may say whose a loose file is.
+        loose: whether files of one module side by side are looked for.
+
+    Raises: NobodysFiles.
+    """
+    return (
+        _gradescope(children, metadata)
+        or _of_platform("Moodle", MOODLE, children)
+        or _of_platform("Canvas", CANVAS, children)
+        or _classroom(children, folder)
+        or (_loose(children, folder, course, roster) if loose else None)
+    )
+
+
+def _of_platform(name: str, pattern: Any, children: Sequence[Child]) -> Layout | None:
+    """Canvas and Moodle write the student into each name."""
+    found = {child.name: parts for child in children if len(child.name) < 400 and (parts := pattern.fullmatch(child.name))}
+    if 2 * len(found) < max(1, len(children)):
+        return None
+    return Layout(f"a download of {name}", {child: (Owner(parts["student"].strip(), (parts["user"],)),) for child, parts in found.items()})
+
+
+def _gradescope(children: Sequence[Child], metadata: str) -> Layout | None:
+    """Gradescope's export has a folder for each submission, and a list of who handed it in: one student, or a group."""
+    folders = [child.name for child in children if child.is_folder]
+    try:
+        listed = yaml.load(metadata, Loader=_AnyTag) if metadata else None
+    except (yaml.YAMLError, RecursionError, ValueError):
+        listed = None
+    if not isinstance(listed, Mapping):
+        return None
+    owners = {}
+    for folder in folders:
+        entry = listed.get(folder)
+        people = (entry.get(":submitters") or entry.get("submitters")) if isinstance(entry, Mapping) else None
+        named = [_submitter(person) for person in people if isinstance(person, Mapping)] if isinstance(people, list) else []
+        owners[folder] = tuple(dict.fromkeys(owner for owner in named if owner.name)) or (Owner(folder),)
+    return Layout("an export of Gradescope", owners) if owners else None
+
+
+def _submitter(person: Mapping[Any, Any]) -> Owner:
+    name, *also = (str(person.get(f":{key}") or person.get(key) or "") for key in ("name", "sid", "email"))
+    return Owner(name, tuple(filter(None, also)))
+
+
+class _AnyTag(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads what Ruby writes as plain data."""
+
+
+def _plain(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node)
+    return loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else str(node.value)
+
+
+_AnyTag.add_multi_constructor("", _plain)
+
+
+def _classroom(children: Sequence[Child], folder: str) -> Layout | None:
+    """GitHub Classroom calls a repository ASSIGNMENT-STUDENT, and a folder of clones ASSIGNMENT-submissions."""
+    names = [child.name for child in children if child.is_repository]
+    if not names or len(names) < len(children):
+        return None
+    assignment = folder.removesuffix("-submissions") + "-"
+    if not all(name.startswith(assignment) for name in names):
+        assignment = _common(names) if len(names) > 1 else ""
+    if not assignment or not all(name.removeprefix(assignment) for name in names):
+        return None
+    return Layout("clones of GitHub Classroom", {name: (Owner(name.removeprefix(assignment), (name,)),) for name in names})
+
+
+def _common(names: Sequence[str]) -> str:
+    """How all names begin, up to a hyphen."""
+    first, last = min(names), max(names)
+    same = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
+    return first[: first.rfind("-", 0, same) + 1]
+
+
+def _loose(children: Sequence[Child], folder: str, course: Course, roster: Roster) -> Layout | None:
+    """Files of one module side by side, such as a folder of Google Drive. Each must say whose it is. Raises: NobodysFiles."""
+    files = {child.name: found for child in children if not child.is_folder and (found := meant(child.name, course))}
+    kinds = [(found.module, is_notebook(name)) for name, found in files.items()]
+    if len(set(kinds)) == len(kinds) and not any(found.person for found in files.values()):
+        return None
+    people = {name: found.person or roster.id_of(name) for name, found in files.items()}
+    if unknown := [name for name, person in people.items() if not person]:
+        names = ", ".join(one_line(name, 60) for name in unknown[:8])
+        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        raise NobodysFiles(
+            f"{one_line(folder)} holds several files of one module, and nothing says whose these are: {names}{more}. Put each student's "
+            'files into a folder of its own, begin each name with the student, as in "Anna Lee - tensor_ops.ipynb", or name the files in '
+            "--roster. If all are one student's, keep one file for each module."
+        )
+    named = {person: tuple(name for name, other in people.items() if other == person) for person in people.values()}
+    return Layout("files with a student's name each", {name: (Owner(person, named[person]),) for name, person in people.items()})

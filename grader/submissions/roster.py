@@ -1,0 +1,69 @@
+"""A class list: which id belongs to what platforms call a student."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from grader.base.text import one_line
+from grader.submissions.ids import look, submission_id
+from grader.submissions.sources import BadInput
+
+__all__ = ["Roster"]
+
+_IDS = ("id", "identifier", "student_id", "student id", "sis login id", "username", "sis user id")
+"""What the column of ids may be called, in the order of preference."""
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The ids of a class, by the names, numbers, addresses and files that belong to each."""
+
+    ids: tuple[str, ...] = ()
+    by_name: dict[str, str] = field(default_factory=dict)
+    """By `_key`. A name that two students share is left out."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a CSV file with a column `id`. Whatever stands in a row's other columns is a name of this student. Raises: BadInput."""
+        try:
+            rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))
+        except (OSError, UnicodeError, csv.Error) as error:
+            raise BadInput(f"{path} can't be read ({one_line(str(error))}): give a class list as CSV in UTF-8") from None
+        columns = {str(name).strip().lower(): name for name in (rows[0] if rows else {}) if name}
+        column = next((columns[name] for name in _IDS if name in columns), None)
+        if column is None:
+            raise BadInput(f"{path} has no column of ids: call one `id`, and put names, numbers or files into the others")
+        ids, owners = list[str](), dict[str, set[str]]()
+        for number, row in enumerate(rows, 2):
+            id = (row[column] or "").strip()
+            if not id:
+                continue
+            if id != submission_id(id):
+                raise BadInput(f"{path}, line {number}: {one_line(id)!r} can't be an id: use at most 100 characters that can be seen")
+            if any(look(id) == look(other) for other in ids):
+                raise BadInput(f"{path}, line {number}: the id {id} stands there twice: give each student one line")
+            ids.append(id)
+            for value in row.values():
+                for key in _keys(value if isinstance(value, str) else ""):
+                    owners.setdefault(key, set()).add(id)
+        return cls(tuple(ids), {key: next(iter(some)) for key, some in owners.items() if len(some) == 1})
+
+    def id_of(self, *names: str) -> str:
+        """The id of the student whom one of these names means. Empty if there is none."""
+        return next((self.by_name[key] for name in names for key in _keys(name) if key in self.by_name), "")
+
+    def absent(self, found: Iterable[str]) -> list[str]:
+        """The ids that are not among those found."""
+        seen = {look(id) for id in found}
+        return [id for id in self.ids if look(id) not in seen]
+
+
+def _keys(name: str) -> list[str]:
+    """How a name is looked up: as it is read; as Canvas writes it, all in one, the last name first; and in any order of its words."""
+    words = re.findall(r"[^\W_]+", look(name))
+    keys = [look(name), "".join(words), "".join(words[-1:] + words[:-1]), " ".join(["any order:", *sorted(words)])]
+    return list(dict.fromkeys(keys)) if words else []
