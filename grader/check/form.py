@@ -3,24 +3,36 @@
 import ast
 import re
 from collections.abc import Iterator
-from itertools import zip_longest
 
 from grader.check.evidence import unmarked_measurements
 from grader.check.mutants import equivalents_problems
 from grader.course.banks import Bank, read_bank
-from grader.course.manifest import Course, Module
+from grader.course.manifest import Course, Gate, Module
+from grader.course.readme import with_table
 from grader.course.source import Definition
 from grader.course.stubs import broken_bodies, docstrings, make_stub, solution_lines, stub_task
 
-__all__ = ["MINIMUM_ALTERNATIVES", "MINIMUM_MISCONCEPTIONS", "course_problems", "module_problems", "unreadable_files"]
+__all__ = ["course_problems", "module_problems", "unreadable_files", "warnings_of"]
 
-MINIMUM_MISCONCEPTIONS, MINIMUM_ALTERNATIVES = 3, 2
 _FOLDERS = ("solutions", "exercises", "tests/public", "tests/hidden", "tests/misconceptions", "tests/alternatives")
 
 
 def course_problems(course: Course) -> list[str]:
     """What is wrong with the course as a whole."""
     return [*_stray_files(course), *_readme_problems(course)]
+
+
+def warnings_of(course: Course) -> list[str]:
+    """What may be meant so, and makes scores worth less."""
+    usual = Gate()
+    return [
+        f"course.toml, [gate]: {kind} = {mine} is fewer than the usual {due}. A suite is worth what it was tried on."
+        for kind, mine, due in (
+            ("misconceptions", course.gate.misconceptions, usual.misconceptions),
+            ("alternatives", course.gate.alternatives, usual.alternatives),
+        )
+        if mine < due
+    ]
 
 
 def _stray_files(course: Course) -> Iterator[str]:
@@ -36,14 +48,8 @@ def _readme_problems(course: Course) -> Iterator[str]:
     """A README whose table of modules differs from the manifest. A README without such a table is fine."""
     readme = course.root / "README.md"
     text = readme.read_text() if readme.is_file() else ""
-    rows = re.findall(r"^\| `(\w+)` \| .* \| (\d+) \| ([\d.]+) \| (\d+) \|$", text, re.MULTILINE)
-    due = [(module.name, str(len(module.tasks)), f"{module.points:g}", str(module.minutes)) for module in course.modules]
-    for row, expected in zip_longest(rows, due):
-        if rows and row != expected:
-            name, *numbers = expected or row
-            wanted = f"needs the row {' | '.join([f'`{name}`', '…', *numbers])}" if expected else f"has a row `{name}`, which is no module"
-            yield f"README.md: the table of modules {wanted}"
-            return
+    if with_table(text, course) != text:
+        yield "README.md: the table of modules is out of date: run `grader stubs`"
 
 
 def unreadable_files(course: Course, module: Module) -> list[str]:
@@ -73,8 +79,10 @@ def module_problems(course: Course, module: Module) -> list[str]:
         *_mending_problems(module, solution, bank),
         *_task_problems(module, solution),
         *_suite_problems(whole, course.hidden_suite(module.name).read_text()),
-        *_bank_problems(whole, module, "misconception", read_bank(bank, "misconception")),
-        *_bank_problems(whole, module, "alternative", read_bank(course.alternatives(module.name).read_text(), "alternative")),
+        *_bank_problems(whole, module, "misconception", read_bank(bank, "misconception"), course.gate.misconceptions),
+        *_bank_problems(
+            whole, module, "alternative", read_bank(course.alternatives(module.name).read_text(), "alternative"), course.gate.alternatives
+        ),
         *equivalents_problems(course, module),
     ]
 
@@ -177,8 +185,8 @@ def _squeeze(text: str) -> str:
     return re.sub(r"[\s`]+", "", text)
 
 
-def _bank_problems(whole: Module, module: Module, kind: str, bank: Bank) -> Iterator[str]:
-    """Entries that are wrong, and tasks of `module` that have too few entries."""
+def _bank_problems(whole: Module, module: Module, kind: str, bank: Bank, minimum: int) -> Iterator[str]:
+    """Entries that are wrong, and tasks of `module` that have fewer than `minimum` entries."""
     names = [entry.name for entry in bank.entries]
     for name in sorted(set(names)):
         if names.count(name) > 1:
@@ -188,7 +196,6 @@ def _bank_problems(whole: Module, module: Module, kind: str, bank: Bank) -> Iter
             yield f"{module.name}: the {kind} {entry.name} is for {entry.task}, which is no task of the module"
         if kind == "misconception" and not entry.why.strip():
             yield f"{module.name}: the misconception {entry.name} does not say why it is wrong"
-    minimum = MINIMUM_MISCONCEPTIONS if kind == "misconception" else MINIMUM_ALTERNATIVES
     for task in module.tasks:
         count = sum(entry.task == task.name for entry in bank.entries)
         if count < minimum:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from grader.check.evidence import ModuleEvidence, replay_problems
-from grader.check.form import course_problems, module_problems, unreadable_files
+from grader.check.form import course_problems, module_problems, unreadable_files, warnings_of
 from grader.check.public import public_problems
 from grader.check.replay_process import evidence_of
 from grader.check.report import Report
@@ -35,7 +35,7 @@ def check(
 
     `on_progress` is told how many trials are done, how many there are, and what the last one was. Raises: Refused.
     """
-    report = Report(modules=len(modules), tasks=sum(len(module.tasks) for module in modules))
+    report = Report(modules=len(modules), tasks=sum(len(module.tasks) for module in modules), warnings=warnings_of(course))
     trials: list[Trial] = []
     readable: list[Module] = []
     for module in modules:

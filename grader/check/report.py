@@ -21,5 +21,7 @@ class Report(Struct):
     """Misconceptions that are rejected."""
     problems: list[str] = []
     """Everything else that has to be mended, one sentence each."""
+    warnings: list[str] = []
+    """What may be meant so."""
     evidence: list[ModuleEvidence] = []
     """What each module's points rest on."""

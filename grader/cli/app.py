@@ -15,6 +15,7 @@ from grader.cli.collect import collect_repositories
 from grader.cli.course import list_tasks, schema, stubs
 from grader.cli.doctor import doctor
 from grader.cli.grade import grade
+from grader.cli.new import app as new
 from grader.cli.practice import hint, next_task, progress, reset, run, show, solution, tutor, watch
 
 __all__ = ["app"]
@@ -58,6 +59,7 @@ app.command("collect", rich_help_panel=_COURSE)(collect_repositories)
 app.command(rich_help_panel=_COURSE)(check)
 app.command(rich_help_panel=_COURSE)(stubs)
 app.command(rich_help_panel=_COURSE)(schema)
+app.add_typer(new, name="new", rich_help_panel=_COURSE)
 app.add_typer(
     typer.Typer(
         cls=_Exports, no_args_is_help=True, help="Write files that other programs read: nbgrader, GitHub, Classroom 50, Gradescope."

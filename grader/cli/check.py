@@ -122,6 +122,8 @@ def _show(report: "Report", seed: int, seeds: int, *, json: bool) -> None:
     else:
         for name in report.survived:
             console.print(Text(f"survived: {name}", "red"), soft_wrap=True)
+        for sentence in report.warnings:
+            console.print(Text(f"warning: {sentence}", "yellow"), soft_wrap=True)
         _print_problems(report.problems)
         rejected = f"{len(report.rejected)} of {report.misconceptions} misconceptions rejected"
         _print_table(report)

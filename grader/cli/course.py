@@ -13,13 +13,14 @@ from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
 from grader.base.files import write_atomically
 from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, progress_bar, stop
 from grader.course.manifest import Course, Module
+from grader.course.readme import with_table
 from grader.course.stubs import module_stub
 
 if TYPE_CHECKING:
     from grader.check.mistakes import HomeNaming
     from grader.practice.session import Mark
 
-__all__ = ["list_tasks", "schema", "stubs"]
+__all__ = ["list_tasks", "schema", "stubs", "write_stubs"]
 
 
 def list_tasks(course: CourseOption = None, json: JsonOption = False) -> None:
@@ -55,11 +56,22 @@ def stubs(
     jobs: Annotated[int, typer.Option(min=1, help="How many processes run known mistakes at once.")] = min(4, os.cpu_count() or 1),
     course: CourseOption = None,
 ) -> None:
-    """Write what students get of solutions/ and the banks: stubs, the pictures of `grader show`, and known mistakes, locked."""
+    """Write what is made of solutions/ and the banks: stubs, the README's table, pictures of `grader show`, and known mistakes, locked."""
     loaded = load(course)
-    outdated = [_stubs(loaded, check=check), _pictures(loaded, check=check), _mistakes(loaded, jobs, check=check)]
+    outdated = [
+        _stubs(loaded, check=check),
+        _readme(loaded, check=check),
+        _pictures(loaded, check=check),
+        _mistakes(loaded, jobs, check=check),
+    ]
     if check and any(outdated):
         raise typer.Exit(EXIT_PROBLEMS)
+
+
+def write_stubs(course: Course) -> None:
+    """Write the stubs and the README's table. Raises: typer.Exit."""
+    _stubs(course, check=False)
+    _readme(course, check=False)
 
 
 def _stubs(course: Course, *, check: bool) -> bool:
@@ -81,6 +93,19 @@ def _stubs(course: Course, *, check: bool) -> bool:
             write_atomically(path, text.encode())
             Console().print(f"wrote {path.relative_to(course.root)}")
     return outdated
+
+
+def _readme(course: Course, *, check: bool) -> bool:
+    """Write the README's table of modules, or say that it is out of date. Returns: whether it is or was."""
+    path = course.root / "README.md"
+    text = path.read_text() if path.is_file() else ""
+    new = with_table(text, course)
+    if new != text and check:
+        console.print(Text("README.md: the table of modules is out of date: run `grader stubs`", "red"))
+    elif new != text:
+        write_atomically(path, new.encode())
+        Console().print("wrote README.md")
+    return new != text
 
 
 def _pictures(course: Course, *, check: bool) -> bool:

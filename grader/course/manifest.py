@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-__all__ = ["PACKAGES", "Course", "Limits", "ManifestError", "Module", "Overrides", "Show", "Task", "find_root", "load_course"]
+__all__ = [
+    "MANIFEST",
+    "PACKAGES",
+    "Course",
+    "Gate",
+    "Limits",
+    "ManifestError",
+    "Module",
+    "Overrides",
+    "Show",
+    "Task",
+    "find_root",
+    "load_course",
+]
 
 MANIFEST = "course.toml"
 
@@ -139,11 +152,19 @@ class _Environment(Struct, frozen=True, forbid_unknown_fields=True):
     packages: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")], ...] = ()
 
 
+class Gate(Struct, frozen=True, forbid_unknown_fields=True):
+    """How many entries of each bank `grader check` wants for every task."""
+
+    misconceptions: Annotated[int, Meta(ge=0)] = 3
+    alternatives: Annotated[int, Meta(ge=0)] = 2
+
+
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     title: str
     modules: tuple[Module, ...]
     limits: Limits = Limits()
     environment: _Environment = _Environment()
+    gate: Gate = Gate()
 
 
 class Course(Struct, frozen=True):
@@ -157,6 +178,7 @@ class Course(Struct, frozen=True):
     """Where the digits are: a folder that `torchvision.datasets.MNIST` reads."""
     own_packages: tuple[str, ...] = ()
     """What student code may use besides `PACKAGES`, by the names under which it is installed."""
+    gate: Gate = Gate()
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -265,6 +287,7 @@ class Course(Struct, frozen=True):
             modules=parsed.modules,
             data=root / "data",
             own_packages=parsed.environment.packages,
+            gate=parsed.gate,
         )
 
 

@@ -1,8 +1,10 @@
 """A hidden suite as plain functions. pytest collects it once in a process; the engine calls them for each submission."""
 
+import contextlib
 import copy
 import importlib.util
 import inspect
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -67,9 +69,12 @@ def collect(course: Course, module: str) -> Suite:
     options = ["-c", os.devnull, "--rootdir", str(course.root), "--import-mode=importlib", "--assert=plain", "--disable-plugin-autoload"]
     for name in _UNUSED_PLUGINS:
         options += ["-p", f"no:{name}"]
-    code = pytest.main([str(course.hidden_suite(module)), *options], plugins=[collector])
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        code = pytest.main([str(course.hidden_suite(module)), *options], plugins=[collector])
     if collector.problems or code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        raise SuiteError("; ".join(collector.problems) or f"pytest ended with status {int(code)}")
+        reason = next((line for line in reversed(said.getvalue().splitlines()) if line.strip()), f"pytest ended with status {int(code)}")
+        raise SuiteError("; ".join(collector.problems) or one_line(f"pytest can't collect the hidden tests: {reason}", 400))
     return Suite(tuple(collector.tests))
 
 
