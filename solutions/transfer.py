@@ -141,7 +141,7 @@ def load_partial(model: nn.Module, state: Mapping[str, Tensor], *, prefixes: Seq
     if not loaded:
         raise ValueError("nothing fits: do the keys have another prefix?")
     for name in loaded:
-        own[name].copy_(given[name].detach())
+        own[name].copy_(given[name])  # state_dict() holds the model's tensors, without their graph
     return {
         "loaded": loaded,
         "mismatched": [name for name in own if name in given and name not in loaded],
@@ -181,7 +181,7 @@ def resize_vocab(model: nn.Module, num_tokens: int, optimizer: torch.optim.Optim
     for layer, name in ((embed, "weight"), (head, "weight"), (head, "bias")):
         old = getattr(layer, name)
         if old is not None and old not in new:
-            new[old] = nn.Parameter(resized(old.detach(), old.detach().mean(0)), old.requires_grad)
+            new[old] = nn.Parameter(resized(old, old.mean(0)), old.requires_grad)
         setattr(layer, name, new.get(old))
     embed.num_embeddings = head.out_features = num_tokens  # type: ignore[union-attr, assignment]
     for group in optimizer.param_groups if optimizer else ():
@@ -213,9 +213,9 @@ def interpolate_positions(table: Tensor, old: tuple[int, int], new: tuple[int, i
     """
     if table.shape[1] != extra + old[0] * old[1]:
         raise ValueError(f"a table of {table.shape[1]} positions is not {extra} + {old[0]} · {old[1]}")
-    images = table[:, extra:].transpose(1, 2).unflatten(2, old)  # (1, D, rows, columns)
+    images = table[:, extra:].mT.unflatten(2, old)  # (1, D, rows, columns)
     images = F.interpolate(images, size=new, mode="bicubic")
-    return torch.cat((table[:, :extra], images.flatten(2).transpose(1, 2)), dim=1)
+    return torch.cat((table[:, :extra], images.flatten(2).mT), dim=1)
 
 
 class LoRALinear(nn.Module):
@@ -397,8 +397,9 @@ def average_checkpoints(checkpoints: Sequence[Mapping[str, Tensor]]) -> dict[str
     for name, value in checkpoints[0].items():
         place = value.data_ptr(), value.shape, value.stride(), value.dtype
         if place not in shared:
-            states = torch.stack([state[name].detach() for state in checkpoints])
-            shared[place] = states.double().mean(0).to(value.dtype) if value.is_floating_point() else states[-1].clone()
+            tensors = [state[name].detach() for state in checkpoints]
+            mean = torch.stack(tensors).double().mean(0).to(value.dtype)
+            shared[place] = mean if value.is_floating_point() else tensors[-1].clone()
         averages[name] = shared[place]
     return averages
 

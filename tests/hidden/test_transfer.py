@@ -162,7 +162,7 @@ class TestFreeze:
         agree(probe, rtol=0, atol=0)
 
     @pytest.mark.parametrize("optimizer", [sgd, adamw])
-    @pytest.mark.parametrize("patterns", PATTERNS, ids=" ".join)
+    @pytest.mark.parametrize("patterns", PATTERNS[:-1], ids=" ".join)
     def test_nothing_moves_what_is_frozen(self, agree, draw, patterns, optimizer):
         """After steps with an optimizer that was there before, frozen weights and statistics are bit for bit the same; the rest learns."""
         state, x = drawn(draw, Net()), draw.normal(6, 2, 5, 4, dtype=F64)
@@ -678,20 +678,20 @@ OPTIMIZERS = {
 @task("resize_vocab")
 class TestResizeVocab:
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("n", [9, 7, 6, 4, 1])
+    @pytest.mark.parametrize("n", [9, 7, 4, 1])
     def test_values(self, agree, draw, kind, n):
         """Old rows stay as far as they fit, further ones are the mean of all old ones; the layers know the number."""
         state, ids = speaker(draw, **KINDS[kind]), draw.integers(0, n, 5, 3)
 
         def probe(m):
             model = loaded(Speaker(**KINDS[kind]), state)
-            nothing = m.resize_vocab(model, n)
+            nothing = m.resize_vocab(model, n), m.resize_vocab(model, n)  # the second time, it is V itself
             return nothing, state_of(model), model(ids).detach(), model.embed.num_embeddings, model.head.out_features
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("n", [8, 6, 5])
+    @pytest.mark.parametrize("n", [8, 5])
     def test_ties(self, agree, draw, kind, n):
         """A change of the embedding's weight is one of the head's where they were tied, and only there."""
         state, noise = speaker(draw, **KINDS[kind]), draw.normal(n, 4, dtype=F64)
@@ -757,9 +757,9 @@ class TestResizeVocab:
                 opt = torch.optim.AdamW([parameters[name] for name in names], lr=0.1)
                 train(model, opt, ids, steps)
                 m.resize_vocab(model, n, opt)
-                out.append((opt.state_dict()["state"], [p.shape for p in opt.param_groups[0]["params"]]))
+                out.append((copy.deepcopy(opt.state_dict()["state"]), [p.shape for p in opt.param_groups[0]["params"]]))
                 train(model, opt, ids, 1)
-                out.append((state_of(model), opt.state_dict()["state"]))
+                out.append((state_of(model), copy.deepcopy(opt.state_dict()["state"])))
             return out
 
         agree(probe, rtol=1e-6, atol=1e-8)
@@ -795,7 +795,7 @@ class TestResizeVocab:
     @pytest.mark.parametrize(("V", "d"), [(1, 5), (7, 1), (1, 1), (3, 2)])
     def test_small_sizes(self, agree, draw, V, d):
         """One token, or one feature: nothing gets lost, nor is a count of steps taken for a row."""
-        state, n = speaker(draw, V, d), draw.integer(3, 9)
+        state, n = speaker(draw, V, d), draw.integer(V + 1, V + 6)
         ids = draw.integers(0, V, 5)
 
         def probe(m):
@@ -834,7 +834,7 @@ class TestResizeVocab:
             train(model, opt, ids, 1)
             ending = raised(ValueError, lambda: m.resize_vocab(model, n, opt))
             train(model, opt, ids, 1)
-            between = state_of(model), opt.state_dict()["state"]
+            between = state_of(model), copy.deepcopy(opt.state_dict()["state"])
             m.resize_vocab(model, 1, opt)
             return ending, between, model.embed.num_embeddings, state_of(model)
 
@@ -872,7 +872,9 @@ class TestInterpolatePositions:
     def test_same_size(self, agree, draw):
         """With the size of before, every vector is what it was."""
         table = draw.normal(1, 1 + 15, 7)
-        agree(lambda m: m.interpolate_positions(table, (3, 5), (3, 5)), rtol=0, atol=0)
+        agree(
+            lambda m: (m.interpolate_positions(table, (3, 5), (3, 5)), m.interpolate_positions(table, (5, 3), (1, 1))), rtol=1e-6, atol=1e-6
+        )
 
     @pytest.mark.parametrize("sizes", with_ones(2, 3, 4, 5, 6))
     def test_sizes_of_one(self, agree, draw, sizes):
@@ -1558,7 +1560,13 @@ class TestAverageCheckpoints:
         shape, stretched = states[1] | {"w": draw.normal(5, 3)}, states[1] | {"w": draw.normal(1, 5)}
         dtype, count = states[1] | {"w": draw.normal(3, 5, dtype=F64)}, states[1] | {"count": draw.normal(1)[0]}
         odd = [less, more, shape, stretched, dtype, count]
-        wrong = [[], *([states[0], one, states[2]] for one in odd), *([one, states[2]] for one in odd), *([states[0], one] for one in odd)]
+        wrong = [
+            [],
+            *([states[0], one, states[2]] for one in odd),
+            *([one, states[2]] for one in odd),
+            *([states[0], one] for one in odd),
+            *([*states, one] for one in odd),
+        ]
 
         def probe(m):
             endings = [raised(ValueError, lambda given=given: m.average_checkpoints(given)) for given in wrong]
