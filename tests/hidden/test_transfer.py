@@ -161,20 +161,20 @@ class TestFreeze:
 
         agree(probe, rtol=0, atol=0)
 
-    @pytest.mark.parametrize("optimizer", [sgd, adamw])
     @pytest.mark.parametrize("patterns", PATTERNS[:-1], ids=" ".join)
-    def test_nothing_moves_what_is_frozen(self, agree, draw, patterns, optimizer):
+    def test_nothing_moves_what_is_frozen(self, agree, draw, patterns):
         """After steps with an optimizer that was there before, frozen weights and statistics are bit for bit the same; the rest learns."""
         state, x = drawn(draw, Net()), draw.normal(6, 2, 5, 4, dtype=F64)
+        optimizer = (sgd, adamw)[PATTERNS.index(patterns) % 2]
 
         def probe(m):
             model = loaded(Net(), state)
             opt = optimizer(model)
-            train(model, opt, x, 2)
+            train(model, opt, x, 1)
             before = state_of(model)
             m.freeze(model, patterns)
             opt.step()  # with the gradients of before, where there are any
-            train(model, opt, x, 3, set_to_none=False)
+            train(model, opt, x, 2, set_to_none=False)
             after = state_of(model)
             return after, {name: after[name].equal(before[name]) for name in after}
 
@@ -260,7 +260,7 @@ class TestFreeze:
 
         agree(probe, rtol=1e-7, atol=1e-9)
 
-    @pytest.mark.parametrize("wrong", [["haed.*"], ["body.*", "haed.*"], ["body"], ["head.*", "Body.*"], ["body.1"], ["eight"], [""]])
+    @pytest.mark.parametrize("wrong", [["body.*", "haed.*"], ["body"], ["head.*", "Body.*"], ["eight"], [""]])
     def test_a_pattern_without_a_match(self, agree, draw, wrong):
         """A pattern that matches no whole name is a ValueError, whatever the others match, and nothing is frozen then."""
         state, x = drawn(draw, Net()), draw.normal(6, 2, 5, 4, dtype=F64)
@@ -308,14 +308,16 @@ class TestFreeze:
 
 
 class Reader(nn.Module):
-    """A head that comes first and has the embedding's weight; eleven blocks; parameters of none and of three dimensions."""
+    """A head that comes first and has the embedding's weight; eleven blocks, some empty; parameters of none and of three dimensions."""
 
     def __init__(self):
         super().__init__()
         self.head = nn.Linear(3, 5)
         self.embed = nn.Embedding(5, 3)
         self.head.weight = self.embed.weight
-        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 3)) for _ in range(11))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(3), nn.ReLU(), nn.Linear(3, 3)) if i in (0, 1, 7, 10) else nn.Identity() for i in range(11)
+        )
         self.cls = nn.Parameter(torch.zeros(1, 2, 3))
         self.scale = nn.Parameter(torch.zeros(()))
 
@@ -393,13 +395,12 @@ class TestParamGroups:
     def test_frozen_parameters(self, agree, draw):
         """Parameters that don't require gradients are in no group, nor need a layer; a layer without others has no group, and counts."""
         state, given = reader(draw), settings(draw)
-        frozen = draw.bools(11, 4).tolist()
-        frozen[3], frozen[7] = [True] * 4, [True, True, False, True]
+        frozen = [draw.bools(4).tolist(), [True] * 4, draw.bools(4).tolist(), [True, True, False, True]]
 
         def probe(m):
             model = loaded(Reader(), state)
-            for block, row in zip(model.blocks, frozen, strict=True):
-                for p, flag in zip(block.parameters(), row, strict=True):
+            for i, row in zip((0, 1, 7, 10), frozen, strict=True):
+                for p, flag in zip(model.blocks[i].parameters(), row, strict=True):
                     p.requires_grad_(not flag)
             model.cls.requires_grad_(False)
             return described(m.param_groups(model, ["embed", "scale", *BLOCKS, "head"], **given))
@@ -705,8 +706,18 @@ class TestResizeVocab:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    @pytest.mark.parametrize(
+        ("optimizer", "kind"),
+        [
+            ("SGD", "tied"),
+            ("SGD", "untied, no bias"),
+            ("plain SGD", "untied"),
+            ("AdamW", "untied"),
+            ("AdamW", "tied, no bias"),
+            ("Adagrad", "tied"),
+            ("RMSprop", "tied"),
+        ],
+    )
     def test_training_goes_on(self, agree, draw, kind, optimizer):
         """The optimizer's state moves with the rows, for more tokens and then for fewer: steps and state are the reference's."""
         state, n = speaker(draw, **KINDS[kind]), draw.integer(7, 12)
@@ -715,12 +726,12 @@ class TestResizeVocab:
         def probe(m):
             model = loaded(Speaker(**KINDS[kind]), state)
             opt = OPTIMIZERS[optimizer](model.parameters())
-            train(model, opt, ids, 2)
+            train(model, opt, ids, 1)
             m.resize_vocab(model, n, opt)
-            train(model, opt, more, 2)
+            train(model, opt, more, 1)
             after, moved = state_of(model), copy.deepcopy(opt.state_dict()["state"])
             m.resize_vocab(model, 5, opt)
-            train(model, opt, ids % 5, 2)
+            train(model, opt, ids % 5, 1)
             return after, moved, state_of(model), opt.state_dict()["state"]
 
         agree(probe, rtol=1e-6, atol=1e-8)
@@ -1377,9 +1388,7 @@ class TestInjectedLoRA:
 
         agree(probe, rtol=1e-9, atol=1e-9)
 
-    @pytest.mark.parametrize(
-        "wrong", [["haed"], ["head", "haed"], ["embed"], ["blocks.0"], ["*.up", "*.norm"], ["Head"], ["blocks.0.up.weight"]]
-    )
+    @pytest.mark.parametrize("wrong", [["head", "haed"], ["embed"], ["*.up", "blocks.0"], ["Head"]])
     def test_a_pattern_without_a_match(self, agree, draw, wrong):
         """A pattern that matches no linear layer is a ValueError, and the model still learns, all of it."""
         state, ids = stack(draw), draw.integers(0, 6, 5, 3)
@@ -1790,10 +1799,8 @@ def from_scratch(images, labels, seed):
 
 
 def scattered(draw, images, rows=12, columns=12):
-    """The middle 8×8 pixels of each image, anywhere on a larger one, with noise."""
-    images = images[:, 0]
-    edge = (images.shape[-1] - 8) // 2
-    images, n = images[:, edge : edge + 8, edge : edge + 8], len(images)
+    """The images, 8×8, each anywhere on a larger one, with noise."""
+    images, n = F.adaptive_avg_pool2d(images, 8)[:, 0], len(images)
     i = draw.integers(0, rows - 7, n)[:, None, None] + torch.arange(8)[:, None]
     j = draw.integers(0, columns - 7, n)[:, None, None] + torch.arange(8)
     canvas = 0.2 * draw.normal(n, 1, rows, columns)
@@ -1863,16 +1870,16 @@ def check_tuned(state, weights, classes):
 @task("fine_tune_digits")
 class TestFineTuneDigits:
     def test_beats_training_from_scratch(self, student, reference, draw, digits):
-        """Over three draws, the weights are right for at least 4 points more of the held-out images than those trained from scratch."""
+        """Over three draws, the weights are right for 3 points more of the held-out images than from scratch, or for half."""
         weights, seed = trained_on_small_digits(digits), draw.seed()
         draws = [large_digits(draw, digits) for _ in range(3)]
         given = [(images, labels) for images, labels, _, _ in draws]
         states = student(lambda m: [m.fine_tune_digits(weights, *pair, classes=5, seed=seed) for pair in given], like=None)
         assert isinstance(states, list) and len(states) == 3, "It must return a state_dict."
         tuned = sum(right(check_tuned(state, weights, 5), *case[2:]) for state, case in zip(states, draws, strict=True)) / 3
-        scratch = sum(reference(lambda m: [right(from_scratch(*case[:2], seed), *case[2:]) for case in draws])) / 3
-        assert tuned >= scratch + 0.04, (
-            f"On held-out images, the weights are right for {tuned:.1%}, those from scratch for {scratch:.1%}; 4 points more are needed."
+        scratch = sum(reference(lambda m: [right(from_scratch(*case[:2], seed + i), *case[2:]) for i, case in enumerate(draws)])) / 3
+        assert tuned >= min(scratch + 0.03, 0.5), (
+            f"On held-out images, the weights are right for {tuned:.1%}, those from scratch for {scratch:.1%}; 3 points more are needed, or 50 %."
         )
 
     def test_other_numbers(self, student, draw, digits):
@@ -1881,7 +1888,7 @@ class TestFineTuneDigits:
         images, labels, new_images, new_labels = large_digits(draw, digits, 15, 3, (14, 11))
         state = student(lambda m: m.fine_tune_digits(weights, images, labels, classes=3, seed=seed), like=None)
         share = right(check_tuned(state, weights, 3), new_images, new_labels)
-        assert share >= 0.5, f"With three classes, the weights are right for {share:.1%} of held-out images; 50 % are needed."
+        assert share >= 0.42, f"With three classes, the weights are right for {share:.1%} of held-out images; 42 % are needed."
 
     def test_seed_decides(self, student, draw, digits):
         """The same seed gives the same weights whatever the global state is; for weights that have learnt."""
@@ -1899,6 +1906,6 @@ class TestFineTuneDigits:
         states = student(probe, like=None)
         nets = [check_tuned(state, weights, 5) for state in states]
         share = right(nets[0], new_images, new_labels)
-        assert share >= 0.4, f"The seed counts only for weights that have learnt: they are right for {share:.1%} of held-out images."
+        assert share >= 0.35, f"The seed counts only for weights that have learnt: they are right for {share:.1%} of held-out images."
         same = all(torch.allclose(states[0][name], states[1][name], rtol=1e-3, atol=1e-4) for name in states[0])
         assert same, "The same seed must give the same weights, whatever was drawn from global generators before."
