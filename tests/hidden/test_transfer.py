@@ -1879,7 +1879,7 @@ class TestFineTuneDigits:
         tuned = sum(right(check_tuned(state, weights, 5), *case[2:]) for state, case in zip(states, draws, strict=True)) / 3
         scratch = sum(reference(lambda m: [right(from_scratch(*case[:2], seed + i), *case[2:]) for i, case in enumerate(draws)])) / 3
         assert tuned >= min(scratch + 0.03, 0.5), (
-            f"On held-out images, the weights are right for {tuned:.1%}; from scratch, it is {scratch:.1%}. 3 points more are needed, or 50 %."
+            f"Of held-out images, the weights get {tuned:.1%} right; from scratch, it is {scratch:.1%}. 3 points more are needed, or 50 %."
         )
 
     def test_other_numbers(self, student, draw, digits):
