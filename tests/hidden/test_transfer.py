@@ -1574,7 +1574,7 @@ class TestAverageCheckpoints:
             *([states[0], one, states[2]] for one in odd),
             *([one, states[2]] for one in odd),
             *([states[0], one] for one in odd),
-            *([*states, one] for one in odd),
+            *([*states[:2], one] for one in odd),
         ]
 
         def probe(m):
