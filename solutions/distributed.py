@@ -470,7 +470,7 @@ def vocab_parallel_cross_entropy(logits: Tensor, targets: Tensor, start: int) ->
     large, and cover the vocabulary. The logits are never gathered: no rank gives a collective more than 2N numbers at a time.
 
     For stability each row's largest logit, over all ranks, is subtracted before exp, so that logits from −1e5 to 1e5 are right, as are
-    logits of −inf, as long as a row's target is finite.
+    logits of −inf: also where a rank has nothing else in a row, as long as the row's target is finite.
 
     All ranks get the same losses and compute the same from them. The backward pass needs no collective: the gradient of this rank's
     logits is (softmax over all classes − 1 at the target) times the loss's gradient.

@@ -586,7 +586,7 @@ def gradient_written_out(logits, targets, start):
 @alternative("vocab_parallel_cross_entropy")
 def gathers_logsumexps(logits, targets, start):
     """Each rank's own logsumexp and target logit are gathered: one message of 2N numbers."""
-    own = torch.logsumexp(logits, 1)
+    own = torch.logsumexp(logits.clamp(min=torch.finfo(logits.dtype).min / 4), 1)
     columns = torch.arange(start, start + logits.shape[1])
     hit = columns == targets[:, None]
     target = torch.where(hit, logits, 0.0).sum(1)

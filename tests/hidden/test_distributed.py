@@ -43,8 +43,8 @@ def largest(transcript):
 
 
 def parameters(model):
-    """The shape of each parameter and whether it is trained, and the names in the state_dict."""
-    return {name: (tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()}, sorted(model.state_dict())
+    """The shape of each parameter, and the names in the state_dict."""
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}, sorted(model.state_dict())
 
 
 def gradients(model):
@@ -439,7 +439,11 @@ class TestDataParallel:
             model.finish()
             return local, gradients(model)
 
-        agree(lambda m: [on_group(n, lambda rank: work(m, rank))[0] for n in (1, 3)], rtol=1e-9, atol=1e-9)
+        def probe(m):
+            found = [on_group(n, lambda rank: work(m, rank)) for n in (1, 3)]
+            return [results for results, _ in found], [kinds(transcript, "broadcast") for _, transcript in found]
+
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_gradients_add_up_over_steps(self, agree, draw):
         """Without zero_grad, the next mean adds to the earlier one; a second `finish`, and one before any step, do nothing."""
@@ -463,10 +467,10 @@ class TestDataParallel:
         class Several(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.scale = nn.Parameter(x[0, 0].clone())
+                self.scale, self.norm = nn.Parameter(x[0, 0].clone()), nn.BatchNorm1d(3)
 
             def forward(self, a, *, b=None, names=()):
-                return {"sum": a + b * self.scale, "names": list(names), "training": str(self.training)}
+                return {"sum": self.norm(a) + b * self.scale, "names": list(names)}
 
         def work(m):
             model = m.DataParallel(Several())
@@ -479,24 +483,24 @@ class TestDataParallel:
 # bucket_gradients
 
 
-def bucketed(m, grads, bucket_bytes, rank):
+def bucketed(m, grads, bucket_bytes, rank, layout):
     """Buckets, the gradients afterwards, and what the tensors that were the gradients hold then."""
     parameters = []
     for grad in grads[rank]:
-        parameters.append(nn.Parameter(torch.zeros(3)) if grad is None else nn.Parameter(torch.zeros_like(grad)))
-        if grad is not None:
-            p = torch.empty_strided(grad.shape, grad.stride(), dtype=grad.dtype) if 0 not in grad.stride() else torch.empty_like(grad)
-            parameters[-1].grad = p.copy_(grad)
+        parameters.append(nn.Parameter(torch.zeros(3) if grad is None else torch.zeros_like(grad)))
+        if grad is not None:  # a copy, every second entry of a longer tensor, or a transpose's view
+            copies = {"sliced": lambda g: torch.stack([g, g], -1)[..., 0], "transposed": lambda g: g.mT.clone().mT}
+            parameters[-1].grad = copies.get(layout if grad.dim() > 1 else "", torch.clone)(grad)
     before = [p.grad for p in parameters]
     buckets = m.bucket_gradients(parameters, bucket_bytes)
     return buckets, [p.grad for p in parameters], before
 
 
-def bucket_probe(grads, limits, sizes=(1, 2, 3)):
+def bucket_probe(grads, limits, sizes=(1, 2, 3), layout=""):
     """All combinations of limits and numbers of ranks, with the transcripts."""
 
     def probe(m):
-        found = [on_group(n, lambda rank, limit=limit: bucketed(m, grads, limit, rank)) for n in sizes for limit in limits]
+        found = [on_group(n, lambda rank, limit=limit: bucketed(m, grads, limit, rank, layout)) for n in sizes for limit in limits]
         return [(results, transcript[1:]) for results, transcript in found]  # what a lone rank says is its own affair
 
     return probe
@@ -536,11 +540,11 @@ class TestBucketGradients:
 
         agree(probe, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("layout", ["sliced", "transposed"])
     def test_layouts(self, agree, draw, layout):
         """A gradient may lie in memory in any way."""
-        grads = [[draw.normal(4, 3, layout=layout), draw.normal(2, 5, 3, layout=layout), draw.normal(7, dtype=F64)] for _ in range(2)]
-        agree(bucket_probe(grads, (50, 1000), (1, 2)), rtol=1e-5, atol=1e-5)
+        grads = [[draw.normal(4, 3), draw.normal(2, 5, 3), draw.normal(7, dtype=F64)] for _ in range(2)]
+        agree(bucket_probe(grads, (50, 1000), (1, 2), layout), rtol=1e-5, atol=1e-5)
 
     def test_sizes(self, agree, draw):
         """Gradients without dimensions, with sizes of 1, and without entries."""
@@ -717,7 +721,7 @@ class TestZeroAdamW:
     def test_settings(self, agree, draw, options):
         """Each setting may be 0; eps is added to the root of the corrected moment."""
         starts, grads = zero_case(draw)
-        agree(zero_probe(starts, grads, (1, 2), **{"lr": 0.1, **options}), rtol=1e-9, atol=1e-9)
+        agree(zero_probe(starts, grads, (2,), **{"lr": 0.1, **options}), rtol=1e-9, atol=1e-9)
 
     def test_owners(self, agree, draw):
         """From the largest to the smallest, each parameter goes to the rank with the fewest entries so far."""
@@ -1258,7 +1262,7 @@ def states(draw, count, dtype=torch.float32):
 
     def state(offset):
         return {
-            "weight": draw.normal(3, 5, dtype=dtype) + offset,
+            "weight": draw.normal(4, 5, dtype=dtype) + offset,
             "norm.num_batches_tracked": draw.integers(0, 10**6),
             "bias": draw.normal(5, dtype=dtype),
             "scale": draw.normal(dtype=dtype),
@@ -1487,7 +1491,7 @@ def placed(model):
 
 @task("shard_model")
 class TestShardModel:
-    @pytest.mark.parametrize("blocks", [1, 3])
+    @pytest.mark.parametrize("blocks", [0, 1, 3])
     def test_placements(self, agree, draw, blocks):
         """Each rank has its part of the layers of every block and of the head, and nothing else is sharded."""
         sizes = (4, 6, blocks, 8)
@@ -1496,73 +1500,55 @@ class TestShardModel:
             lambda m: [on_group(n, lambda rank, n=n: placed(m.shard_model(a_model(state, *sizes), mesh_of(n))))[0] for n in (1, 2)], **LOOSE
         )
 
-    @pytest.mark.parametrize("blocks", [0, 2])
-    def test_outputs_and_gradients(self, agree, draw, blocks):
-        """The outputs are whole, plain and those of one process, and so are the gradients."""
-        sizes = (4, 6, blocks, 8)
+    def test_outputs_and_gradients(self, agree, draw):
+        """The outputs are whole, plain and those of one process, and so are the gradients of the model that was given."""
+        sizes = (4, 6, 2, 8)
         state, x, w = model_state(draw, *sizes), draw.normal(5, 3, dtype=F64), draw.normal(5, 8, dtype=F64)
 
-        def work(m, n):
+        def work(m):
             from torch.distributed.tensor import DTensor
 
             model = a_model(state, *sizes)
-            same = m.shard_model(model, mesh_of(n))
-            y = same(x)
+            y = m.shard_model(model, mesh_of(2))(x)
             (y * w).sum().backward()
             return "a DTensor" if isinstance(y, DTensor) else whole(y), {name: whole(p.grad) for name, p in model.named_parameters()}
 
-        agree(lambda m: [on_group(n, lambda rank, n=n: work(m, n))[0] for n in (1, 2)], rtol=1e-8, atol=1e-8)
+        agree(lambda m: on_group(2, lambda rank: work(m))[0], rtol=1e-8, atol=1e-8)
 
     def test_messages(self, agree, draw):
         """A block's forward pass needs one all_reduce, and the head's one all_gather."""
-        sizes = (4, 6, 3, 8)
+        sizes = (4, 6, 2, 9)
         state, x = model_state(draw, *sizes), draw.normal(5, 3, dtype=F64)
 
-        def work(m, n):
-            model = m.shard_model(a_model(state, *sizes), mesh_of(n))
+        def work(m):
+            model = m.shard_model(a_model(state, *sizes), mesh_of(3))
             dist.barrier()
             with torch.no_grad():
                 return whole(model(x))
 
         def probe(m):
-            (single, _), (results, transcript) = (on_group(n, lambda rank, n=n: work(m, n)) for n in (1, 2))
-            return single, results, [spoken[spoken.index("barrier") :] for spoken in kinds(transcript)]
+            results, transcript = on_group(3, lambda rank: work(m))
+            return results, [spoken[spoken.index("barrier") :] for spoken in kinds(transcript)]
 
         agree(probe, rtol=1e-8, atol=1e-8)
 
-    def test_blocks_alone(self, agree, draw):
+    def test_parts_alone(self, agree, draw):
         """Each block and the head take and give plain tensors."""
         sizes = (4, 6, 2, 6)
         state, x = model_state(draw, *sizes), draw.normal(5, 4, dtype=F64)
 
-        def work(m, n):
+        def work(m):
             from torch.distributed.tensor import DTensor
 
-            model = m.shard_model(a_model(state, *sizes), mesh_of(n))
+            model = m.shard_model(a_model(state, *sizes), mesh_of(2))
             outputs = [part(x) for part in (*model.blocks, model.head)]
             return ["a DTensor" if isinstance(y, DTensor) else whole(y) for y in outputs]
 
-        agree(lambda m: [on_group(n, lambda rank, n=n: work(m, n))[0] for n in (1, 3)], rtol=1e-8, atol=1e-8)
-
-    def test_training(self, agree, draw):
-        """An optimizer made afterwards trains what one process trains."""
-        sizes = (4, 6, 2, 8)
-        state, xs = model_state(draw, *sizes), draw.normal(2, 5, 3, dtype=F64)
-
-        def work(m, n):
-            model = m.shard_model(a_model(state, *sizes), mesh_of(n))
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
-            for x in xs:
-                optimizer.zero_grad()
-                model(x).square().mean().backward()
-                optimizer.step()
-            return {name: whole(p) for name, p in model.named_parameters()}
-
-        agree(lambda m: [on_group(n, lambda rank, n=n: work(m, n))[0] for n in (1, 2)], rtol=1e-8, atol=1e-8)
+        agree(lambda m: on_group(2, lambda rank: work(m))[0], rtol=1e-8, atol=1e-8)
 
 
-def fsdp_steps(m, state, sizes, xs, lr, rank, n):
-    """Train on parts of batches: what is placed where at first, the transcript's marks, and all parameters at the end."""
+def fsdp_steps(m, state, sizes, xs, rank, n, lr=0.05):
+    """Train on parts of batches: what is placed where at first, the optimizer's shards, and all parameters at the end."""
     model = a_model(state, *sizes)
     optimizer = m.fsdp_wrap(model, mesh_of(n), lr)
     start = placed(model)
@@ -1571,39 +1557,38 @@ def fsdp_steps(m, state, sizes, xs, lr, rank, n):
         optimizer.zero_grad()
         model(x[rank::n]).square().mean().backward()
         optimizer.step()
-    moments = [optimizer.state[p]["exp_avg"].to_local().clone() for group in optimizer.param_groups for p in group["params"]]
-    return start, moments, {name: whole(p) for name, p in model.named_parameters()}
+    parts = [part for p in model.parameters() for part in (optimizer.state.get(p, {}).get("exp_avg"), p)]
+    moments = [part if part is None else part.to_local().clone() if hasattr(part, "to_local") else part.clone() for part in parts[::2]]
+    return start, moments, [whole(p) for p in parts[1::2]]
 
 
 @task("fsdp_wrap")
 class TestFsdpWrap:
     def test_training_equals_one_process(self, agree, draw):
         """After three steps of AdamW the parameters are those of one process with the whole batches; each rank held its shards only."""
-        sizes = (4, 5, 2, 7)
+        sizes = (4, 5, 1, 3)
         state, xs = model_state(draw, *sizes), draw.normal(3, 6, 3, dtype=F64)
         lr = draw.uniform(1, low=0.01, high=0.1).item()
-        agree(
-            lambda m: [on_group(n, lambda rank, n=n: fsdp_steps(m, state, sizes, xs, lr, rank, n))[0] for n in (1, 2)], rtol=1e-7, atol=1e-7
-        )
+        agree(lambda m: on_group(2, lambda rank: fsdp_steps(m, state, sizes, xs, rank, 2, lr))[0], rtol=1e-7, atol=1e-7)
 
-    @pytest.mark.parametrize("blocks", [0, 3])
-    def test_units(self, agree, draw, blocks):
+    def test_units(self, agree, draw):
         """Each block is gathered for itself, forward and backward, and the rest as one unit."""
-        sizes = (4, 5, blocks, 7)
+        sizes = (4, 5, 2, 7)
         state, xs = model_state(draw, *sizes), draw.normal(1, 6, 3, dtype=F64)
 
         def probe(m):
-            found = [on_group(n, lambda rank, n=n: fsdp_steps(m, state, sizes, xs, 0.1, rank, n)) for n in (1, 2)]
-            return [results for results, _ in found], said(found[1][1])
+            results, transcript = on_group(2, lambda rank: fsdp_steps(m, state, sizes, xs, rank, 2))
+            return results, said(transcript)
 
         agree(probe, rtol=1e-7, atol=1e-7)
 
-    def test_settings(self, agree, draw):
+    @pytest.mark.parametrize("n", [1, 3])
+    def test_settings(self, agree, draw, n):
         """The optimizer is AdamW with this rate, 0 too, and its other settings are AdamW's own; it has every parameter once."""
-        sizes = (4, 5, 2, 7)
+        sizes = (4, 5, 1, 7)
         state, lr = model_state(draw, *sizes), draw.uniform(1, low=0.01, high=0.1).item()
 
-        def work(m, n, rate):
+        def work(m, rate):
             model = a_model(state, *sizes)
             optimizer = m.fsdp_wrap(model, mesh_of(n), rate)
             groups = optimizer.param_groups
@@ -1611,21 +1596,17 @@ class TestFsdpWrap:
             shapes = [tuple(p.shape) for group in groups for p in group["params"]]
             return type(optimizer).__name__, [{name: group[name] for name in names} for group in groups], shapes, placed(model)
 
-        agree(
-            lambda m: [on_group(n, lambda rank, n=n, rate=rate: work(m, n, rate))[0] for n in (1, 2) for rate in (lr, 0.0)],
-            rtol=1e-9,
-            atol=1e-9,
-        )
+        agree(lambda m: [on_group(n, lambda rank, rate=rate: work(m, rate))[0] for rate in (lr, 0.0)], rtol=1e-9, atol=1e-9)
 
     def test_evaluation(self, agree, draw):
-        """The sharded model gives what the whole one gives, for each rank's own x, in either mode."""
+        """The sharded model gives what the whole one gives, for each rank's own x."""
         sizes = (4, 5, 2, 7)
-        state, xs = model_state(draw, *sizes), draw.normal(3, 2, 3, dtype=F64)
+        state, xs = model_state(draw, *sizes), draw.normal(2, 2, 3, dtype=F64)
 
-        def work(m, rank, n):
+        def work(m, rank):
             model = a_model(state, *sizes)
-            m.fsdp_wrap(model, mesh_of(n), 0.1)
+            m.fsdp_wrap(model, mesh_of(2), 0.1)
             with torch.no_grad():
-                return [model.train(mode)(xs[rank]).clone() for mode in (True, False)]
+                return model.eval()(xs[rank]).clone()
 
-        agree(lambda m: [on_group(n, lambda rank, n=n: work(m, rank, n))[0] for n in (1, 3)], rtol=1e-8, atol=1e-8)
+        agree(lambda m: on_group(2, lambda rank: work(m, rank))[0], rtol=1e-8, atol=1e-8)
