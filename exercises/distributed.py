@@ -308,7 +308,7 @@ class ColumnRowMLP(nn.Module):
 
     def __init__(self, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> None:
         """Keep this rank's features; see the class."""
-        # TODO: about 8 lines.
+        # TODO: about 6 lines.
         raise NotImplementedError("ColumnRowMLP.__init__")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -345,7 +345,7 @@ def vocab_parallel_cross_entropy(logits: Tensor, targets: Tensor, start: int) ->
     Returns: (N,), dtype of logits, the same on all ranks.
     Not allowed: F.cross_entropy, F.nll_loss, torch.distributed.tensor.parallel.loss_parallel.
     """
-    # TODO: about 8 lines, and 8 in helpers of your own.
+    # TODO: about 10 lines.
     raise NotImplementedError("vocab_parallel_cross_entropy")
 
 
@@ -458,7 +458,8 @@ def fsdp_wrap(model: nn.Module, mesh: DeviceMesh, lr: float) -> torch.optim.Adam
 
     Args:
         model: as above, on the CPU, with the same weights on all ranks. It is sharded in place.
-        mesh: one dimension, with all ranks: `init_device_mesh("cpu", (n,))`.
+        mesh: one dimension. Mostly it has all ranks, as `init_device_mesh("cpu", (n,))`; it may also be a part of a larger mesh, and then
+            the parameters are shared out to this part's ranks.
         lr: the learning rate of AdamW. Its other settings are AdamW's defaults.
 
     Returns: the optimizer, of all the sharded model's parameters.

@@ -134,7 +134,7 @@ class DataParallel(nn.Module):
         self.module = module
         self._syncs, self._pending = True, list[tuple[Tensor, Any]]()
         for tensor in (*module.parameters(), *module.buffers()):
-            dist.broadcast(tensor.detach(), src=0)
+            dist.broadcast(tensor, src=0)
         for p in module.parameters():
             if p.requires_grad:
                 p.register_post_accumulate_grad_hook(self._start)
@@ -343,7 +343,7 @@ class _ShardedLinear(torch.autograd.Function):
 def _gathered(shard: Tensor, rows: int, per_rank: int) -> Tensor:
     """The whole matrix, from each rank's rows: collectives need the same size on all ranks, so short shards are padded."""
     pieces = [shard.new_empty(per_rank, shard.shape[1]) for _ in range(dist.get_world_size())]
-    dist.all_gather(pieces, F.pad(shard.detach(), (0, 0, 0, per_rank - len(shard))))
+    dist.all_gather(pieces, F.pad(shard, (0, 0, 0, per_rank - len(shard))))
     return torch.cat(pieces)[:rows]
 
 
@@ -375,7 +375,7 @@ class FullyShardedLinear(nn.Module):
         super().__init__()
         self.rows = len(weight)
         self.per_rank = -(-self.rows // dist.get_world_size())
-        self.weight = nn.Parameter(weight[self.per_rank * dist.get_rank() :][: self.per_rank].detach().clone())
+        self.weight = nn.Parameter(weight[self.per_rank * dist.get_rank() :][: self.per_rank].clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the whole weight.
@@ -393,11 +393,11 @@ class _ToAllRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
+        return x
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        total = grad.clone(memory_format=torch.contiguous_format)
+        total = grad.clone()
         dist.all_reduce(total)
         return total
 
@@ -407,7 +407,7 @@ class _FromAllRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone(memory_format=torch.contiguous_format)
+        total = x.clone()
         dist.all_reduce(total)
         return total
 
@@ -444,10 +444,8 @@ class ColumnRowMLP(nn.Module):
         n, rank = dist.get_world_size(), dist.get_rank()
         if len(w1) % n:
             raise ValueError(f"{n} ranks can't share {len(w1)} features")
-        self.w1, self.b1, self.w2 = (
-            nn.Parameter(whole.detach().chunk(n, axis)[rank].clone()) for whole, axis in ((w1, 0), (b1, 0), (w2, 1))
-        )
-        self.b2 = nn.Parameter(b2.detach().clone())
+        self.w1, self.b1, self.w2 = (nn.Parameter(whole.chunk(n, axis)[rank].clone()) for whole, axis in ((w1, 0), (b1, 0), (w2, 1)))
+        self.b2 = nn.Parameter(b2.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the whole network.
@@ -488,9 +486,11 @@ def vocab_parallel_cross_entropy(logits: Tensor, targets: Tensor, start: int) ->
     shifted = logits - top[:, None]
     here = (targets >= start) & (targets < start + logits.shape[1])
     column = (targets - start).clamp(0, logits.shape[1] - 1)
-    own = shifted.gather(1, column[:, None])[:, 0].where(here, 0.0)
-    total, target = _FromAllRanks.apply(torch.stack([shifted.exp().sum(1), own]))
-    return total.log() - target  # type: ignore[no-any-return]
+    own = torch.stack([shifted.exp().sum(1), shifted.gather(1, column[:, None])[:, 0].where(here, 0.0)])
+    total = own.detach().clone()
+    dist.all_reduce(total)
+    total = total + (own - own.detach())  # adds 0, and this rank's gradient
+    return total[0].log() - total[1]
 
 
 def pipeline_schedule(num_stages: int, num_microbatches: int, kind: str) -> list[list[str]]:
@@ -527,7 +527,7 @@ def pipeline_schedule(num_stages: int, num_microbatches: int, kind: str) -> list
     for stage in range(S):
         ahead = M if kind == "gpipe" else min(M, S - stage)
         forward, backward = [f"F{i}" for i in range(M)], [f"B{i}" for i in range(M)]
-        turns = itertools.zip_longest(backward, forward[ahead:], fillvalue="")
+        turns = itertools.zip_longest(backward, forward[ahead:])
         plans.append([*forward[:ahead], *(action for turn in turns for action in turn if action)])
     done, ticks = set[tuple[int, str]](), list[list[str]]()
     while any(plans):
@@ -581,7 +581,7 @@ def federated_average(
     Raises: ValueError if there are not as many numbers of samples as clients, if one is negative, or if a client that counts has other
         names than the global state.
     """
-    if len(client_states) != len(num_samples) or min(num_samples, default=0) < 0:
+    if len(client_states) != len(num_samples) or any(n < 0 for n in num_samples):
         raise ValueError(f"{len(client_states)} clients and these numbers of samples do not fit: {list(num_samples)}")
     clients = [(state, n) for state, n in zip(client_states, num_samples, strict=True) if state is not None and n]
     if any(state.keys() != global_state.keys() for state, _ in clients):
@@ -590,17 +590,17 @@ def federated_average(
         return {name: entry.clone() for name, entry in global_state.items()}
     largest, _ = max(clients, key=lambda client: client[1])
     floating = [name for name, entry in global_state.items() if entry.is_floating_point()]
-    new = {name: entry.double() if name in floating else largest[name].clone() for name, entry in global_state.items()}
+    new = {name: entry if name in floating else largest[name].clone() for name, entry in global_state.items()}
     for state, n in clients:
-        update = {name: state[name].double() - global_state[name].double() for name in floating}
-        norm = sum(float(delta.square().sum()) for delta in update.values()) ** 0.5
+        update = {name: state[name].double() - global_state[name] for name in floating}
+        norm = sum(delta.square().sum() for delta in update.values()) ** 0.5
         scale = n / sum(n for _, n in clients) * (max_norm / norm if max_norm is not None and norm > max_norm else 1)
         for name in floating:
             new[name] = new[name] + scale * update[name]
     for name in floating:
         if noise_std:
             new[name] = new[name] + noise_std * torch.randn(new[name].shape, dtype=torch.float64, generator=generator)
-        new[name] = new[name].to(global_state[name].dtype, copy=True)
+        new[name] = new[name].to(global_state[name].dtype)
     return new
 
 
@@ -643,7 +643,8 @@ def fsdp_wrap(model: nn.Module, mesh: DeviceMesh, lr: float) -> torch.optim.Adam
 
     Args:
         model: as above, on the CPU, with the same weights on all ranks. It is sharded in place.
-        mesh: one dimension, with all ranks: `init_device_mesh("cpu", (n,))`.
+        mesh: one dimension. Mostly it has all ranks, as `init_device_mesh("cpu", (n,))`; it may also be a part of a larger mesh, and then
+            the parameters are shared out to this part's ranks.
         lr: the learning rate of AdamW. Its other settings are AdamW's defaults.
 
     Returns: the optimizer, of all the sharded model's parameters.
