@@ -513,6 +513,11 @@ class TestBucketGradients:
         grads = [[draw.normal(*shape) for shape in [(5, 3), (7,), (2, 2), (11,)]] for _ in range(3)]
         agree(bucket_probe(grads, (0, 40, 100, 10**6)), rtol=1e-5, atol=1e-5)
 
+    def test_precision(self, agree, draw):
+        """Each dtype keeps its own precision, float64 too."""
+        grads = [[draw.normal(*shape, dtype=F64) for shape in [(3, 2), (5,)]] for _ in range(3)]
+        agree(bucket_probe(grads, (0, 10**6)), rtol=1e-12, atol=1e-12)
+
     def test_limits(self, agree, draw):
         """A bucket may be filled to the last byte, and not by one byte more."""
         sizes = [draw.integer(2, 9) for _ in range(6)]
