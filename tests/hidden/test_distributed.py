@@ -489,7 +489,7 @@ def bucketed(m, grads, bucket_bytes, rank, layout):
     for grad in grads[rank]:
         parameters.append(nn.Parameter(torch.zeros(3) if grad is None else torch.zeros_like(grad)))
         if grad is not None:  # a copy, every second entry of a longer tensor, or a transpose's view
-            copies = {"sliced": lambda g: torch.stack([g, g], -1)[..., 0], "transposed": lambda g: g.mT.clone().mT}
+            copies = {"sliced": lambda g: torch.cat([g, g], -1)[..., : g.shape[-1]], "transposed": lambda g: g.mT.contiguous().mT}
             parameters[-1].grad = copies.get(layout if grad.dim() > 1 else "", torch.clone)(grad)
     before = [p.grad for p in parameters]
     buckets = m.bucket_gradients(parameters, bucket_bytes)
