@@ -1034,6 +1034,7 @@ class TestGuidedNoise:
         x, t, labels, table = draw.normal(5, 3), draw.integers(0, 20, 5), draw.integers(0, 6, 5), draw.normal(7)
         agree(lambda m: m.guided_noise(lambda x, t, y: conditional(table, 0.2)(x, t, y + 1), x, t, labels, -1, 2.5), rtol=1e-4, atol=1e-4)
 
+    @measured("calls")
     def test_what_the_model_sees(self, agree, draw):
         """The model gets x, t and labels twice: first with the labels, then with `null`."""
         x, t, labels = draw.normal(5, 3), draw.integers(0, 20, 5), draw.integers(0, 6, 5)
@@ -1090,11 +1091,14 @@ class TestDropLabels:
         labels, seed = draw.integers(0, 1000, 301), draw.seed()
         agree(lambda m: m.drop_labels(labels, p, 1000, generator=torch.Generator().manual_seed(seed)), rtol=0, atol=0)
 
-    @pytest.mark.parametrize("p", [0, 0.0, 1, 1.0])
-    def test_none_and_all(self, agree, draw, p):
+    def test_none_and_all(self, agree, draw):
         """P = 0 leaves all labels, p = 1 none."""
         labels, seed, null = draw.integers(0, 1000, 37), draw.seed(), draw.integer(0, 1000)
-        agree(lambda m: m.drop_labels(labels, p, null, generator=torch.Generator().manual_seed(seed)), rtol=0, atol=0)
+
+        def probe(m):
+            return [m.drop_labels(labels, p, null, generator=torch.Generator().manual_seed(seed)) for p in (0, 0.0, 0.5, 1, 1.0)]
+
+        agree(probe, rtol=0, atol=0)
 
     def test_share(self, student, draw):
         """Of 20,000 labels, a share of p is replaced."""
@@ -1201,6 +1205,7 @@ class TestFlowMatchingLoss:
         check_close(right, torch.zeros((), dtype=F64), 1e-12, "The loss of a right model")
         check_close(off, c.square().mean(), 1e-9, "The loss of a model that is off")
 
+    @measured("calls")
     def test_what_the_model_sees(self, agree, draw):
         """The model is called once, with the points on the path and t as given."""
         x0, x1, t = draw.normal(5, 3, 2), draw.normal(5, 3, 2), draw.uniform(5)
@@ -1277,6 +1282,7 @@ class TestEulerSample:
         x0, (a, b) = draw.normal(5, 3), draw.normal(2)
         agree(lambda m: m.euler_sample(moving(a, b), x0, steps), rtol=1e-4, atol=1e-4)
 
+    @measured("calls")
     def test_when_it_is_asked(self, agree, draw):
         """The velocity is asked at the beginning of each step, with the same time for each sample."""
         x0, N = draw.normal(5, 3), draw.integer(3, 40)
@@ -1371,13 +1377,13 @@ class RingNet(nn.Module):
 
     def __init__(self, T):
         super().__init__()
-        self.T = T
+        s = torch.arange(1, T + 1)[:, None] / T * torch.tensor([0.5, 1.0, 2.0]) * torch.pi
+        self.register_buffer("times", torch.cat((s.sin(), s.cos()), dim=1), persistent=False)  # (T, 6): t must be in 0 … T − 1
         self.layers = nn.Sequential(nn.Linear(20, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
 
     def forward(self, x, t):
-        s = (t + 1)[:, None] / self.T * torch.tensor([0.5, 1.0, 2.0]) * torch.pi
         f = (x[:, :, None] * torch.tensor([1.0, 2.0, 4.0])).flatten(1)
-        return self.layers(torch.cat((x, f.sin(), f.cos(), s.sin(), s.cos()), dim=1))
+        return self.layers(torch.cat((x, f.sin(), f.cos(), self.times[t]), dim=1))
 
 
 def cosine(T):
@@ -1396,9 +1402,10 @@ def start_of(draw, T):
 
 
 def ring(draw, radius):
-    """The eight centres (8, 2), turned by a random angle."""
+    """The eight centres (8, 2), turned by a random angle and moved by up to 0.4 along both axes; and the middle of the ring (2,)."""
     angles = torch.arange(8) * math.pi / 4 + draw.uniform(1, high=math.pi / 4)
-    return radius * torch.stack((angles.cos(), angles.sin()), dim=1)
+    middle = draw.uniform(2, low=-0.4, high=0.4)
+    return middle + radius * torch.stack((angles.cos(), angles.sin()), dim=1), middle
 
 
 def points_around(draw, centres, count, deviation):
@@ -1447,26 +1454,27 @@ def trained(m, start, T, data, alpha_bars, seed, **settings):
 @task("train_ring_diffusion")
 class TestTrainRingDiffusion:
     def test_draws_the_ring(self, student, draw):
-        """Of 1,000 points that are drawn from the network, 80 % are near a centre, and each centre has its share."""
+        """Of 1,000 points that are drawn from the network, 75 % are near a centre; each centre has its share; the noise is seen well."""
         (betas, ab), start, seed = cosine(40), start_of(draw, 40), draw.seed()
-        centres = ring(draw, RADIUS)
+        centres, middle = ring(draw, RADIUS)
         data = points_around(draw, centres, 2000, 0.05 * RADIUS)
         net = net_with(student(lambda m: trained(m, start, 40, data, ab, seed), like=None), 40)
+        loss = noise_loss(net, data, ab, draw)
+        assert loss <= 0.42, f"For fresh noise and steps, the mean squared error is {loss:.2f}; at most 0.42 is asked for."
         points = sampled(net, betas, ab, 1000, torch.Generator().manual_seed(draw.seed()))
         distance, nearest = torch.cdist(points, centres).min(1)
-        close = distance <= RADIUS / 4
-        off = (points.norm(dim=1) / RADIUS - 1).abs().mean().item()
-        assert close.float().mean() >= 0.8, (
-            f"Of the points that are drawn, {close.float().mean():.0%} are within R / 4 of a centre; at least 80 % are asked for. "
-            f"On average, their distance from 0 is off by {off:.2f} R."
+        close, off = distance <= RADIUS / 4, ((points - middle).norm(dim=1) / RADIUS - 1).abs().mean().item()
+        assert close.double().mean() >= 0.75, (
+            f"Of the points that are drawn, {close.double().mean():.0%} are within R / 4 of a centre; at least 75 % are asked for. "
+            f"On average, their distance from the middle is off by {off:.2f} R."
         )
         least = torch.bincount(nearest[close], minlength=8).min().item() / 1000
-        assert least >= 0.05, f"One of the eight centres has {least:.1%} of the points near it; each should have at least 5 %."
+        assert least >= 0.04, f"One of the eight centres has {least:.1%} of the points near it; each should have at least 4 %."
 
     def test_generator_decides(self, student, draw):
         """The same generator gives the same weights whatever the global state is, another others; for a network that has begun to learn."""
         (_, ab), start, seed = cosine(23), start_of(draw, 23), draw.seed()
-        data = points_around(draw, ring(draw, RADIUS), 500, 0.1)
+        data = points_around(draw, ring(draw, RADIUS)[0], 500, 0.1)
 
         def probe(m):
             out = []
@@ -1478,6 +1486,8 @@ class TestTrainRingDiffusion:
         first, again, other = (net_with(state, 23).state_dict() for state in student(probe, like=None))
         before, after = noise_loss(net_with(start, 23), data, ab, draw), noise_loss(net_with(first, 23), data, ab, draw)
         assert after < before - 0.15, f"25 updates take the loss from {before:.2f} to {after:.2f}: that is too little to have learnt."
+        pairs = torch.stack((first["layers.2.weight"].flatten(), start["layers.2.weight"].flatten()))
+        assert torch.corrcoef(pairs)[0, 1] > 0.2, "The network must be trained from the weights that it has; these come from others."
         same = all(torch.allclose(first[name], again[name], rtol=1e-3, atol=1e-4) for name in first)
         assert same, "A generator in the same state must give the same weights, whatever was drawn from global generators before."
         assert any((first[name] - other[name]).abs().max() > 1e-3 for name in first), "Another generator must give other weights."
@@ -1485,7 +1495,7 @@ class TestTrainRingDiffusion:
     def test_no_updates(self, agree, draw):
         """0 updates leave the weights as they are; 1 changes them all."""
         (_, ab), start, seed = cosine(11), start_of(draw, 11), draw.seed()
-        data = points_around(draw, ring(draw, RADIUS), 300, 0.1)
+        data = points_around(draw, ring(draw, RADIUS)[0], 300, 0.1)
 
         def probe(m):
             moved = trained(m, start, 11, data, ab, seed, updates=1)

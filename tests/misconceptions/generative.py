@@ -1515,10 +1515,18 @@ def trains_with_alpha_bar_for_its_root(net, data, alpha_bars, *, generator, upda
     _train(net, data, alpha_bars, generator, updates, loss)
 
 
-@misconception("train_ring_diffusion", "Tells the network one step too many: t is what ᾱ was taken at.")
+@misconception("train_ring_diffusion", "Counts the steps from 1 for the network: it knows 0 … T − 1, and t is the index of ᾱ.")
 def tells_the_next_step(net, data, alpha_bars, *, generator, updates=500):
     def loss(x0, t, noise, a):
-        return F.mse_loss(net(a.sqrt() * x0 + (1 - a).sqrt() * noise, t + 3), noise)
+        return F.mse_loss(net(a.sqrt() * x0 + (1 - a).sqrt() * noise, t + 1), noise)
+
+    _train(net, data, alpha_bars, generator, updates, loss)
+
+
+@misconception("train_ring_diffusion", "Lets time run the other way for the network: step 0 is the one with the least noise.")
+def tells_time_backwards(net, data, alpha_bars, *, generator, updates=500):
+    def loss(x0, t, noise, a):
+        return F.mse_loss(net(a.sqrt() * x0 + (1 - a).sqrt() * noise, len(alpha_bars) - 1 - t), noise)
 
     _train(net, data, alpha_bars, generator, updates, loss)
 
