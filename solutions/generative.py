@@ -249,7 +249,8 @@ def ddpm_step(x: Tensor, predicted: Tensor, t: int, betas: Tensor, noise: Tensor
     """
     if not 0 <= t < len(betas):
         raise ValueError(f"t must be in 0 … {len(betas) - 1}, got {t}")
-    before, now = torch.cat((betas.new_ones(1), (1 - betas).cumprod(dim=0)))[t : t + 2]
+    bars = torch.cat((betas.new_ones(1), (1 - betas).cumprod(dim=0)))
+    before, now = bars[t], bars[t + 1]
     x0 = (x - (1 - now).sqrt() * predicted) / now.sqrt()
     if clip is not None:
         x0 = x0.clamp(-clip, clip)

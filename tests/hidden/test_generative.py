@@ -415,20 +415,22 @@ class TestGanLosses:
 
     @measured("flags")
     @pytest.mark.parametrize("kind", KINDS)
-    def test_parameters_stay(self, agree, draw, kind):
-        """All parameters are the same objects afterwards and trained as before: frozen ones stay frozen."""
+    def test_parameters_and_modes_stay(self, agree, draw, kind):
+        """All parameters are the same objects afterwards and trained as before: frozen ones stay frozen. So do modes."""
         weights, real, noise = opponents_weights(draw), draw.normal(7, 5), draw.normal(11, 3)
 
         def probe(m):
             parts = opponents(weights)
             for part in parts:
                 part[0].bias.requires_grad_(False)
+                part[1].eval()
             before = [p for part in parts for p in part.parameters()]
             losses = m.gan_losses(*parts, real, noise, kind=kind)
             after = [p for part in parts for p in part.parameters()]
             same = all(a is b for a, b in zip(before, after, strict=True))
             sum(losses).backward()
-            return same, [p.requires_grad for p in after], gradients(*parts), [loss.detach() for loss in losses]
+            modes = [layer.training for part in parts for layer in part.modules()]
+            return same, modes, [p.requires_grad for p in after], gradients(*parts), [loss.detach() for loss in losses]
 
         agree(probe, rtol=1e-4, atol=1e-5)
 

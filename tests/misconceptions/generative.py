@@ -139,6 +139,16 @@ def squared_error(decode, x, mean, logvar, noise, *, beta=1.0):
     return _elbo(decode, x, mean, logvar, noise, beta, reconstruct=lambda logits, x: (logits.sigmoid() - x) ** 2)
 
 
+@misconception("negative_elbo", "Rounds x to 0 or 1: numbers between them count as they are.")
+def rounds_the_pixels(decode, x, mean, logvar, noise, *, beta=1.0):
+    return reference_elbo(decode, (x > 0.5).to(x.dtype), mean, logvar, noise, beta=beta)
+
+
+@misconception("negative_elbo", "Cuts logits at ±100: the loss and the slope of larger ones are lost.")
+def cuts_the_logits(decode, x, mean, logvar, noise, *, beta=1.0):
+    return reference_elbo(lambda z: decode(z).clamp(-100, 100), x, mean, logvar, noise, beta=beta)
+
+
 @misconception("negative_elbo", "Computes in float32: float64 loses half of its digits.")
 def elbo_in_single_precision(decode, x, mean, logvar, noise, *, beta=1.0):
     return reference_elbo(lambda z: decode(z.to(x.dtype)).float(), x.float(), mean.float(), logvar.float(), noise.float(), beta=beta).to(
@@ -303,6 +313,27 @@ class KeepsTheCallersCodes(ReferenceQuantizer):
     def __init__(self, codes, *, commitment=0.25, decay=0.99):
         super().__init__(codes, commitment=commitment, decay=decay)
         self.codebook = codes
+
+
+@misconception("VectorQuantizer", "Keeps the lengths of the codes from before: after loading, they belong to other codes.")
+class KeepsOldLengths(ReferenceQuantizer):
+    def __init__(self, codes, *, commitment=0.25, decay=0.99):
+        super().__init__(codes, commitment=commitment, decay=decay)
+        self._lengths = codes.square().sum(1)
+
+    def forward(self, z):
+        rows = z.detach().reshape(-1, z.shape[-1])
+        out = _quantize(self, z, indices=(self._lengths - 2 * rows @ self.codebook.T).argmin(1))
+        if self.training:
+            self._lengths = self.codebook.square().sum(1)
+        return out
+
+
+@misconception("VectorQuantizer", "Leaves counts out of the state_dict: persistent=False is for what can be computed again.")
+class CountsAreNotSaved(ReferenceQuantizer):
+    def __init__(self, codes, *, commitment=0.25, decay=0.99):
+        super().__init__(codes, commitment=commitment, decay=decay)
+        self.register_buffer("counts", codes.new_ones(len(codes)), persistent=False)
 
 
 @misconception("VectorQuantizer", "Starts counts at 0: the first codes then weigh nothing.")
@@ -493,6 +524,13 @@ def wasserstein(generator, discriminator, real, noise, *, kind="non_saturating")
 @misconception("gan_losses", "Takes every kind but hinge for the usual one, instead of refusing it.")
 def any_kind(generator, discriminator, real, noise, *, kind="non_saturating"):
     return reference_gan_losses(generator, discriminator, real, noise, kind="hinge" if kind == "hinge" else "non_saturating")
+
+
+@misconception("gan_losses", "Puts the discriminator in eval mode for the generator's turn, and all of it in train mode afterwards.")
+def switches_modes(generator, discriminator, real, noise, *, kind="non_saturating"):
+    losses = reference_gan_losses(generator, discriminator, real, noise, kind=kind)
+    discriminator.train()
+    return losses
 
 
 @misconception("gan_losses", "Clears the discriminator's gradients: those from before the call belong to the caller.")
@@ -686,6 +724,13 @@ def rounds_alpha_bar_first(x0, noise, t, alpha_bars):
     reference_add_noise(x0, noise, t, alpha_bars)
     a = _column(alpha_bars[t], x0).to(x0.dtype)
     return a.sqrt() * x0 + (1 - a).sqrt() * noise
+
+
+@misconception("add_noise", "Computes √(1 − ᾱ) from the rounded root of ᾱ: where ᾱ is almost 1, its digits are lost.")
+def sigma_from_the_rounded_root(x0, noise, t, alpha_bars):
+    reference_add_noise(x0, noise, t, alpha_bars)
+    signal = _column(alpha_bars[t].sqrt(), x0).to(x0.dtype)
+    return signal * x0 + (1 - signal.square()).sqrt() * noise
 
 
 @misconception("add_noise", "Returns float64, the schedule's dtype: results have the samples'.")
@@ -1062,6 +1107,11 @@ def any_order(x, predicted, t, previous, alpha_bars, *, eta=0.0, noise=None):
 @misconception("ddim_step", "Takes any negative `previous` for the clean samples: only −1 is.")
 def any_negative_step(x, predicted, t, previous, alpha_bars, *, eta=0.0, noise=None):
     return reference_ddim_step(x, predicted, t, max(previous, -1), alpha_bars, eta=eta, noise=noise)
+
+
+@misconception("ddim_step", "Asks `previous > 0`: step 0 is a step, and its ᾱ is not 1.")
+def step_zero_is_clean(x, predicted, t, previous, alpha_bars, *, eta=0.0, noise=None):
+    return reference_ddim_step(x, predicted, t, -1 if previous == 0 else previous, alpha_bars, eta=eta, noise=noise)
 
 
 @misconception("ddim_step", "Rounds ᾱ to float32 first: where it is almost 1, nothing is left of 1 − ᾱ.")
@@ -1519,6 +1569,15 @@ def trains_with_alpha_bar_for_its_root(net, data, alpha_bars, *, generator, upda
 def tells_the_next_step(net, data, alpha_bars, *, generator, updates=500):
     def loss(x0, t, noise, a):
         return F.mse_loss(net(a.sqrt() * x0 + (1 - a).sqrt() * noise, t + 1), noise)
+
+    _train(net, data, alpha_bars, generator, updates, loss)
+
+
+@misconception("train_ring_diffusion", "Draws one number of noise for both axes of a point: all noise is along one line.")
+def one_number_for_both_axes(net, data, alpha_bars, *, generator, updates=500):
+    def loss(x0, t, noise, a):
+        noise = noise[:, :1].expand(-1, 2)
+        return F.mse_loss(net(a.sqrt() * x0 + (1 - a).sqrt() * noise, t), noise)
 
     _train(net, data, alpha_bars, generator, updates, loss)
 
