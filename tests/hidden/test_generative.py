@@ -1506,9 +1506,13 @@ class TestTrainRingDiffusion:
         agree(probe, rtol=1e-6, atol=0)
 
     def test_one_point_and_one_step(self, student, draw):
-        """A single point is enough of data, and a schedule of one step: the network then sees the noise there."""
-        start, seed, point = start_of(draw, 1), draw.seed(), draw.normal(1, 2)
+        """With a schedule of one step and copies of a single point the noise can be seen almost exactly; one copy is enough of data."""
+        start, seed, point = start_of(draw, 1), draw.seed(), draw.uniform(1, 2, low=2.0, high=3.0) * (1 - 2 * draw.integers(0, 2, 1, 2))
         ab = draw.uniform(1, low=0.4, high=0.6, dtype=F64)
-        net = net_with(student(lambda m: trained(m, start, 1, point, ab, seed, updates=150), like=None), 1)
-        loss = noise_loss(net, point, ab, draw)
-        assert loss < 0.2, f"With one point and one step, the noise can be seen almost exactly; the loss is {loss:.2f}, and 0.2 is allowed."
+
+        def probe(m):
+            return [trained(m, start, 1, point.repeat(n, 1), ab, seed, updates=150) for n in (200, 1)]
+
+        for state, copies, limit in zip(student(probe, like=None), (200, 1), (0.2, 0.5), strict=True):
+            loss = noise_loss(net_with(state, 1), point, ab, draw)
+            assert loss <= limit, f"With {copies} copies of one point, and one step, the loss is {loss:.2f}, and {limit} is allowed."

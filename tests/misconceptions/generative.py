@@ -1598,6 +1598,14 @@ def adds_noise_on_top(net, data, alpha_bars, *, generator, updates=500):
     _train(net, data, alpha_bars, generator, updates, loss)
 
 
+@misconception("train_ring_diffusion", "Shrinks the points with ᾱ instead of its root.")
+def shrinks_with_alpha_bar(net, data, alpha_bars, *, generator, updates=500):
+    def loss(x0, t, noise, a):
+        return F.mse_loss(net(a * x0 + (1 - a).sqrt() * noise, t), noise)
+
+    _train(net, data, alpha_bars, generator, updates, loss)
+
+
 @misconception("train_ring_diffusion", "Tells the network t = 0 always: it can't know how much noise there is.")
 def hides_the_step(net, data, alpha_bars, *, generator, updates=500):
     def loss(x0, t, noise, a):

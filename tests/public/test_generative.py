@@ -97,14 +97,14 @@ def test_gan_losses_train_one_each():
     assert_close(discriminator.w.grad, before)
 
 
-def test_noise_schedule_linear():
+def test_noise_schedule_in_equal_steps():
     """Three steps: 0.0001, 0.01005 and 0.02."""
     betas, alpha_bars = noise_schedule("linear", 3)
     assert_close(betas, torch.tensor([0.0001, 0.01005, 0.02], dtype=torch.float64))
     assert_close(alpha_bars, torch.tensor([0.9999, 0.9999 * 0.98995, 0.9999 * 0.98995 * 0.98], dtype=torch.float64))
 
 
-def test_noise_schedule_cosine():
+def test_noise_schedule_of_a_cosine():
     """Two steps: the first from f(0) and f(1), the second is limited."""
 
     def f(u):
