@@ -135,7 +135,7 @@ def test_progress_names_what_was_changed(tmp_path):
 
 
 def test_what_is_missing_when_the_file_is_graded_alone(tmp_path):
-    """A helper beside the module works while one practises, and not when it counts; so does a second file of the module. Each run says so."""
+    """A helper beside the module works while one practises, and not when it counts; so does a second file of the module. It is said."""
     root = mini_course(tmp_path)
     stub = root / "exercises" / "mini.py"
     (root / "exercises" / "helpers.py").write_text("def twice(x):\n    return x + x\n")
