@@ -40,8 +40,7 @@ def choose(entries: list[Entry], course: Course) -> dict[str, Source]:
         return {module.name: unread[0] for module in course.modules}
     seen = [entry.path for entry in entries]
     if not sources and not any(resembled(path.name, course) for path in seen):
-        nothing = Source(problem=f"No module was found. {_instead(seen)}", missing=True)
-        return {module.name: nothing for module in course.modules}
+        return {module.name: Source.nothing(_instead(seen)) for module in course.modules}
     for module in course.modules:
         alike = [path for path in seen if resembled(path.name, course) == module.name and not meant(path.name, course)]
         if module.name not in sources and alike:

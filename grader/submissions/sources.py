@@ -20,6 +20,7 @@ __all__ = [
     "Source",
     "Submission",
     "Unreadable",
+    "says_missing",
     "shown",
 ]
 
@@ -27,6 +28,9 @@ MAX_SOURCE_BYTES = 256 << 10
 MAX_NOTEBOOK_BYTES = 32 << 20  # pictures in outputs are large, but only the code is kept
 MAX_MEMBERS = 20_000
 TOO_LONG = f"its code is larger than {MAX_SOURCE_BYTES >> 10} KiB."
+
+
+_NOTHING = "No module was found."
 
 
 class BadInput(Exception):
@@ -48,9 +52,19 @@ class Source:
     """What to tell the student about the file's name or place, although it was taken."""
 
     @classmethod
+    def nothing(cls, instead: str) -> Self:
+        """The source of each module of a submission in which no module was found. `instead` says what there is."""
+        return cls(problem=f"{_NOTHING} {instead}", missing=True)
+
+    @classmethod
     def not_handed_in(cls, module: str) -> Self:
         """The source of a module that a submission does not hold."""
         return cls(problem=f"{module}.py was not handed in.", missing=True)
+
+
+def says_missing(message: str, module: str) -> bool:
+    """Whether a message is the problem of a module that was not handed in."""
+    return message.startswith((_NOTHING, Source.not_handed_in(module).problem))
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ c.Autograde.sanitize_preprocessors = [
 ]
 # It also reads a notebook with a byte order mark, and names in the log what nbgrader passes over.
 c.Autograde.exporter_class = "grader.exports.nbgrader.submitted.SubmittedNotebooks"
+# The pages of feedback name the tasks, where nbgrader says "Test cell" for each.
+c.GenerateFeedback.exporter_class = "grader.exports.nbgrader.feedback_pages.FeedbackByTask"
 # GradeInWorkers takes the place of nbgrader's Execute: hidden tests grade submissions in confined worker processes, without a kernel.
 c.Autograde.autograde_preprocessors = [
     "{_PREPROCESSORS}.GradeInWorkers",

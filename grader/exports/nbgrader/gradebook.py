@@ -33,7 +33,7 @@ from grader.exports.nbgrader.notebooks import graded_id, make_notebook, solution
 from grader.exports.nbgrader.preprocessor import score_outputs
 from grader.reports.feedback import explain
 from grader.runner.results import ModuleResult, Results
-from grader.submissions.sources import Source
+from grader.submissions.sources import says_missing
 
 __all__ = ["Exported", "GradebookError", "export_gradebook", "verbatim"]
 
@@ -236,9 +236,8 @@ def _find(gradebook: Gradebook, module: str, student: str) -> SubmittedNotebook 
 
 def _not_handed_in(result: ModuleResult) -> bool:
     """Whether the student handed in no file for this module. Then nbgrader gets no submission."""
-    sentence = Source.not_handed_in(result.name).problem
     tests = [test for task in result.tasks for test in task.tests if test.status is not Status.SKIPPED]
-    return all(test.status is Status.NOT_IMPLEMENTED and test.message == sentence for test in tests)
+    return all(test.status is Status.NOT_IMPLEMENTED and says_missing(test.message, result.name) for test in tests)
 
 
 def _reason_to_keep(app: NbGrader, known: SubmittedNotebook | None, result: ModuleResult, student: str) -> str:

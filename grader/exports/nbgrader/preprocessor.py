@@ -25,7 +25,7 @@ from grader.base.text import clean
 from grader.course.manifest import Course, ManifestError, Module
 from grader.exports.nbgrader.ahead import Graders, graders_for
 from grader.exports.nbgrader.notebooks import SCHEMA_VERSION, graded_cell, graded_id
-from grader.reports.feedback import explain
+from grader.reports.feedback import explain, words
 from grader.runner.jobs import Refused
 from grader.runner.results import ModuleResult, TaskResult
 from grader.runner.units import Unit
@@ -226,6 +226,9 @@ def _restore(nb: Any, course: Course, module: str) -> None:
 
 def score_outputs(task: TaskResult) -> list[Any]:
     """The outputs of a graded cell: the explanation for the student, and then the score, which nbgrader reads."""
-    said = v4.new_output("stream", name="stdout", text=clean(explain(task), _LONGEST_EXPLANATION) + "\n")
+    word = words(task.status)
+    colour = "32" if task.status is Status.PASSED else "31"  # what these codes of terminals stand for, pages show in colour
+    explained = clean(explain(task), _LONGEST_EXPLANATION)
+    said = v4.new_output("stream", name="stdout", text=f"\x1b[1;{colour}m{word.upper()}\x1b[0m\n{explained}\n")
     score = min(task.score, task.max_score)  # nbgrader refuses a score above the points, and rounding up can lead there
     return [said, v4.new_output("execute_result", data={"text/plain": repr(score)}, metadata={}, execution_count=None)]

@@ -521,6 +521,16 @@ def test_a_byte_order_mark_costs_nothing(graded):
     assert scores(graded, "bom") == {"grade-double": (2, None, False), "grade-Counter": (3, None, False)}
 
 
+def test_feedback_names_tasks_and_shows_how_each_ended(graded):
+    """The list of contents has the tasks' names, and a word and a colour for each; so has the cell of each task."""
+    page = feedback_of(graded, "partial")
+    assert '<a href="#grade-double">double</a> (Score: 1.5 / 2.0) <strong style="color: #9a6700">in part</strong>' in page
+    assert '<a href="#grade-Counter">Counter</a> (Score: 0.0 / 3.0) <strong style="color: #b3261e">failed</strong>' in page
+    assert "Test cell</a>" not in page
+    assert re.search(r'<span class="ansi-red[^>]*>NOT IMPLEMENTED</span>', page)
+    assert re.search(r'<span class="ansi-green[^>]*>PASSED</span>', feedback_of(graded, "perfect"))
+
+
 def test_late_submissions_lose_their_penalty(graded):
     """The plugin's penalty is taken from a late submission's sum, and from no other's."""
     with Gradebook(f"sqlite:///{graded}/gradebook.db") as gradebook:
