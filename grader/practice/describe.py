@@ -41,8 +41,6 @@ def describe(run: TaskRun, mistake: str = "", *, failures: int = 1) -> Text:
         lines.append(Text(clean(run.problem, 2_000), "red"))
     elif not run.untouched:
         lines += _tests(run, mistake, failures)
-    if run.alone:
-        lines.append(Text(clean(run.alone), "yellow"))
     if run.printed.strip():
         printed = clean(run.printed, 4_000).strip().splitlines()
         lines.append(Text("Your code printed:", "bold"))

@@ -49,8 +49,7 @@ class TaskRun(Struct, frozen=True):
 
     `problem` says why there are none: the module can't be imported, or the process died or did not end. `seconds` is the time of the
     tests themselves. `printed` is what the student's code printed. `fingerprint` stands for how a wrong answer behaves. `banned` is what
-    the answer uses although the task forbids it, such as "torch.softmax, line 12". `alone` says what is missing when
-    the module's file is graded by itself.
+    the answer uses although the task forbids it, such as "torch.softmax, line 12".
     """
 
     module: str
@@ -61,7 +60,6 @@ class TaskRun(Struct, frozen=True):
     printed: str = ""
     fingerprint: str = ""
     banned: str = ""
-    alone: str = ""
 
     @property
     def passed(self) -> bool:

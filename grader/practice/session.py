@@ -1,7 +1,6 @@
 """One student's practice: runs tasks, keeps the marks, knows what comes next. The commands, notebooks and the tutor share it."""
 
 import contextlib
-import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,6 @@ from grader.practice.process_handle import PracticeProcess
 from grader.practice.progress import FILE, Progress, read_progress, write_progress
 
 __all__ = ["Mark", "Place", "Session", "Standing", "UnknownName", "find", "find_place", "find_places"]
-
-_IMPORTED = re.compile(r"^[ \t]*(?:from|import)[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
-"""The first name of what an import names."""
 
 Mark = Literal["passed", "changed", "open"]
 """Passed its public tests; did so before its code was changed; has not."""
@@ -124,8 +120,6 @@ class Session:
         run = self.process.run(Request(place.module.name, place.task.name))
         if run.passed:
             run = msgspec.structs.replace(run, banned=self._banned(place))
-        if alone := self._alone(place):
-            run = msgspec.structs.replace(run, alone=alone)
         if digest == self._digest(place):
             self._change(lambda progress: progress.with_run(place.task.name, digest, passed=run.passed))
         return run, known_mistake(self.course, run)
@@ -194,16 +188,6 @@ class Session:
 
         with contextlib.suppress(RecursionError, MemoryError):
             return uses_in(self._source(place), {place.task.name: place.task.bans}).get(place.task.name, "")
-        return ""
-
-    def _alone(self, place: Place) -> str:
-        """What a module uses of the files beside it, or who else holds it: only the module's own file is graded, alone."""
-        file = self.file(place)
-        for name in dict.fromkeys(_IMPORTED.findall(self._source(place))):
-            if name == file.parent.name or (name != file.stem and any((file.parent / end).exists() for end in (f"{name}.py", f"{name}/"))):
-                return f"{file.name} imports {name}, a file beside it. It is graded alone: put what it needs into {file.name}."
-        if file.with_suffix(".ipynb").exists():
-            return f"{file.with_suffix('.ipynb').name} lies beside {file.name}, and holds the same module: hand in one of them."
         return ""
 
     def _change(self, change: Callable[[Progress], Progress]) -> None:

@@ -132,6 +132,7 @@ def test_progress_names_what_was_changed(tmp_path):
     path.write_text(RIGHT.replace("x + x", "2 * x").replace("self.n = start", "self.n = +start"))
     said = grader("progress", cwd=root).stdout
     assert "2 tasks have other code than when the public tests passed. To count again: grader run double Counter\n" in said
+<<<<<<< HEAD
 
 
 def test_what_is_missing_when_the_file_is_graded_alone(tmp_path):
@@ -147,3 +148,5 @@ def test_what_is_missing_when_the_file_is_graded_alone(tmp_path):
     done = grader("run", "double", cwd=root).stdout
     assert said not in done
     assert "mini.ipynb lies beside mini.py, and holds the same module: hand in one of them." in done
+=======
+>>>>>>> parent of 4bf6004 (Say while practising what is missing when the file is graded alone)
