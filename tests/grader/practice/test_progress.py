@@ -132,21 +132,3 @@ def test_progress_names_what_was_changed(tmp_path):
     path.write_text(RIGHT.replace("x + x", "2 * x").replace("self.n = start", "self.n = +start"))
     said = grader("progress", cwd=root).stdout
     assert "2 tasks have other code than when the public tests passed. To count again: grader run double Counter\n" in said
-<<<<<<< HEAD
-
-
-def test_what_is_missing_when_the_file_is_graded_alone(tmp_path):
-    """A helper beside the module works while one practises, and not when it counts; so does a second file of the module. It is said."""
-    root = mini_course(tmp_path)
-    stub = root / "exercises" / "mini.py"
-    (root / "exercises" / "helpers.py").write_text("def twice(x):\n    return x + x\n")
-    stub.write_text("from helpers import twice\n" + RIGHT.replace("return x + x", "return twice(x)"))
-    said = "mini.py imports helpers, a file beside it. It is graded alone: put what it needs into mini.py."
-    assert said in grader("run", "double", cwd=root).stdout
-    stub.write_text(RIGHT)
-    (root / "exercises" / "mini.ipynb").write_text("{}")
-    done = grader("run", "double", cwd=root).stdout
-    assert said not in done
-    assert "mini.ipynb lies beside mini.py, and holds the same module: hand in one of them." in done
-=======
->>>>>>> parent of 4bf6004 (Say while practising what is missing when the file is graded alone)
