@@ -130,8 +130,8 @@ _HEADS = {
     "solution": '"""<<title>>: what the tasks of this module have in common."""\n\nimport torch\nfrom torch import Tensor\n',
     "public": '"""Public tests of <<module>>: examples with literal values."""\n\nimport <<module>>\nimport torch\n',
     "hidden": '"""Hidden tests of <<module>>."""\n\nimport pytest\nimport torch\n\nfrom grader.testing import LAYOUTS, task\n',
-    "misconceptions": '"""Wrong answers to <<module>>, as learners write them."""\n\nimport torch\n\nfrom grader.testing import misconception\n',
-    "alternatives": '"""Right answers to <<module>>, in other styles."""\n\nimport torch\n\nfrom grader.testing import alternative\n',
+    "misconceptions": '"""Wrong answers to <<module>>."""\n\nimport torch\n\nfrom grader.testing import misconception\n',
+    "alternatives": '"""Right answers to <<module>>."""\n\nimport torch\n\nfrom grader.testing import alternative\n',
 }
 _PARTS = {
     "solution": '''
