@@ -128,7 +128,7 @@ class StreamingStats:
             self._add(x.shape[1], mean, (x - mean[:, None]).square().sum(1))
 
     def merge(self, other: "StreamingStats") -> None:
-        """Take in all that `other` has seen, as from another worker. `other` stays as it is, and may have seen nothing.
+        """Take in all that `other` has seen, as from another worker. `other`, another object, stays as it is, and may have seen nothing.
 
         Raises: ValueError if other has another number of channels. Everything is as before then.
         """

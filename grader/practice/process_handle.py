@@ -11,7 +11,7 @@ from typing import Self
 
 import msgspec
 
-from grader.base.time_limit import TEST_SECONDS
+from grader.base.time_limit import ONE_THREAD, TEST_SECONDS
 from grader.practice.outcome import ALIVE, Drawing, DrawRequest, Request, TaskRun
 
 __all__ = ["Cancelled", "PracticeProcess"]
@@ -58,7 +58,7 @@ class PracticeProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONUTF8": "1"},
+                env={**os.environ, **ONE_THREAD, "PYTHONUTF8": "1"},
             )
             self._ready = False
             threading.Thread(target=_pump, args=(self._process, self._answers), daemon=True).start()
@@ -94,7 +94,7 @@ class PracticeProcess:
             while (answer := self._next(_STEPS * TEST_SECONDS + _GRACE)) == ALIVE:
                 pass
         except TimeoutError:
-            return self._failed(f"Your code did not end within {TEST_SECONDS:g} seconds. Is there an endless loop?")
+            return self._failed(f"Your code did not end within {TEST_SECONDS:g} seconds. Is there an endless loop, or is the machine busy?")
         except OSError:
             answer = None
         except KeyboardInterrupt:

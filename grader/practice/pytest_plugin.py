@@ -11,6 +11,7 @@ imported. Every test has `TEST_SECONDS` to run. Tests outside of tests/public ar
 import contextlib
 import functools
 import importlib.util
+import os
 import re
 import sys
 import tomllib
@@ -24,7 +25,7 @@ from typing import Any
 import pytest
 
 from grader.base.text import look_alikes
-from grader.base.time_limit import TEST_SECONDS, time_limit
+from grader.base.time_limit import ONE_THREAD, TEST_SECONDS, time_limit
 from grader.practice.unseen import unseen
 
 __all__ = ["INPUT", "CannotUse", "StudentModules", "asks_for_input", "owner_of"]
@@ -128,7 +129,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a task that does not exist."""
+    """Give torch one thread, if it is not imported yet. Refuse a task that does not exist."""
+    for name, value in ONE_THREAD.items():
+        os.environ.setdefault(name, value)
     known = _tasks(config.rootpath)
     if config.option.task and not known:
         path = config.rootpath / "course.toml"

@@ -241,14 +241,18 @@ def _in_archive(path: Path, course: Course, roster: Roster, beside_others: bool)
         if layout or len(children) != 1 or not children[0].is_folder or children[0].name == "exercises":
             break
         folder = children[0].name
-        entries = _below(entries, folder)
+        entries = [_inside(entry) for entry in entries]
     if not layout and not beside_others:
         layout = _by_folder(children, entries, course)
     if not layout or (beside_others and len(layout.students()) < 2):
         return [_one(path, whole, course)], []
 
+    below: dict[str, list[Entry]] = {}
+    for entry in entries:
+        below.setdefault(entry.path.parts[0], []).append(_inside(entry))
+
     def files(names: list[str]) -> list[Entry]:
-        return [entry for name in names for entry in _below(entries, name)]
+        return [entry for name in names for entry in below[name]]
 
     return _of_layout(layout, path, children, files, course, roster)
 
@@ -261,10 +265,9 @@ def _tops(entries: list[Entry]) -> list[Child]:
     return [Child(name, is_folder) for name, is_folder in sorted(tops.items())]
 
 
-def _below(entries: list[Entry], name: str) -> list[Entry]:
-    """The entries of a folder, by their paths in it, or the file of this name."""
-    some = [entry for entry in entries if entry.path.parts[0] == name]
-    return [replace(entry, path=PurePosixPath(*entry.path.parts[1:])) if len(entry.path.parts) > 1 else entry for entry in some]
+def _inside(entry: Entry) -> Entry:
+    """An entry by its path in the folder that it lies in; a file at the top stays."""
+    return replace(entry, path=PurePosixPath(*entry.path.parts[1:])) if len(entry.path.parts) > 1 else entry
 
 
 def _by_folder(children: list[Child], entries: list[Entry], course: Course) -> Layout | None:

@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 
 import grader
 from grader.base.text import one_line
+from grader.base.time_limit import ONE_THREAD
 from grader.course.manifest import Limits
 from grader.protocol.confinement import Layers, Permissions
 from grader.protocol.control import (
@@ -42,9 +43,7 @@ _MIB = 1 << 20
 _PACKAGE = Path(grader.__file__).resolve().parent
 
 SETTINGS = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
+    **ONE_THREAD,
     # Keep freed memory. Giving it back and fetching it again for each large tensor takes a tenth of the time.
     "MALLOC_MMAP_THRESHOLD_": str(32 * _MIB),
     "MALLOC_TRIM_THRESHOLD_": str(256 * _MIB),

@@ -65,4 +65,4 @@ while time.monotonic() < end:
     pass
 print("went on")
 """
-    assert run(code) == "it did not end within the time limit: is there an endless loop?\nwent on\n"
+    assert run(code) == "it did not end within the time limit: is there an endless loop, or is the machine busy?\nwent on\n"
