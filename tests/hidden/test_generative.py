@@ -172,19 +172,19 @@ def near(draw, codes, *shape, dtype=torch.float32):
 class TestVectorQuantizer:
     def test_nearest_codes(self, agree, draw):
         """Each vector gets its nearest code: numbers, index and loss are right in eval mode."""
-        codes, z = draw.normal(11, 3), 2 * draw.normal(7, 5, 3)
+        codes, z = draw.normal(11, 3, dtype=F64), 2 * draw.normal(7, 5, 3, dtype=F64)
         agree(lambda m: quantized(m, codes, [z], training=False), rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("shape", [(), (9,), (4, 3), (2, 3, 5, 2)])
     def test_any_axes(self, agree, draw, shape):
         """Vectors may have any number of axes before the last, none too."""
-        codes, zs = draw.normal(6, 3), [2 * draw.normal(*shape, 3) for _ in range(2)]
+        codes, zs = draw.normal(6, 3, dtype=F64), [2 * draw.normal(*shape, 3, dtype=F64) for _ in range(2)]
         agree(lambda m: [quantized(m, codes, zs, training=training) for training in (False, True)], rtol=1e-4, atol=1e-5)
 
     def test_long_codes_are_not_always_nearest(self, agree, draw):
         """The distance counts, not the product: codes have very different lengths."""
-        codes = draw.normal(9, 3) * 3 ** torch.arange(-4.0, 5.0)[draw.permutation(9), None]
-        z = draw.magnitudes(41, 3, low=1e-2, high=1e2)
+        codes = draw.normal(9, 3, dtype=F64) * 3 ** torch.arange(-4.0, 5.0)[draw.permutation(9), None]
+        z = draw.magnitudes(41, 3, low=1e-2, high=1e2, dtype=F64)
         agree(lambda m: quantized(m, codes, [z], training=False), rtol=1e-4, atol=1e-4)
 
     def test_ties(self, agree, draw):
@@ -238,7 +238,7 @@ class TestVectorQuantizer:
 
     def test_results_have_the_old_codes(self, agree, draw):
         """Numbers and loss of a call in train mode are of the codes before it."""
-        codes, z = draw.normal(5, 3), 5 * draw.normal(17, 3)
+        codes, z = draw.normal(5, 3, dtype=F64), 5 * draw.normal(17, 3, dtype=F64)
 
         def probe(m):
             q = m.VectorQuantizer(codes, decay=0.1)
@@ -309,9 +309,9 @@ class TestVectorQuantizer:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_layouts(self, agree, draw, layout):
         """Codes and vectors may lie in memory in any way; there may be hundreds of codes."""
-        codes, z = draw.normal(301, 5, layout=layout), draw.normal(3, 37, 5, layout=layout)
+        codes, z = draw.normal(301, 5, dtype=F64, layout=layout), draw.normal(3, 37, 5, dtype=F64, layout=layout)
         if layout == "expanded":
-            codes = draw.normal(301, 1).expand(301, 5)
+            codes = draw.normal(301, 1, dtype=F64).expand(301, 5)
         agree(lambda m: quantized(m, codes, [z, z], decay=0.5), rtol=1e-4, atol=1e-5)
 
     def test_double_precision(self, agree, draw):
