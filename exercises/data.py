@@ -104,7 +104,7 @@ class StreamingStats:
         raise NotImplementedError("StreamingStats.update")
 
     def merge(self, other: "StreamingStats") -> None:
-        """Take in all that `other` has seen, as from another worker. `other` stays as it is, and may have seen nothing.
+        """Take in all that `other` has seen, as from another worker. `other`, another object, stays as it is, and may have seen nothing.
 
         Raises: ValueError if other has another number of channels. Everything is as before then.
         """

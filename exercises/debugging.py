@@ -157,7 +157,7 @@ def same_device(
 
     The network is the class RNN in the code: nn.RNN `rnn` with an initial state of zeros, and nn.Linear `fc` on the last time step. It
     starts from the given weights and makes `steps` updates on the whole batch: a step of plain SGD with learning rate lr on the mean
-    cross-entropy. All of this is computed on `device`: the data may be a view that is too large to be worked on where they lie.
+    cross-entropy. All of this is computed on `device`. (The data may be an expanded view, far too large to be worked on where it lies.)
 
     What happens now: on a laptop all is well. On a GPU: RuntimeError: Expected all tensors to be on the same device. A machine
     without one has torch's device "meta", which knows shapes and no values: it complains in the same places.
@@ -306,7 +306,7 @@ def training_step_order(
         model: trained in place, in the mode (training or eval) in which it is.
         batches: any iterable of (inputs, labels), also a generator; it may be empty.
         criterion: gives a 0-d tensor.
-        optimizer: one of torch's, for the model's parameters. Its settings, such as lr, stay as they are.
+        optimizer: one of torch's whose step needs no closure, for the model's parameters. Its settings, such as lr, stay as they are.
 
     Returns: the loss of each batch, computed before its update: Python floats.
     """
@@ -489,7 +489,7 @@ def nan_hunt(model: nn.Module, x: Tensor) -> tuple[str, str] | None:
     """Find out where the first NaN of a network is made: in which module, and by which operation.
 
     Runs model(x), and then the backward pass of the sum of its output. The operation sought is the first one that makes NaN from
-    numbers that are none: its result holds NaN, and none of its tensor arguments does. An infinity is a number here: the
+    numbers that are not NaN: its result holds NaN, and none of its tensor arguments does. An infinity is a number here: the
     logarithm of 0 is innocent, and the product that makes NaN of it and 0 isn't. If the forward pass is free of NaN, it is the first
     operation, in the order of the backward pass, that makes a gradient with NaN from one without: such as a square root at 0,
     whose slope is infinite, where the gradient that arrives is 0. Gradients for x and for the parameters count.
@@ -571,7 +571,7 @@ def loss_history(
         model: trained in place, in the mode (training or eval) in which it is.
         batches: any iterable of (inputs, labels), also a generator; it may be empty.
         criterion: gives a 0-d tensor.
-        optimizer: one of torch's, for the model's parameters.
+        optimizer: one of torch's whose step needs no closure, for the model's parameters.
 
     Returns: the loss of each batch, computed before its update: Python floats.
     """

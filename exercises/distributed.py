@@ -3,7 +3,7 @@
 Ranks are processes that run the same code, each with its own share of the work. Every task stands alone.
 
 `ring_all_reduce` gets a `comm`, with which a rank talks to the others: `comm.rank` (0 … size − 1), `comm.size`,
-`comm.send(tensor, to)`, which never waits, and `comm.recv(source)`, which waits for the next tensor from that rank and returns it.
+`comm.send(tensor, to)`, which copies and never waits, and `comm.recv(source)`, which waits for the next tensor from there.
 
 In the tasks that use collectives, the default process group exists: use `torch.distributed` as `dist`, with `dist.get_rank()` and
 `dist.get_world_size()`. There may be only one rank. All ranks have to join in the same collectives in the same order, or they wait
@@ -210,7 +210,7 @@ class ZeroAdamW:
     Attributes:
         owners: the owner of each parameter, a list of ints.
         state: for the place of each parameter that this rank owns and has updated, {"step": t as an int, "exp_avg": m, "exp_avg_sq": v};
-            of other parameters nothing, here or elsewhere.
+            of other parameters nothing, and no other tensor of their sizes is kept between steps.
         lr: may be changed between steps.
 
     Args of the constructor:
@@ -332,7 +332,7 @@ def vocab_parallel_cross_entropy(logits: Tensor, targets: Tensor, start: int) ->
     large, and cover the vocabulary. The logits are never gathered: no rank gives a collective more than 2N numbers at a time.
 
     For stability each row's largest logit, over all ranks, is subtracted before exp, so that logits from −1e5 to 1e5 are right, as are
-    logits of −inf: also where a rank has nothing else in a row, as long as the row's target is finite.
+    logits of −inf: also where a rank has nothing else in a row, as long as the target's logit is finite.
 
     All ranks get the same losses and compute the same from them. The backward pass needs no collective: the gradient of this rank's
     logits is (softmax over all classes − 1 at the target) times the loss's gradient.

@@ -109,7 +109,7 @@ def gan_losses(
 
     Each loss trains one of the two. The discriminator's loss gives gradients to the discriminator's parameters, and none to the
     generator's. The generator's loss gives gradients to the generator's parameters, and none to the discriminator's: after
-    g_loss.backward() their .grad is as before. Both backward passes may follow, in either order.
+    g_loss.backward() their .grad is as before. Both backward passes may follow, in either order, before any parameter changes.
 
     Scores from −1e4 to 1e4 give finite, right losses and gradients.
 
@@ -346,7 +346,7 @@ def train_ring_diffusion(net: nn.Module, data: Tensor, alpha_bars: Tensor, *, ge
       at least 4 % of them so near. (A network that has found the circle but not the centres gets to 65 %.)
 
     Adam with a batch of 128 and a learning rate that starts at 2e-2 and falls linearly to 0 gets to a loss of 0.34 and to 91 % of the
-    points, in about a second on one core. You have 20 seconds of it.
+    points, in about a second on one core. You have ten seconds of it.
 
     Args:
         net: ε̂ (B, 2) = net(x, t), for x (B, 2) float32 and t (B,) int64. It is trained in place, from the weights that it has.

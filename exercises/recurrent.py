@@ -264,7 +264,7 @@ def beam_search(
     3. Those of them that end with eos are finished, and leave. The others are the next beam. If none is left, the search ends.
 
     So sums, not scores, decide who stays, and finished texts take no place in later rounds. After the last round, what is in the beam is
-    finished, too. A finished text of n tokens (bos does not count, eos does) has the score sum / n^α.
+    finished, too, behind all others. A finished text of n tokens (bos does not count, eos does) has the score sum / n^α.
 
     Ties: among candidates with equal sums, the one whose prefix stood earlier in the beam comes first, then the one with the smaller
     token. A beam keeps this order: largest sum first. Among equal scores, the text that was finished in an earlier round comes
@@ -302,7 +302,7 @@ def train_char_gru(text: Tensor, vocab_size: int, *, seed: int, updates: int = 4
     word doesn't count.) And of the words that are sampled from the network, at least 60 % must be among the five.
 
     Adam at a learning rate of 3e-2, on batches of 12 windows of 18 characters and their successors that start at random places, reaches
-    0.45 bits in less than a second on one core, which is all there is: 20 seconds of it.
+    0.45 bits in less than a second on one core, which is all there is: ten seconds of it.
 
     Args:
         text: (N,), int64, 0 … V − 1, N ≥ 2. A text shorter than your windows makes for shorter windows.

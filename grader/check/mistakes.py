@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from grader.course.banks import BankEntry, answer_with, read_bank
 from grader.course.manifest import Course, Module
+from grader.course.source import without_docstrings
 from grader.practice.diagnosis import Mistakes, ModuleMistakes, lock, read_mistakes
 from grader.practice.outcome import Request
 from grader.practice.process_handle import PracticeProcess
@@ -48,9 +49,10 @@ def outdated_mistakes(course: Course) -> list[str]:
 
 
 def made_from(course: Course, module: Module) -> str:
-    """Stands for the files that a module's part is made from."""
-    paths = course.solution(module.name), course.misconceptions(module.name), course.public_suite(module.name)
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+    """Stands for the files that a module's part is made from. A statement is no part of it."""
+    code = without_docstrings(course.solution(module.name).read_text()).encode()
+    others = course.misconceptions(module.name), course.public_suite(module.name)
+    return hashlib.sha256(b"\0".join([code, *(path.read_bytes() for path in others)])).hexdigest()[:16]
 
 
 def make_mistakes(

@@ -5,6 +5,7 @@ import hashlib
 import msgspec
 
 from grader.course.manifest import Course, Module, Task
+from grader.course.source import without_docstrings
 from grader.practice.outcome import DrawRequest
 from grader.practice.pictures import Picture, read_pictures
 from grader.practice.process_handle import PracticeProcess
@@ -57,5 +58,5 @@ def _made_from(course: Course, module: Module, task: Task) -> str:
     """Stands for everything that a picture's numbers depend on. Raises: OSError."""
     assert task.show
     code = [task.show.kind, task.show.setup, task.show.call, task.show.over]
-    parts = [course.solution(module.name).read_bytes(), msgspec.json.encode(code)]
+    parts = [without_docstrings(course.solution(module.name).read_text()).encode(), msgspec.json.encode(code)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

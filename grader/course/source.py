@@ -2,7 +2,19 @@
 
 import ast
 
-__all__ = ["Definition", "body_lines", "bound_name", "first_line", "gap", "head", "helpers_of", "is_private", "text_of", "todo"]
+__all__ = [
+    "Definition",
+    "body_lines",
+    "bound_name",
+    "first_line",
+    "gap",
+    "head",
+    "helpers_of",
+    "is_private",
+    "text_of",
+    "todo",
+    "without_docstrings",
+]
 
 Definition = ast.FunctionDef | ast.ClassDef
 
@@ -20,6 +32,17 @@ def gap(previous: ast.stmt | None, node: ast.stmt, lines: list[str]) -> str:
         return "\n\n\n"
     between = lines[previous.end_lineno or previous.lineno : first_line(node) - 1]
     return "\n\n" if any(not line.strip() for line in between) else "\n"
+
+
+def without_docstrings(text: str) -> str:
+    """A module's text without docstrings and blank lines: what stays the same when only a statement is mended. Raises: SyntaxError."""
+    dropped: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | Definition) and ast.get_docstring(node, clean=False) is not None:
+            first = node.body[0]
+            if isinstance(node, ast.Module) or first.lineno > node.lineno:
+                dropped |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    return "\n".join(line for number, line in enumerate(text.splitlines(), 1) if line.strip() and number not in dropped)
 
 
 def todo(node: ast.FunctionDef, lines: list[str], helpers: dict[str, Definition]) -> str:
