@@ -84,6 +84,15 @@ def test_a_change_of_a_bank_is_noticed(root):
     path.write_text(whole[:40])
     assert outdated_mistakes(Course.read(root)) == ["mini"]
     path.write_text(whole)
+    reference = root / "solutions" / "mini.py"
+    for old, new, outdated in (
+        ("Return twice x.", "Return x, twice.", []),
+        ("_TWO = 2", "_TWO = 2.0", ["mini"]),
+        ("_TWO = 2.0", "_TWO = 2", []),
+    ):
+        assert old in reference.read_text()
+        reference.write_text(reference.read_text().replace(old, new))  # a statement that is mended changes no behaviour
+        assert outdated_mistakes(Course.read(root)) == outdated
     bank = root / "tests" / "misconceptions" / "mini.py"
     bank.write_text(bank.read_text().replace("Squares.", "Takes the square."))
     assert outdated_mistakes(Course.read(root)) == ["mini"]
