@@ -327,7 +327,7 @@ def tasks_of(result: ModuleResult) -> dict[str, TaskResult]:
     return {task.name: task for task in result.tasks}
 
 
-def grader(*arguments: object, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+def grader(*arguments: object, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command `grader`."""
     command = [sys.executable, "-m", "grader", *map(str, arguments)]
     return subprocess.run(
