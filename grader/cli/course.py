@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
-from grader.base.files import file_problem, write_atomically
+from grader.base.files import write_atomically
 from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, progress_bar, stop
 from grader.course.manifest import Course, Module
 from grader.course.readme import with_table
@@ -62,7 +62,7 @@ def stubs(
         outdated = [_stubs(loaded, check=check), _readme(loaded, check=check), _pictures(loaded, check=check)]
         outdated.append(_mistakes(loaded, jobs, check=check))
     except (OSError, SyntaxError) as error:
-        what = file_problem(error, loaded.root) if isinstance(error, OSError) else f"{error}."
+        what = f"{error.filename} is missing." if isinstance(error, FileNotFoundError) else f"{error}."
         raise stop(f"{what} `grader check` says what a course needs.", EXIT_BAD_INPUT) from None
     if check and any(outdated):
         raise typer.Exit(EXIT_PROBLEMS)
