@@ -38,6 +38,7 @@ def grade(
     roster: Annotated[
         Path | None, typer.Option(help="A class list as CSV: the column `id`, and names, numbers, addresses or files in the others.")
     ] = None,
+    each_is_one: Annotated[bool, typer.Option("--each-is-one", help="Each PATH is one student's, whatever it looks like.")] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**53, help="The run's seed (default: that of an unfinished run in --out, or a fresh one).")
     ] = None,
@@ -68,9 +69,10 @@ def grade(
         loaded = loaded.with_data(data) if data else loaded
         modules = loaded.select(module or [], task or [])
         known = Roster.read(roster) if roster else Roster()
-        submissions, notes = find_submissions(paths, loaded, known)
+        submissions, notes = find_submissions(paths, loaded, known, each_is_one=each_is_one)
         found = [submission.id for submission in submissions]
-        absent = {id: why for path in paths for id, why in not_collected(path).items() if id not in found}
+        absent = {known.id_of(id) or id: why for path in paths for id, why in not_collected(path).items()}
+        absent = {id: why for id, why in absent.items() if id not in found}
         absent |= dict.fromkeys(known.absent([*found, *absent]), "Nothing was handed in under this id of the class list.")
         layers = choose_layers(allow_unconfined=allow_unconfined, trusted=trusted)
         out.mkdir(parents=True, exist_ok=True)

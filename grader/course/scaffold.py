@@ -1,7 +1,9 @@
 """Writes a new course, module or task. What it writes is a small example that passes `grader check`, to be replaced."""
 
+import builtins
 import keyword
 import re
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +16,14 @@ from grader.course.manifest import MANIFEST, Course, Limits, ManifestError
 __all__ = ["new_course", "new_module", "new_task"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_LIBRARIES = ("torch", "torchvision", "numpy", "pytest", "grader", "tests", "exercises", "solutions")
 _TASK = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def new_course(folder: Path, title: str) -> list[Path]:
     """Write a course with one module of one task. Returns: the files. Raises: ManifestError if something is there already."""
+    if not title.isprintable() or not title.strip():
+        raise ManifestError("the title must be one line of text that can be seen")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ManifestError(f"{folder} is not empty: name a new folder")
     values = {"title": msgspec.json.encode(title).decode(), "name": title, "torch": _plain("torch"), "torchvision": _plain("torchvision")}
@@ -32,6 +37,8 @@ def new_module(course: Course, name: str) -> list[Path]:
     """Write a module of one task, last in the course. Returns: the files that were written or changed. Raises: ManifestError."""
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ManifestError(f"{name!r} can't name a module: use small letters, digits and _, with a letter first, as in tensor_ops")
+    if name in sys.stdlib_module_names or name in _LIBRARIES:
+        raise ManifestError(f"{name!r} is the name of a library, which the module would hide: choose another")
     if name in [module.name for module in course.modules]:
         raise ManifestError(f"there is a module {name} already: `grader new task {name} TASK` adds a task to it")
     task = f"first_of_{name}"
@@ -49,8 +56,13 @@ def new_task(course: Course, module: str, task: str) -> list[Path]:
     course.module(module)
     if not _TASK.fullmatch(task) or keyword.iskeyword(task):
         raise ManifestError(f"{task!r} can't name a task: it becomes a function, as in masked_mean, or a class, as in Dropout")
-    if (taken := next((other for other in course.modules if task in [known.name for known in other.tasks]), None)) is not None:
-        raise ManifestError(f"there is a task {task} in {taken.name} already: choose another name")
+    if task in _LIBRARIES or task in dir(builtins):
+        raise ManifestError(f"{task!r} is a name that Python or a library uses: choose another")
+    for known in [known.name for other in course.modules for known in other.tasks]:
+        if known == task:
+            raise ManifestError(f"there is a task {task} already: choose another name")
+        if _camel(known).lower() == _camel(task).lower():
+            raise ManifestError(f"{task} can be taken for the task {known}: choose another name")
     values = {"module": module, "task": task, "Task": _camel(task)}
     before, after = _split(course, module)
     files = {MANIFEST: f"{before.rstrip()}\n\n{_fill(_TASK_TABLE, values)}" + (f"\n{after}" if after else "")}

@@ -34,7 +34,7 @@ def main(root: Path) -> int:
     """Grade `root`/submission. Returns: the exit status, which is 0 if results.json was written."""
     settings = msgspec.json.decode((root / "source" / "settings.json").read_bytes(), type=Settings)
     try:
-        submissions, _ = find_submissions([root / "submission"], Course.read(root / "source" / "course"))
+        submissions, _ = find_submissions([root / "submission"], Course.read(root / "source" / "course"), each_is_one=True)
     except BadInput as error:
         return _write(root, refusal(f"Nothing was graded: {error}"))
     if len(submissions) != 1:
@@ -53,7 +53,7 @@ def _command(root: Path, out: Path, settings: Settings) -> list[str]:
     chosen = [part for name in settings.modules for part in ("--module", name)]
     practice = ["--allow-unconfined"] if settings.practice else []
     places = [str(root / "submission"), "--course", str(root / "source" / "course"), "--out", str(out)]
-    return [sys.executable, "-P", "-m", "grader", "grade", *places, *chosen, *practice]
+    return [sys.executable, "-P", "-m", "grader", "grade", "--each-is-one", *places, *chosen, *practice]
 
 
 def _write(root: Path, results: dict[str, Any]) -> int:

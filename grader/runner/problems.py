@@ -29,8 +29,13 @@ def _problems(submission: Submission, result: SubmissionResult) -> list[Problem]
         elif source.problem:
             by_sentence.setdefault(source.problem, []).append(module.name)
         for name in sorted({name for task in module.tasks for test in task.tests for name in _MISSING.findall(test.message)}):
-            sentence = f"The code imports {name}, which is not here. A course can add packages: [environment] packages in course.toml."
+            sentence = (
+                f"The code imports {name}, which is not here: a package (see [environment] in course.toml) or a file of the student's own."
+            )
             by_sentence.setdefault(sentence, []).append(module.name)
+        messages = {test.message for task in module.tasks for test in task.tests}
+        if all(message.startswith(f"{module.name}.py does not run: ") for message in messages):
+            by_sentence.setdefault(min(messages), []).append(module.name)
         if any(task.status is Status.GRADER_ERROR for task in module.tasks):
             by_sentence.setdefault("The grader itself failed. Grade again; what is done is kept.", []).append(module.name)
     if len(plainly_missing) == len(result.modules):

@@ -1,6 +1,7 @@
 """Reads the files of a .zip or .tar.gz as data. Nothing is extracted, and memory and time are capped."""
 
 import io
+import re
 import stat
 import struct
 import tarfile
@@ -22,7 +23,8 @@ __all__ = ["ARCHIVES", "archived_files"]
 MAX_ARCHIVE_BYTES = 256 << 20
 MAX_INNER_BYTES = 64 << 20  # an archive in an archive, which is unpacked to memory
 MAX_UNPACKED_BYTES = 1 << 30
-MAX_MATCHES = 5_000
+MAX_MATCHES = MAX_MEMBERS
+MAX_INNER_MATCHES = 500
 MAX_MATCHED_BYTES = 1 << 30
 MAX_KEPT_BYTES = 256 << 20
 MAX_DIRECTORY_BYTES = 4 << 20  # a zip's list of members, which zipfile reads as a whole
@@ -52,11 +54,14 @@ class _Budget:
     matches: int = MAX_MATCHES
     read: int = MAX_MATCHED_BYTES
     kept: int = MAX_KEPT_BYTES
+    spent: int = 0
+    """What was kept."""
 
     def spend(self, source: Source) -> None:
         """Raises: Unreadable."""
         self.matches -= 1
         self.kept -= len(source.text)
+        self.spent += len(source.text)
         if min(self.matches, self.read, self.kept) < 0:
             raise Unreadable("it holds the same modules many times over.")
 
@@ -76,7 +81,7 @@ def _files(raw: io.RawIOBase | io.BytesIO, name: str, course: Course, budget: _B
     entries: list[Entry] = []
     try:
         for member, read in (_zip_members if name.lower().endswith(".zip") else _tar_members)(raw):
-            path = PurePosixPath(member.replace("\\", "/"))  # some programs for Windows write names so
+            path = PurePosixPath(_ANCHOR.sub("", member.replace("\\", "/")))  # as some programs for Windows write names
             if not _plain(path) or any(part.startswith((".", "__MACOSX")) for part in path.parts):
                 continue
             if path.name.lower().endswith(ARCHIVES) and not inner:
@@ -104,11 +109,14 @@ def _inner(path: PurePosixPath, read: Callable[[int], bytes], course: Course, bu
         data = budget.counting(read)(MAX_INNER_BYTES + 1)
         if len(data) > MAX_INNER_BYTES:
             raise Unreadable(f"it is larger than {MAX_INNER_BYTES >> 20} MiB.")
-        return [Entry(path / entry.path, entry.load) for entry in _files(io.BytesIO(data), path.name, course, budget, inner=True)]
+        own = _Budget(MAX_INNER_MATCHES, MAX_INNER_BYTES, MAX_INNER_BYTES // 4)  # so that nobody's archive uses up what others need
+        files = _files(io.BytesIO(data), path.name, course, own, inner=True)
+        if not files:
+            raise Unreadable("it holds no file.")
+        budget.kept -= own.spent
+        return [Entry(path / entry.path, entry.load) for entry in files]
     except Unreadable as error:
-        source = Source(problem=f"{one_line(path.name)} can't be read: {error}")
-        budget.spend(source)
-        return [Entry(path, partial(_given, source))]
+        return [Entry(path, partial(_given, Source(problem=f"{one_line(path.name)} can't be read: {error}")))]
 
 
 def _zip_members(raw: io.RawIOBase | io.BytesIO) -> Iterator[tuple[str, Callable[[int], bytes]]]:
@@ -243,6 +251,10 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
     return records
 
 
+_ANCHOR = re.compile(r"^(?:[A-Za-z]:)?/*")
+"""What makes a name absolute. Nothing is written, so the rest says where the file lay."""
+
+
 def _plain(path: PurePosixPath) -> bool:
     """True for a relative path that stays inside the archive."""
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not path.parts[0].endswith(":")
+    return bool(path.parts) and ".." not in path.parts

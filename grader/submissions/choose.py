@@ -15,7 +15,7 @@ from grader.submissions.archives import ARCHIVES
 from grader.submissions.names import meant, resembled, without_platform
 from grader.submissions.sources import Entry, Source
 
-__all__ = ["UNPACKED_ELSEWHERE", "choose", "module_entries"]
+__all__ = ["UNPACKED_ELSEWHERE", "answers", "choose", "module_entries"]
 
 UNPACKED_ELSEWHERE = (".rar", ".7z", ".tar", ".gz", ".bz2", ".xz", ".zst", ".tbz", ".txz", ".z")
 """Archives that are not read."""
@@ -24,6 +24,13 @@ UNPACKED_ELSEWHERE = (".rar", ".7z", ".tar", ".gz", ".bz2", ".xz", ".zst", ".tbz
 def module_entries(entries: Iterable[Entry], course: Course) -> list[Entry]:
     """Those that are called like a module, or nearly."""
     return [entry for entry in entries if entry.load and meant(without_platform(entry.path.name), course)]
+
+
+def answers(entries: list[Entry], course: Course) -> bool:
+    """Whether a module is among the files that is more than the stub."""
+    sources = choose(entries, course)
+    found = [(module, source) for module in course.modules if (source := sources.get(module.name)) and not source.missing]
+    return any(source.problem or _answers_a_task(source.text, module, course) for module, source in found)
 
 
 def choose(entries: list[Entry], course: Course) -> dict[str, Source]:
@@ -36,8 +43,9 @@ def choose(entries: list[Entry], course: Course) -> dict[str, Source]:
     for module in course.modules:
         if tiers := _tiers(entries, module.name, course):
             sources[module.name] = _chosen(tiers, module, course)
-    if not sources and (unread := [entry.load() for entry in entries if entry.load and entry.path.name.lower().endswith(ARCHIVES)]):
-        return {module.name: unread[0] for module in course.modules}
+    unread = [entry.load() for entry in entries if entry.load and entry.path.name.lower().endswith(ARCHIVES)]
+    if unread:  # any module may be in it
+        return {module.name: sources.get(module.name, unread[0]) for module in course.modules}
     seen = [entry.path for entry in entries]
     if not sources and not any(resembled(path.name, course) for path in seen):
         return {module.name: Source.nothing(_instead(seen)) for module in course.modules}
@@ -108,7 +116,7 @@ def _left(others: list[Entry], module: Module) -> str:
 
 def _misplaced(path: PurePosixPath, module: Module) -> str:
     """What to do about the name or the place of a file that was taken all the same."""
-    if path.stem != module.name:
+    if path.name not in (f"{module.name}.py", f"{module.name}.ipynb"):
         return (
             "" if path.name != without_platform(path.name) else f"{one_line(str(path))} was taken for {module.name}.py: give it that name."
         )

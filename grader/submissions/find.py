@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 from grader.base.text import one_line
 from grader.course.manifest import Course
 from grader.submissions.archives import ARCHIVES, archived_files
-from grader.submissions.choose import UNPACKED_ELSEWHERE, choose, module_entries
+from grader.submissions.choose import UNPACKED_ELSEWHERE, answers, choose, module_entries
 from grader.submissions.collect import RECORD
 from grader.submissions.folders import expanded, folder_files, reader, top_files
 from grader.submissions.ids import distinct_ids, submission_id
 from grader.submissions.layouts import Child, Layout, NobodysFiles, Owner, recognise
-from grader.submissions.names import file_names, meant
+from grader.submissions.names import Meant, file_names, meant, resembled
 from grader.submissions.reading import METADATA, is_read, read_source
 from grader.submissions.repositories import NoCommit, git_files
 from grader.submissions.roster import Roster
@@ -47,7 +47,9 @@ class _NoModules(BadInput):
 _NO_ROSTER = Roster()
 
 
-def find_submissions(paths: Iterable[Path], course: Course, roster: Roster = _NO_ROSTER) -> tuple[list[Submission], list[str]]:
+def find_submissions(
+    paths: Iterable[Path], course: Course, roster: Roster = _NO_ROSTER, *, each_is_one: bool = False
+) -> tuple[list[Submission], list[str]]:
     """Read every submission that the paths name. A path is one submission, a folder of submissions, or a platform's download of a class.
 
     Each submission gets an id of its own; one that can't be read has a problem in each module, and the others go on.
@@ -56,6 +58,7 @@ def find_submissions(paths: Iterable[Path], course: Course, roster: Roster = _NO
         paths: what to read.
         course: whose modules are looked for.
         roster: the ids of students whom platforms call otherwise.
+        each_is_one: whether each path is one student's, whatever it looks like.
 
     Returns: the submissions, and a sentence for each layout that was recognised, each file or folder that was passed over, and each
     submission that is not called by its name.
@@ -67,7 +70,7 @@ def find_submissions(paths: Iterable[Path], course: Course, roster: Roster = _NO
     unread = 0
     for path in paths:
         try:
-            some, more = _in_path(path, course, roster)
+            some, more = ([_read(path, course)], []) if each_is_one else _in_path(path, course, roster)
         except _NoModules as error:
             refused.append(error)
             if error.found:
@@ -109,60 +112,70 @@ _Students = tuple[list[_Found], list[str]]
 def _in_path(path: Path, course: Course, roster: Roster) -> _Students:
     """The submissions that one path names. Raises: BadInput."""
     try:
-        if found := _download(path, course, roster):
-            return found
-        if path.is_dir() and not _is_one(path, course):
-            return _children(path, course, roster)
+        if path.is_dir():
+            return _in_folder(path, course, roster)
+        if path.is_file() and path.name.lower().endswith(ARCHIVES):
+            return _in_archive(path, course, roster)
     except (OSError, Unreadable):
         pass  # reading it as one submission says why
     return [_read(path, course)], []
 
 
-def _download(path: Path, course: Course, roster: Roster, *, beside_others: bool = False) -> _Students | None:
-    """The students of a class whose files a folder or an archive holds. None if it is one student's, or has a folder for each.
-
-    `beside_others` says that it is itself one of several, so that it is a student's unless it clearly holds those of several.
-    Raises: NobodysFiles, OSError, Unreadable.
-    """
-    if path.is_dir():
-        return _in_folder(path, course, roster, beside_others)
-    if path.is_file() and path.name.lower().endswith(ARCHIVES):
-        return _in_archive(path, course, roster, beside_others)
-    return None
-
-
-def _is_one(path: Path, course: Course) -> bool:
-    """Whether a folder is one student's: it holds modules itself, or is a repository in which no folder looks like a student's."""
-    if module_entries(top_files(path, course), course):
-        return True
-    folders = [child for child in path.iterdir() if not child.name.startswith(".")]
-    return os.path.lexists(path / ".git") and not any(module_entries(top_files(child, course), course) for child in folders)
-
-
 # ---- several students in a folder
 
 
-def _in_folder(path: Path, course: Course, roster: Roster, beside_others: bool) -> _Students | None:
-    """Raises: NobodysFiles, OSError, Unreadable."""
+def _in_folder(path: Path, course: Course, roster: Roster) -> _Students:
+    """The submissions of a folder: a platform's download, one student's work, or a folder for each student.
+
+    Raises: BadInput, OSError, Unreadable.
+    """
     root = path
     for _ in range(_MOST_WRAPPERS):
         children = _listed(root)
         listed = read_source(METADATA, reader(root / METADATA)).text if any(child.name == METADATA for child in children) else ""
-        loose = root == path and (not beside_others or _names_people(children, course))
-        layout = recognise(children, listed, root.resolve().name, course, roster, loose=loose)
+        layout = recognise(children, listed, root.resolve().name, course, roster, loose=root == path)
         if layout or len(children) != 1 or not children[0].is_folder:
             break
         root /= children[0].name
-    if not layout or (beside_others and len(layout.students()) < 2):
-        return None
-    return _of_layout(layout, path, children, partial(_files_of, root, course), course, roster)
-
-
-def _names_people(children: list[Child], course: Course) -> bool:
-    return any(found.person for child in children if (found := meant(child.name, course)))
+    if layout:
+        found, notes = _of_layout(layout, path, partial(_files_of, root, course), course, roster)
+        others, more = _children(root, course, [child for child in root.iterdir() if child.name not in layout.owners])
+        return found + others, [*notes, *more]
+    if _is_one(path, course):
+        return [_read(path, course)], []
+    found, notes = _children(path, course, list(path.iterdir()))
+    if not any(not source.missing for one in found for source in one.sources.values()):
+        expected = f"expected {', '.join(file_names(course))}, or folders or archives that hold them"
+        raise _NoModules(f"{shown(path)} holds no submission: {expected}", _one(path, _folder_entries(path, course), course))
+    return found, notes
 
 
 _MOST_WRAPPERS = 4
+
+
+def _is_one(path: Path, course: Course) -> bool:
+    """Whether a folder is one student's: it holds modules itself, or is a repository in which no folder looks like a student's.
+
+    Raises: NobodysFiles if it holds modules itself and folders that look like students', too.
+    """
+    own = module_entries(top_files(path, course), course)
+    if own and not os.path.lexists(path / ".git"):
+        folders = [child.name for child in _listed(path) if child.is_folder and child.name != "exercises"]
+        students = [name for name in folders if module_entries(top_files(path / name, course), course)]
+        if len(students) > 1:
+            raise NobodysFiles(
+                f"{one_line(path.name)} holds {one_line(own[0].path.name)} and folders that do, too ({_some(students)}). If these are "
+                "students', move the files beside them elsewhere; if all is one student's, keep one file for each module."
+            )
+    if own:
+        return True
+    folders_of_all = [child for child in path.iterdir() if not child.name.startswith(".")]
+    return os.path.lexists(path / ".git") and not any(module_entries(top_files(child, course), course) for child in folders_of_all)
+
+
+def _some(names: list[str]) -> str:
+    """The first names of a list."""
+    return ", ".join(one_line(name, 60) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _listed(folder: Path) -> list[Child]:
@@ -181,80 +194,111 @@ def _files_of(root: Path, course: Course, names: list[str]) -> list[Entry]:
         child = root / name
         if child.is_dir():
             entries += _folder_entries(child, course)
-        else:
+        elif child.exists():
             entry = Entry(PurePosixPath(name), partial(read_source, name, reader(child)) if is_read(name, course) else None)
             entries += expanded(root, [entry], course)
     return entries
 
 
 def _folder_entries(folder: Path, course: Course) -> list[Entry]:
-    """The files of a student's folder. Only if no module is among them are its archives looked into. Raises: Unreadable."""
+    """The files of a student's folder. Only if no answer is among them are its archives looked into. Raises: Unreadable."""
     entries = folder_files(folder, course)
-    return entries if module_entries(entries, course) else expanded(folder, entries, course)
+    packed = any(entry.path.name.lower().endswith(ARCHIVES) for entry in entries)
+    return expanded(folder, entries, course) if packed and not answers(entries, course) else entries
 
 
-def _children(folder: Path, course: Course, roster: Roster) -> _Students:
-    """The submissions in a folder, and sentences about what was passed over. Raises: BadInput if there are none, OSError."""
+def _children(folder: Path, course: Course, children: list[Path]) -> _Students:
+    """The submissions among the children of a folder, and a sentence about what was passed over."""
     found, notes, others = list[_Found](), list[str](), list[str]()
-    for child in sorted(folder.iterdir()):
+    for child in sorted(children):
         if child.name.startswith((".", "__MACOSX")):
             continue
         try:
             if child.is_symlink() or not (child.is_dir() or child.is_file()):
                 what = "a link is not followed" if child.is_symlink() else "is neither a file nor a folder"
                 notes.append(f"Passed over: {shown(child)}: {what}.")
-            elif (child / "results.json").is_file() and not module_entries(top_files(child, course), course):
+            elif (child / ".store").is_dir() and (child / "results.json").is_file():
                 notes.append(f"Passed over: {shown(child)}: the results of a run.")
-            elif download := _download(child, course, roster, beside_others=True):
-                found += download[0]
-                notes += download[1]
             elif child.is_dir():
-                found.append(_one(child, _folder_entries(child, course), course))
-            elif meant(child.name, course):
-                found.append(_read(child, course))
+                found.append(_student(child, _folder_entries(child, course), course))
+            elif child.name.lower().endswith(ARCHIVES):
+                found.append(_student(child, archived_files(child, course), course))
+            elif meant(child.name, course) or resembled(child.name, course):
+                found.append(_student(child, _files_of(folder, course, [child.name]), course))
             elif child.name.lower().endswith(UNPACKED_ELSEWHERE):
                 found.append(_unreadable(child, _name(child), Unreadable("pack a .zip or a .tar.gz instead."), course))
-            elif child.name != RECORD:
+            elif child.name not in (RECORD, METADATA):
                 others.append(child.name)
-        except NobodysFiles as error:
-            found.append(_unreadable(child, _name(child), error, course))
         except (OSError, Unreadable) as error:
             found.append(_unreadable(child, _name(child), error, course))
-    if not any(not source.missing for one in found for source in one.sources.values()):
-        expected = f"expected {', '.join(file_names(course))}, or folders or archives that hold them"
-        raise _NoModules(f"{shown(folder)} holds no submission: {expected}", _one(folder, _folder_entries(folder, course), course))
     return found, [*notes, *_not_read(folder, others)]
+
+
+def _student(path: Path, entries: list[Entry], course: Course) -> _Found:
+    """What a folder or an archive among others holds: one student's work. If it seems to be several students', that is its problem."""
+    people = _people(entries, course)
+    if not people:
+        return _one(path, entries, course)
+    what = f"{one_line(path.name)} seems to hold the work of several students ({_some(people)})."
+    problem = Source(problem=f"{what} If so, give `grader grade` its path alone; if not, keep one file for each module, at its top.")
+    return _Found(path, _name(path), {module.name: problem for module in course.modules})
+
+
+def _people(entries: list[Entry], course: Course) -> list[str]:
+    """The students whose work files seem to be, if they are several: by their names, or because several folders hold modules."""
+    own = module_entries([entry for entry in entries if len(entry.path.parts) == 1 or entry.path.parts[0] == "exercises"], course)
+    if any(meant(entry.path.name, course) == Meant(module.name, exact=True) for entry in own for module in course.modules):
+        return []
+    children, inside = _tops(entries), entries
+    while len(children) == 1 and children[0].is_folder and children[0].name != "exercises":
+        inside = [_inside(entry) for entry in inside]
+        children = _tops(inside)
+    persons = {found.person for entry in own if (found := meant(entry.path.name, course)) and found.person}
+    layout = recognise(children, "", "", course, Roster(), loose=False) or _by_folder(children, inside, course)
+    names = list(dict.fromkeys(owner.name for owner in layout.students())) if layout else sorted(persons)
+    return names if len(names) > 1 else []
 
 
 # ---- several students in an archive
 
 
-def _in_archive(path: Path, course: Course, roster: Roster, beside_others: bool) -> _Students:
+def _in_archive(path: Path, course: Course, roster: Roster) -> _Students:
     """Raises: NobodysFiles, OSError, Unreadable."""
     whole = entries = archived_files(path, course)
     folder = _name(path)
     while True:
         children = _tops(entries)
         listed = next((entry.load().text for entry in entries if entry.load and str(entry.path) == METADATA), "")
-        loose = not beside_others or _names_people(children, course)
-        layout = recognise(children, listed, folder, course, roster, loose=loose)
+        layout = recognise(children, listed, folder, course, roster)
         if layout or len(children) != 1 or not children[0].is_folder or children[0].name == "exercises":
             break
         folder = children[0].name
         entries = [_inside(entry) for entry in entries]
-    if not layout and not beside_others:
-        layout = _by_folder(children, entries, course)
-    if not layout or (beside_others and len(layout.students()) < 2):
+    by_folder = _by_folder(children, entries, course)
+    if layout:
+        rest = {child.name: (Owner(_stem(child.name), (child.name,)),) for child in children if child.name not in layout.owners}
+        may_be = {child.name for child in children if child.is_folder or _may_be_a_students(child.name, course)}
+        layout = replace(layout, owners={**layout.owners, **{name: owner for name, owner in rest.items() if name in may_be}})
+    layout = layout or by_folder
+    if not layout:
         return [_one(path, whole, course)], []
-
     below: dict[str, list[Entry]] = {}
     for entry in entries:
         below.setdefault(entry.path.parts[0], []).append(_inside(entry))
 
     def files(names: list[str]) -> list[Entry]:
-        return [entry for name in names for entry in below[name]]
+        return [entry for name in names for entry in below.get(name, [])]
 
-    return _of_layout(layout, path, children, files, course, roster)
+    found, notes = _of_layout(layout, path, files, course, roster)
+    return found, [
+        *notes,
+        *_not_read(path, [child.name for child in children if child.name not in layout.owners and child.name != METADATA]),
+    ]
+
+
+def _may_be_a_students(name: str, course: Course) -> bool:
+    """Whether a file of this name may be what a student handed in."""
+    return name.lower().endswith((*ARCHIVES, *UNPACKED_ELSEWHERE)) or bool(meant(name, course) or resembled(name, course))
 
 
 def _tops(entries: list[Entry]) -> list[Child]:
@@ -271,16 +315,13 @@ def _inside(entry: Entry) -> Entry:
 
 
 def _by_folder(children: list[Child], entries: list[Entry], course: Course) -> Layout | None:
-    """Folders side by side that hold the same module are students'. One student would not hand in a module twice."""
+    """Folders or archives side by side that hold modules, with none beside them, are students'."""
     if module_entries([entry for entry in entries if len(entry.path.parts) == 1 or entry.path.parts[0] == "exercises"], course):
         return None
-    modules = dict[str, set[str]]()
-    for entry in module_entries(entries, course):
-        found = meant(entry.path.name, course)
-        modules.setdefault(entry.path.parts[0], set()).add(found.module if found else "")
-    if sum(map(len, modules.values())) == len(set().union(*modules.values())):
+    if len({entry.path.parts[0] for entry in module_entries(entries, course)}) < 2:
         return None
-    return Layout("a folder for each student", {child.name: (Owner(_stem(child.name)),) for child in children if child.is_folder})
+    students = [child.name for child in children if child.is_folder or _may_be_a_students(child.name, course)]
+    return Layout("a folder or archive for each student", {name: (Owner(_stem(name), (name,)),) for name in students})
 
 
 # ---- what students own
@@ -289,7 +330,6 @@ def _by_folder(children: list[Child], entries: list[Entry], course: Course) -> L
 def _of_layout(
     layout: Layout,
     path: Path,
-    children: list[Child],
     files: Callable[[list[str]], list[Entry]],
     course: Course,
     roster: Roster,
@@ -306,11 +346,7 @@ def _of_layout(
     listed = [f"{one_line(owner.name, 60)} ({', '.join(one_line(name, 80) for name in names[:3])})" for owner, names in students.items()]
     more = f", and {len(listed) - _MOST_LISTED} more: `files` in results.json has them all" if len(listed) > _MOST_LISTED else ""
     count = f"{len(students)} student{'s' if len(students) != 1 else ''}"
-    notes = [f"{shown(path)} is {layout.name}, with {count}: {', '.join(listed[:_MOST_LISTED])}{more}."]
-    return found, [
-        *notes,
-        *_not_read(path, [child.name for child in children if child.name not in layout.owners and child.name != METADATA]),
-    ]
+    return found, [f"{shown(path)} is {layout.name}, with {count}: {', '.join(listed[:_MOST_LISTED])}{more}."]
 
 
 _MOST_LISTED = 12
@@ -320,8 +356,7 @@ def _not_read(folder: Path, names: list[str]) -> list[str]:
     """The sentence about files in a folder that are nobody's."""
     if not names:
         return []
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return [f"Not read in {shown(folder)}: {', '.join(one_line(name, 80) for name in names[:5])}{more}."]
+    return [f"Not read in {shown(folder)}: {_some(names)}."]
 
 
 # ---- one submission

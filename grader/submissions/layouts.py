@@ -1,5 +1,6 @@
 """Tells whose each file of a download is: the layouts of Canvas, Moodle, Gradescope, GitHub Classroom, and folders of loose notebooks."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,8 @@ import yaml
 
 from grader.base.text import one_line
 from grader.course.manifest import Course
-from grader.submissions.names import CANVAS, MOODLE, meant
+from grader.submissions.archives import ARCHIVES
+from grader.submissions.names import CANVAS, MOODLE, meant, without_platform
 from grader.submissions.reading import is_notebook
 from grader.submissions.roster import Roster
 from grader.submissions.sources import BadInput
@@ -73,23 +75,38 @@ def recognise(
     return (
         _gradescope(children, metadata)
         or _of_platform("Moodle", MOODLE, children)
-        or _of_platform("Canvas", CANVAS, children)
+        or _of_platform("Canvas", CANVAS, [child for child in children if _may_be_of_canvas(child, course)])
         or _classroom(children, folder)
         or (_loose(children, folder, course, roster) if loose else None)
     )
 
 
+_NOBODY = ("Participant", "Teilnehmer", "Teilnehmer-in", "Teilnehmerin")
+"""What Moodle calls everybody where names are hidden."""
+
+
+def _may_be_of_canvas(child: Child, course: Course) -> bool:
+    """Canvas downloads files, no folders. A name with two numbers in it is a Canvas name if what follows can be handed in."""
+    archive = child.name.lower().endswith(ARCHIVES)
+    name = without_platform(child.name)
+    suffix = name.rpartition(".")[2].lower()
+    return (archive or not child.is_folder) and (archive or meant(name, course) is not None or suffix not in ("py", "ipynb"))
+
+
 def _of_platform(name: str, pattern: Any, children: Sequence[Child]) -> Layout | None:
     """Canvas and Moodle write the student into each name."""
     found = {child.name: parts for child in children if len(child.name) < 400 and (parts := pattern.fullmatch(child.name))}
-    if 2 * len(found) < max(1, len(children)):
-        return None
-    return Layout(f"a download of {name}", {child: (Owner(parts["student"].strip(), (parts["user"],)),) for child, parts in found.items()})
+    people = {child: (parts["student"].strip(), parts["user"]) for child, parts in found.items()}
+    names = [name for name, _ in set(people.values())]
+    owners: dict[str, tuple[Owner, ...]] = {
+        child: (Owner(student if names.count(student) == 1 and student not in _NOBODY else f"{student} {user}", (student, user)),)
+        for child, (student, user) in people.items()
+    }
+    return Layout(f"a download of {name}", owners) if found else None
 
 
 def _gradescope(children: Sequence[Child], metadata: str) -> Layout | None:
     """Gradescope's export has a folder for each submission, and a list of who handed it in: one student, or a group."""
-    folders = [child.name for child in children if child.is_folder]
     try:
         listed = yaml.load(metadata, Loader=_AnyTag) if metadata else None
     except (yaml.YAMLError, RecursionError, ValueError):
@@ -97,7 +114,8 @@ def _gradescope(children: Sequence[Child], metadata: str) -> Layout | None:
     if not isinstance(listed, Mapping):
         return None
     owners = {}
-    for folder in folders:
+    listed_folders = [str(name) for name in listed if re.fullmatch(r"submission_\d+", str(name))]
+    for folder in dict.fromkeys([child.name for child in children if child.is_folder] + listed_folders):
         entry = listed.get(folder)
         people = (entry.get(":submitters") or entry.get("submitters")) if isinstance(entry, Mapping) else None
         named = [_submitter(person) for person in people if isinstance(person, Mapping)] if isinstance(people, list) else []

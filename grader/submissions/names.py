@@ -1,5 +1,6 @@
 """What a file's name says: which module it means, and what browsers, systems and platforms have added to it."""
 
+import difflib
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -53,12 +54,13 @@ def meant(name: str, course: Course) -> Meant | None:
 
 
 def resembled(name: str, course: Course) -> str | None:
-    """The module whose name is a part of this file's name, as in "my_tensor_ops_final.py". A test of a module is none."""
+    """The module that this file's name nearly holds, as in "my_tensor_ops_final.py" and "tensorops.py". A test of a module is none."""
     if len(name) > _LONGEST or not (parts := _NAME.fullmatch(name)):
         return None
-    words = f"_{_plain(parts['stem'])}_"
-    found = [module.name for module in course.modules if f"_{module.name.lower()}_" in words]
-    return max(found, key=len) if found and not words.startswith("_test_") else None
+    plain = _plain(parts["stem"])
+    words, names = f"_{plain}_", {module.name.lower(): module.name for module in course.modules}
+    found = [name for name in names if f"_{name}_" in words] or difflib.get_close_matches(plain, names, 1, 0.85)
+    return names[max(found, key=len)] if found and not words.startswith(("_test_", "_.")) else None
 
 
 def without_platform(name: str) -> str:

@@ -18,6 +18,10 @@ _IDS = ("id", "identifier", "student_id", "student id", "sis login id", "usernam
 """What the column of ids may be called, in the order of preference."""
 
 
+_NUMBERS = re.compile(r"id|num|nr|user|canvas|matr", re.IGNORECASE)
+"""The columns in which a number can stand for a student."""
+
+
 @dataclass(frozen=True)
 class Roster:
     """The ids of a class, by the names, numbers, addresses and files that belong to each."""
@@ -30,10 +34,16 @@ class Roster:
     def read(cls, path: Path) -> Self:
         """Read a CSV file with a column `id`. Whatever stands in a row's other columns is a name of this student. Raises: BadInput."""
         try:
-            rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))
+            text = path.read_text(encoding="utf-8-sig")
+            separator = max(",;\t", key=text.partition("\n")[0].count)
+            reader = csv.DictReader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
+            rows = list(reader)
         except (OSError, UnicodeError, csv.Error) as error:
             raise BadInput(f"{path} can't be read ({one_line(str(error))}): give a class list as CSV in UTF-8") from None
+        header = [name.strip().lower() for name in reader.fieldnames or []]
         columns = {str(name).strip().lower(): name for name in (rows[0] if rows else {}) if name}
+        if len(set(header)) < len(header) or any(None in row for row in rows):
+            raise BadInput(f"{path} has rows with more cells than columns, or a column twice: put names with a comma between quotes")
         column = next((columns[name] for name in _IDS if name in columns), None)
         if column is None:
             raise BadInput(f"{path} has no column of ids: call one `id`, and put names, numbers or files into the others")
@@ -47,8 +57,11 @@ class Roster:
             if any(look(id) == look(other) for other in ids):
                 raise BadInput(f"{path}, line {number}: the id {id} stands there twice: give each student one line")
             ids.append(id)
-            for value in row.values():
-                for key in _keys(value if isinstance(value, str) else ""):
+            for name, value in row.items():
+                numeric = isinstance(value, str) and value.strip().isdigit()
+                if not isinstance(value, str) or (numeric and not _NUMBERS.search(name or "")):
+                    continue  # points and the like are nobody's names
+                for key in _keys(value):
                     owners.setdefault(key, set()).add(id)
         return cls(tuple(ids), {key: next(iter(some)) for key, some in owners.items() if len(some) == 1})
 

@@ -22,6 +22,7 @@ from grader.submissions.sources import Source
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # tests that look for what is left behind must not find their neighbours' files
     tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"{worker}-")
+    os.chmod(tempfile.tempdir, 0o755)  # some tests give up root's rights
     atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 MANIFEST = """\

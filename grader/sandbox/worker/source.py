@@ -43,13 +43,14 @@ def run_cells(source: str, starts: Sequence[int], tasks: Sequence[str], seconds:
     What Jupyter gives for nothing is there: `display`, `get_ipython`, and `await` at the top of a cell. What cells print is dropped.
     """
     flags, patience = 0, _Patience(seconds)
-    module.__dict__.update({name: _nothing for name in ("display", "get_ipython") if name not in tasks})
+    given = {"display": _nothing, "get_ipython": _Shell}
+    module.__dict__.update({name: value for name, value in given.items() if name not in tasks})
     with contextlib.redirect_stdout(_Nowhere()), contextlib.redirect_stderr(_Nowhere()):
         for first, text in cells_of(source, starts):
             try:
                 with patience:
                     flags |= _run_cell(text, first, module, filename, flags)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # such as SystemExit, or asyncio's CancelledError
                 for kind, name in re.findall(r"^(def|class)[ \t]+(\w+)", text, re.MULTILINE):
                     if name in tasks and name not in module.__dict__:
                         module.__dict__[name] = _stand_in(error, kind)
@@ -80,20 +81,17 @@ def _run_forgiving(tree: ast.Module, module: types.ModuleType, filename: str, fl
     """Run code whose imports may fail: the name of a package that is missing stands for its error, which comes when it is used."""
     body: list[ast.stmt] = []
     for node in tree.body:
-        if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", None) != "__future__":
-            names = [alias.asname or alias.name.partition(".")[0] for alias in node.names if alias.name != "*"]
-            handler = ast.parse("try: pass\nexcept ModuleNotFoundError as error: pass").body[0]
-            assert isinstance(handler, ast.Try)
-            handler.body = [node]
-            handler.handlers[0].name = _ERROR
-            handler.handlers[0].body = [*ast.parse("".join(f"{name} = {_MISSING}({_ERROR})\n" for name in names) or "pass").body]
-            for part in ast.walk(handler):
-                if hasattr(part, "lineno") and part is not node and part not in node.names:
-                    ast.copy_location(part, node)
-            body.append(handler)
+        if isinstance(node, ast.Import):
+            body += [_tried(ast.copy_location(ast.Import([alias]), node), [alias]) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            body.append(_tried(node, node.names))
         else:
             body.append(node)
-    module.__dict__[_MISSING] = lambda error: _stand_in(error, "class")
+
+    def missing(name: str, error: BaseException) -> object:
+        return module.__dict__[name] if name in module.__dict__ else _stand_in(error, "class")  # `import torch.nosuch` leaves torch
+
+    module.__dict__[_MISSING] = missing
     try:
         _run(
             compile(ast.Module(body, tree.type_ignores), filename, "exec", flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True),
@@ -101,6 +99,18 @@ def _run_forgiving(tree: ast.Module, module: types.ModuleType, filename: str, fl
         )
     finally:
         del module.__dict__[_MISSING]
+
+
+def _tried(node: ast.stmt, aliases: Sequence[ast.alias]) -> ast.stmt:
+    """An import, after whose failure the names that it binds stand for its error."""
+    names = [alias.asname or alias.name.partition(".")[0] for alias in aliases if alias.name != "*"]
+    tried = ast.parse(f"try: pass\nexcept ModuleNotFoundError as {_ERROR}: pass").body[0]
+    assert isinstance(tried, ast.Try)
+    tried.handlers[0].body = ast.parse("".join(f"{name} = {_MISSING}({name!r}, {_ERROR})\n" for name in names) or "pass").body
+    for part in ast.walk(tried):
+        ast.copy_location(part, node)
+    tried.body = [node]
+    return tried
 
 
 _MISSING, _ERROR = "__grader_missing__", "__grader_error__"
@@ -123,8 +133,20 @@ def _nothing(*_: object, **__: object) -> None:
     """Stands for what shows things in a notebook."""
 
 
+class _Shell:
+    """Stands for Jupyter's shell, whose commands do nothing here."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _nothing
+
+
 class _Nowhere(io.TextIOBase):
     """Takes what cells print, and drops it: a long print would otherwise end the module."""
+
+    @property
+    def buffer(self) -> Any:
+        """Takes bytes, too."""
+        return self
 
     def write(self, text: str) -> int:
         return len(text)

@@ -155,22 +155,88 @@ def test_loose_files_that_are_nobodys(tmp_path, course):
 
 
 def test_a_download_beside_others(tmp_path, course):
-    """In a folder of submissions, a download is taken apart; one that is nobody's is a row with a problem, and the others go on."""
+    """In a folder of submissions, each child is one student's. One that seems to be several students' is a problem that names them."""
     filled(tmp_path / "canvas.zip", DOWNLOADS["Canvas"])
     filled(tmp_path / "moodle", DOWNLOADS["Moodle, folders"])
-    filled(tmp_path / "drive", {"Anna Lee - mini.ipynb": "a", "mini.ipynb": "d"})
+    filled(tmp_path / "sections", {"anna/mini.py": "a", "ben/mini.py": "b"})
+    filled(tmp_path / "drive", {"Anna Lee - mini.ipynb": "a", "Ben Ott - mini.ipynb": "d"})
     filled(tmp_path / "dora", {"mini.py": "e", "mini (1).py": "f"})
     submissions, notes = find_submissions([tmp_path], course)
-    assert [one.id for one in submissions] == ["leeanna", "ottben", "poecy", "dora", "drive", "Lee, Anna", "Ott, Ben"]
-    assert "nothing says whose these are: mini.ipynb" in submissions[4].sources["mini"].problem
-    assert submissions[3].sources["mini"].text.endswith("# e\n")
-    assert "dora: not read, because mini is in its place already: mini (1).py." in notes
+    assert [one.id for one in submissions] == ["canvas", "dora", "drive", "moodle", "sections"]
+    said = "seems to hold the work of several students ("
+    problems = {one.id: one.sources["mini"].problem.partition(said)[2].partition(")")[0] for one in submissions}
+    assert problems == {
+        "canvas": "leeanna, ottben, poecy",
+        "dora": "",
+        "drive": "Anna Lee, Ben Ott",
+        "moodle": "Lee, Anna, Ott, Ben",
+        "sections": "anna, ben",
+    }
+    assert submissions[1].sources["mini"].text.endswith("# e\n")
+    assert notes == ["dora: not read, because mini is in its place already: mini (1).py."]
 
 
-def test_two_students_of_a_name(tmp_path, course):
-    """Canvas's number tells them apart: two rows, none of which holds the other's file."""
+def test_nobody_is_given_the_name_of_another(tmp_path, course):
+    """What a student packs, such as another one's files as a platform would call them, is that student's own trouble."""
+    filled(tmp_path / "anna.zip", {"ben_1_2_mini.py": "x", "cy_3_4_mini.py": "y"})
+    filled(tmp_path / "dora", {"submission_metadata.yml": METADATA, "submission_1/mini.py": "x", "submission_2/mini.py": "y"})
+    filled(tmp_path / "ben", {"mini.py": "b"})
+    submissions, _ = find_submissions([tmp_path], course)
+    assert [one.id for one in submissions] == ["anna", "ben", "dora"]
+    assert submissions[1].sources["mini"].text == text_of("b")
+    assert "several students" in submissions[0].sources["mini"].problem
+    assert "several students" in submissions[2].sources["mini"].problem
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_a_layout_does_not_know_is_a_row(tmp_path, course, kind):
+    """Folders, archives and files beside a download are students', too; nobody is dropped."""
+    members = {**DOWNLOADS["Canvas"], "carol/mini.py": "d", "dave.zip": {"mini.py": "e"}, "eve.rar": "-", "grades.csv": "-"}
+    path = filled(tmp_path / ("all" if kind == "folder" else "all.zip"), members)
+    submissions, notes = find_submissions([path], course)
+    assert [one.id for one in submissions] == ["leeanna", "ottben", "poecy", "carol", "dave", "eve"]
+    assert [one.sources["mini"].text.strip()[-1:] for one in submissions] == ["a", "b", "c", "d", "e", ""]
+    assert submissions[-1].sources["mini"].problem
+    assert notes[-1] == f"Not read in {path}: grades.csv."
+
+
+def test_a_class_beside_a_stub(tmp_path, course):
+    """A module at the top and folders that hold modules: one student's or a class? Nothing is graded, and the sentence says what to do."""
+    path = filled(tmp_path / "all", {"mini.py": "s", "anna/mini.py": "a", "ben/mini.py": "b"})
+    with pytest.raises(BadInput, match=r"holds mini\.py and folders that do, too"):
+        find_submissions([path], course)
+    submissions, _ = find_submissions([path], course, each_is_one=True)
+    assert [one.id for one in submissions] == ["all"]
+
+
+def test_folders_that_look_like_names_of_canvas(tmp_path, course):
+    """Canvas downloads files: a folder with two numbers in its name is called as it is."""
+    path = filled(tmp_path / "all", {"ml_2025_01_anna/mini.py": "a", "ml_2025_02_ben/mini.py": "b"})
+    assert owners(path, course) == {"ml_2025_01_anna": "a", "ml_2025_02_ben": "b"}
+
+
+def test_an_answer_in_an_archive_beside_the_stub(tmp_path, course):
+    """A stub is no answer, wherever the answer is; a damaged archive is said."""
+    (tmp_path / "all").mkdir()
+    root = filled(tmp_path / "all" / "anna", {"hand-in.zip": {"mini.py": "a"}})
+    (root / "exercises").mkdir()
+    (root / "exercises" / "mini.py").write_text(course.stub("mini").read_text())
+    filled(tmp_path / "all" / "ben", {"hand-in.zip": "-"})
+    anna, ben = find_submissions([tmp_path / "all"], course)[0]
+    assert anna.sources["mini"].text == text_of("a")
+    assert ben.sources["mini"].problem.startswith("hand-in.zip can't be read: it is damaged")
+
+
+def test_students_without_names(tmp_path, course):
+    """Two students of a name, or of none, are told apart by the platform's number, which a roster knows, too."""
     path = filled(tmp_path / "x", {"leeanna_1_21_mini.py": "a", "leeanna_2_22_mini.py": "b"})
-    assert owners(path, course) == {"leeanna": "a", "leeanna (2)": "b"}
+    assert owners(path, course) == {"leeanna 1": "a", "leeanna 2": "b"}
+    path = filled(
+        tmp_path / "y", {"Participant_120_assignsubmission_file_/mini.py": "a", "Participant_7_assignsubmission_file_/mini.py": "b"}
+    )
+    assert owners(path, course) == {"Participant 120": "a", "Participant 7": "b"}
+    (tmp_path / "roster.csv").write_text("id;Identifier\nal;Participant 120\nbo;Participant 7\n")
+    assert owners(path, course, Roster.read(tmp_path / "roster.csv")) == {"al": "a", "bo": "b"}
 
 
 def test_two_answers_of_a_student(tmp_path, course):
@@ -280,6 +346,8 @@ def test_a_file_that_is_spoilt(tmp_path, course, name, data):
         ("name,mail\na,b\n", "has no column of ids: call one `id`"),
         ("id,name\nanna,A\nAnna,B\n", "line 3: the id Anna stands there twice"),
         ('id,name\n"a', "can't be read"),
+        ("id,name\nal,Lee, Anna\n", "more cells than columns"),
+        ("id,id\nal,bo\n", "a column twice"),
         ("id\n" + "x" * 200, "can't be an id: use at most 100 characters"),
     ],
 )
@@ -353,7 +421,10 @@ def test_a_semester(tmp_path):
         assert done.returncode == 0, done.stderr
         results = json.loads((tmp_path / name / "results.json").read_text())
         scores[name] = {one["id"]: one["score"] for one in results["submissions"]}
-        assert results["problems"] == [{"submission": "S99", "modules": [], "sentence": results["problems"][-1]["sentence"]}]
+        *broken, absent = results["problems"]
+        does_not_run = {id for id in students if "def double(x:\n" in texts[id]}  # in a notebook, only a cell does not
+        assert set() < {one["submission"] for one in broken} <= does_not_run
+        assert absent["submission"] == "S99"
     assert scores["all"] == scores["alone"]
     assert set(scores["all"]) == set(students)
     assert len(set(scores["all"].values())) == 4

@@ -73,7 +73,9 @@ def test_no_name_means_two_modules(course):
         ("hw1-tensor-ops.ipynb", "tensor_ops"),
         ("test_tensor_ops.py", None),
         ("tensor.py", None),
-        ("mytensor_ops.py", None),
+        ("mytensor_ops.py", "tensor_ops"),
+        ("tensorops.ipynb", "tensor_ops"),
+        ("._tensor_ops.py", None),
         ("notes.txt", None),
     ],
 )
