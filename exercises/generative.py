@@ -349,7 +349,8 @@ def train_ring_diffusion(net: nn.Module, data: Tensor, alpha_bars: Tensor, *, ge
     points, in about a second on one core. You have ten seconds of it.
 
     Args:
-        net: ε̂ (B, 2) = net(x, t), for x (B, 2) float32 and t (B,) int64. It is trained in place, from the weights that it has.
+        net: ε̂ (B, 2) = net(x, t), for x (B, 2) float32 and t (B,) int64. It is trained in place, in the mode in which it is, from the
+            weights that it has.
         data: (M, 2), float32, M ≥ 1; M may be smaller than your batch.
         alpha_bars: ᾱ, (T,), float64; T ≥ 1.
         generator: all random numbers come from it: with a generator in the same state, the same weights become the same weights.

@@ -159,7 +159,7 @@ def run_padded(cell: Callable[[Tensor, State], State], x: Tensor, lengths: Tenso
             finite, with finite gradients, wherever x_t is finite. nn.GRUCell and nn.LSTMCell are such cells.
         x: (B, T, I), T ≥ 1, float32 or float64.
         lengths: (B,), int64, 0 … T, in any order; the largest may be smaller than T.
-        state: h, (B, H), or a tuple of several tensors with B rows, the first of which is h, like the (h, c) of an nn.LSTMCell.
+        state: h, (B, H), or a tuple of tensors of the form (B, K), the first of which is h, like the (h, c) of an nn.LSTMCell.
 
     Returns: the outputs, (B, T, H): h after each step, 0 from lengths[b] on; and the state after each sequence's last step, a tensor or
         a tuple, as `state` is.

@@ -1505,6 +1505,25 @@ class TestTrainRingDiffusion:
 
         agree(probe, rtol=1e-6, atol=0)
 
+    @measured("modes")
+    def test_mode(self, agree, draw):
+        """The network learns in the mode in which it is, and is left in it; 0 updates change nothing."""
+        (_, ab), start, seed = cosine(11), start_of(draw, 11), draw.seed()
+        data = points_around(draw, ring(draw, RADIUS)[0], 30, 0.1)
+
+        def probe(m):
+            out = []
+            for mode in (True, False):
+                net = RingNet(11).train(mode)
+                net.load_state_dict(start)
+                m.train_ring_diffusion(net, data, ab, generator=torch.Generator().manual_seed(seed), updates=1)
+                moved = {name: bool((p != start[name]).any()) for name, p in net.state_dict().items()}
+                still = trained(m, start, 11, data, ab, seed, updates=0)
+                out.append((moved, still) if net.training is mode else "it was left in the other mode")
+            return out
+
+        agree(probe, rtol=1e-6, atol=0)
+
     def test_one_point_and_one_step(self, student, draw):
         """With a schedule of one step and copies of a single point the noise can be seen almost exactly; one copy is enough of data."""
         start, seed, point = start_of(draw, 1), draw.seed(), draw.uniform(1, 2, low=2.0, high=3.0) * (1 - 2 * draw.integers(0, 2, 1, 2))

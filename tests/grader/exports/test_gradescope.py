@@ -169,15 +169,25 @@ os._exit(0)
     assert json.loads((autograder / "source/settings.json").read_text())["modules"] == ["mini"]
 
 
-@pytest.mark.parametrize("names", [[], ["notes.txt"], ["a/mini.py", "b/mini.py"]])
+@pytest.mark.parametrize("names", [[], ["notes.txt"]])
 def test_what_cant_be_graded_is_zero_with_a_reason(autograder, names):
-    """Nothing, something else, or two of them: the student is told."""
+    """Nothing, or something else: the student is told."""
     for name in names:
         (autograder / "submission" / name).parent.mkdir(exist_ok=True)
         (autograder / "submission" / name).write_text(RIGHT)
     status, plain, _ = run(autograder)
     assert (status, plain["score"], plain["tests"]) == (0, 0, [])
     assert plain["output"].startswith("Nothing was graded: ")
+
+
+def test_two_files_of_a_module_are_one_students(autograder):
+    """Whatever is uploaded is one student's. Two different answers earn nothing, and the student reads why."""
+    for name, text in {"a/mini.py": RIGHT, "b/mini.py": RIGHT.replace("x + x", "x")}.items():
+        (autograder / "submission" / name).parent.mkdir(exist_ok=True)
+        (autograder / "submission" / name).write_text(text)
+    status, plain, _ = run(autograder)
+    assert (status, plain["score"]) == (0, 0)
+    assert "a/mini.py and b/mini.py may each be mini.py. Keep one" in json.dumps(plain)
 
 
 def test_a_fault_of_the_graders_gives_no_score(autograder):
