@@ -165,8 +165,12 @@ WAYS = {
         "is set up by 'seeded'",
     ),
     "a README with other numbers": (
-        ("README.md", None, "| `mini` | Miniature | 2 | 6 | 3 |\n"),
-        "README.md: the table of modules needs the row `mini`",
+        (
+            "README.md",
+            None,
+            "| module | about | tasks | points | minutes |\n| --- | --- | --- | --- | --- |\n| `mini` | Miniature | 2 | 6 | 3 |\n",
+        ),
+        "README.md: the table of modules is out of date: run `grader stubs`",
     ),
     "a weight of nothing": ((H, "weight=2", "weight=0"), "a test of double has weight 0"),
 }

@@ -55,7 +55,7 @@ def test_a_failure_shows_the_students_sentence_only(root):
     [
         ((), "add --submission PATH"),
         (("--submission", "nowhere"), "does not exist: give a folder"),
-        (("--submission", "tests"), "holds no mini.py"),
+        (("--submission", "tests/public"), "holds no mini.py"),
         (("--submission", "course.toml"), "expected a file called mini.py"),
     ],
 )
