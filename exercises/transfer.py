@@ -205,7 +205,7 @@ class LoRALinear(nn.Module):
 class InjectedLoRA:
     """Low-rank adapters for the linear layers of a model: added from outside, switched, and taken out again.
 
-        lora = InjectedLoRA(model, ["blocks.*.up", "head"])
+        lora = InjectedLoRA(model, ["*.up", "head"])
         lora.add("poems", rank=4, alpha=8.0)
         lora.use("poems")
         optimizer = torch.optim.AdamW(lora.weights("poems").values())    # train as usual, save weights("poems"); a few kilobytes

@@ -133,7 +133,7 @@ def test_results_have_the_promised_keys_and_decode_strictly():
     plain = json.loads(data)
     assert set(plain) == {"schema", "seed", "environment", "isolation", "submissions", "problems"}
     (submission,) = plain["submissions"]
-    assert set(submission) == {"id", "score", "max_score", "modules"}
+    assert set(submission) == {"id", "score", "max_score", "modules", "files"}
     assert set(submission["modules"][0]) == {"name", "score", "max_score", "tasks"}
     assert set(submission["modules"][0]["tasks"][0]) == {"name", "score", "max_score", "status", "tests"}
     assert submission["modules"][0]["tasks"][0]["tests"][1] == {"id": "u", "status": "failed", "weight": 2.0, "message": "bad"}
