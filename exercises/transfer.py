@@ -231,7 +231,7 @@ class InjectedLoRA:
 
     def __init__(self, model: nn.Module, targets: Sequence[str]) -> None:
         """Freeze the model and get hold of the targets; see the class."""
-        # TODO: about 10 lines, and 5 in helpers of your own.
+        # TODO: about 9 lines, and 5 in helpers of your own.
         raise NotImplementedError("InjectedLoRA.__init__")
 
     def add(self, adapter: str, rank: int, alpha: float) -> None:

@@ -314,8 +314,7 @@ class InjectedLoRA:
         matching = [{name for name in linears if fnmatchcase(name, pattern)} for pattern in targets]
         if not all(matching):
             raise ValueError(f"one of {list(targets)} matches no nn.Linear")
-        names = set[str]().union(*matching)
-        self._layers = {name: linear for name, linear in linears.items() if name in names}
+        self._layers = {name: linear for name, linear in linears.items() if any(name in names for names in matching)}
         self._hooks = [linear.register_forward_hook(partial(self._change, name)) for name, linear in self._layers.items()]
         self._frozen = [p.requires_grad_(False) for p in model.parameters() if p.requires_grad]
         self._adapters: dict[str, tuple[dict[str, nn.Parameter], float]] = {}

@@ -25,6 +25,7 @@ MAX_INNER_BYTES = 64 << 20  # an archive in an archive, which is unpacked to mem
 MAX_UNPACKED_BYTES = 1 << 30
 MAX_MATCHES = MAX_MEMBERS
 MAX_INNER_MATCHES = 500
+MAX_INNER_KEPT_BYTES = 16 << 20
 MAX_MATCHED_BYTES = 1 << 30
 MAX_KEPT_BYTES = 256 << 20
 MAX_DIRECTORY_BYTES = 4 << 20  # a zip's list of members, which zipfile reads as a whole
@@ -54,14 +55,15 @@ class _Budget:
     matches: int = MAX_MATCHES
     read: int = MAX_MATCHED_BYTES
     kept: int = MAX_KEPT_BYTES
-    spent: int = 0
-    """What was kept."""
 
     def spend(self, source: Source) -> None:
         """Raises: Unreadable."""
         self.matches -= 1
         self.kept -= len(source.text)
-        self.spent += len(source.text)
+        self.check()
+
+    def check(self) -> None:
+        """Raises: Unreadable if it is used up."""
         if min(self.matches, self.read, self.kept) < 0:
             raise Unreadable("it holds the same modules many times over.")
 
@@ -89,7 +91,7 @@ def _files(raw: io.RawIOBase | io.BytesIO, name: str, course: Course, budget: _B
             elif is_read(path.name, course):
                 source = read_source(path.name, budget.counting(read))
                 budget.spend(source)
-                entries.append(Entry(path, partial(_given, source)))
+                entries.append(Entry.holding(path, source))
             else:
                 entries.append(Entry(path))
     except PermissionError:
@@ -99,24 +101,25 @@ def _files(raw: io.RawIOBase | io.BytesIO, name: str, course: Course, budget: _B
     return entries
 
 
-def _given(source: Source) -> Source:
-    return source
-
-
 def _inner(path: PurePosixPath, read: Callable[[int], bytes], course: Course, budget: _Budget) -> list[Entry]:
     """The files of an archive in an archive. If it can't be read, that is what it stands for, and the others go on."""
     try:
+        budget.check()
         data = budget.counting(read)(MAX_INNER_BYTES + 1)
         if len(data) > MAX_INNER_BYTES:
             raise Unreadable(f"it is larger than {MAX_INNER_BYTES >> 20} MiB.")
-        own = _Budget(MAX_INNER_MATCHES, MAX_INNER_BYTES, MAX_INNER_BYTES // 4)  # so that nobody's archive uses up what others need
-        files = _files(io.BytesIO(data), path.name, course, own, inner=True)
+        own = _Budget(MAX_INNER_MATCHES, MAX_INNER_BYTES, MAX_INNER_KEPT_BYTES)  # so that nobody's archive uses up what others need
+        try:
+            files = _files(io.BytesIO(data), path.name, course, own, inner=True)
+        finally:
+            budget.read -= MAX_INNER_BYTES - own.read
         if not files:
             raise Unreadable("it holds no file.")
-        budget.kept -= own.spent
+        budget.kept -= MAX_INNER_KEPT_BYTES - own.kept
+        budget.check()
         return [Entry(path / entry.path, entry.load) for entry in files]
     except Unreadable as error:
-        return [Entry(path, partial(_given, Source(problem=f"{one_line(path.name)} can't be read: {error}")))]
+        return [Entry.holding(path, Source(problem=f"{one_line(path.name)} can't be read: {error}"))]
 
 
 def _zip_members(raw: io.RawIOBase | io.BytesIO) -> Iterator[tuple[str, Callable[[int], bytes]]]:

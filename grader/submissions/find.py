@@ -16,7 +16,7 @@ from grader.submissions.collect import RECORD
 from grader.submissions.folders import expanded, folder_files, reader, top_files
 from grader.submissions.ids import distinct_ids, submission_id
 from grader.submissions.layouts import Child, Layout, NobodysFiles, Owner, recognise
-from grader.submissions.names import Meant, file_names, meant, resembled
+from grader.submissions.names import file_names, meant, module_of, resembled
 from grader.submissions.reading import METADATA, is_read, read_source
 from grader.submissions.repositories import NoCommit, git_files
 from grader.submissions.roster import Roster
@@ -247,7 +247,7 @@ def _student(path: Path, entries: list[Entry], course: Course) -> _Found:
 def _people(entries: list[Entry], course: Course) -> list[str]:
     """The students whose work files seem to be, if they are several: by their names, or because several folders hold modules."""
     own = module_entries([entry for entry in entries if len(entry.path.parts) == 1 or entry.path.parts[0] == "exercises"], course)
-    if any(meant(entry.path.name, course) == Meant(module.name, exact=True) for entry in own for module in course.modules):
+    if any(module_of(entry.path.name, course) for entry in own):
         return []
     children, inside = _tops(entries), entries
     while len(children) == 1 and children[0].is_folder and children[0].name != "exercises":
@@ -276,9 +276,9 @@ def _in_archive(path: Path, course: Course, roster: Roster) -> _Students:
         entries = [_inside(entry) for entry in entries]
     by_folder = _by_folder(children, entries, course)
     if layout:
-        rest = {child.name: (Owner(_stem(child.name), (child.name,)),) for child in children if child.name not in layout.owners}
-        may_be = {child.name for child in children if child.is_folder or _may_be_a_students(child.name, course)}
-        layout = replace(layout, owners={**layout.owners, **{name: owner for name, owner in rest.items() if name in may_be}})
+        others = [child for child in children if child.name not in layout.owners]
+        names = [child.name for child in others if child.is_folder or _may_be_a_students(child.name, course)]
+        layout = replace(layout, owners=layout.owners | {name: (Owner(_stem(name), (name,)),) for name in names})
     layout = layout or by_folder
     if not layout:
         return [_one(path, whole, course)], []
@@ -335,14 +335,13 @@ def _of_layout(
     roster: Roster,
 ) -> tuple[list[_Found], list[str]]:
     """The submissions of a layout, and the sentences that say whose each file is."""
-    found = []
-    for owner, names in layout.students().items():
+    found, students = [], layout.students()
+    for owner, names in students.items():
         name = roster.id_of(owner.name, *owner.also, *names) or owner.name
         try:
             found.append(_Found(path / names[0], name, choose(files(names), course)))
         except (OSError, Unreadable) as error:
             found.append(_unreadable(path / names[0], name, error, course))
-    students = layout.students()
     listed = [f"{one_line(owner.name, 60)} ({', '.join(one_line(name, 80) for name in names[:3])})" for owner, names in students.items()]
     more = f", and {len(listed) - _MOST_LISTED} more: `files` in results.json has them all" if len(listed) > _MOST_LISTED else ""
     count = f"{len(students)} student{'s' if len(students) != 1 else ''}"

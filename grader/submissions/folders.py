@@ -81,14 +81,10 @@ def expanded(root: Path, entries: list[Entry], course: Course) -> list[Entry]:
                 found += [Entry(entry.path / inner.path, inner.load) for inner in archived_files(root / entry.path, course)]
             except Unreadable as error:
                 problem = Source(problem=f"{one_line(entry.path.name)} can't be read: {error}")
-                found.append(Entry(entry.path, partial(_given, problem)))
+                found.append(Entry.holding(entry.path, problem))
         else:
             found.append(entry)
     return found
-
-
-def _given(source: Source) -> Source:
-    return source
 
 
 def _scan(root: Path, folder: Path, course: Course) -> tuple[list[Entry], list[Path]]:

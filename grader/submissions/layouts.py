@@ -124,8 +124,13 @@ def _gradescope(children: Sequence[Child], metadata: str) -> Layout | None:
 
 
 def _submitter(person: Mapping[Any, Any]) -> Owner:
-    name, *also = (str(person.get(f":{key}") or person.get(key) or "") for key in ("name", "sid", "email"))
+    name, *also = (_word(person.get(f":{key}") or person.get(key)) for key in ("name", "sid", "email"))
     return Owner(name, tuple(filter(None, also)))
+
+
+def _word(value: object) -> str:
+    """A name or a number. Anything else is none: the text of a list of aliases can be endless."""
+    return str(value) if isinstance(value, str | int) else ""
 
 
 class _AnyTag(yaml.SafeLoader):  # type: ignore[misc]

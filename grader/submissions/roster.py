@@ -28,7 +28,7 @@ class Roster:
 
     ids: tuple[str, ...] = ()
     by_name: dict[str, str] = field(default_factory=dict)
-    """By `_key`. A name that two students share is left out."""
+    """By `_keys`. A name that two students share is left out."""
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -84,6 +84,11 @@ class Entry:
     path: PurePosixPath
     load: Callable[[], Source] | None = None
 
+    @classmethod
+    def holding(cls, path: PurePosixPath, source: Source) -> Self:
+        """A file that was read already, or a problem that stands in its place."""
+        return cls(path, lambda: source)
+
 
 class Unreadable(Exception):
     """A file that can't be read. The text is for the student."""

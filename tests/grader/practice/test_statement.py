@@ -93,7 +93,7 @@ def test_no_statement_of_the_course_is_wider_than_the_terminal_or_loses_a_word()
                 stub = ast.get_source_segment(source, node)
                 before, todo, _ = stub.partition(TO_MEND)
                 words = re.sub(r'"""|raise NotImplementedError\(.*\)', " ", before + todo).split()
-                for width in (64, 140):  # a TODO of a method is not wrapped
+                for width in (60, 140):
                     text = Statement(stub).text(width).plain
                     assert max(map(len, text.split("\n"))) <= width, node.name
                     assert text.split() == words, node.name

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from grader.submissions import archives
 from grader.submissions.find import find_submissions, read_submission
 from tests.grader.submissions.samples import TEXT, handed_in, headed, problem_of, special, tarred, zipped
 
@@ -197,6 +198,16 @@ def test_a_tar_that_ends_early(tmp_path, course):
     content = headed("mini.py", b"0", TEXT.encode() * 100)
     (tmp_path / "anna.tar.gz").write_bytes(gzip.compress(content[:1000]))
     assert "it is damaged" in problem_of(tmp_path / "anna.tar.gz", course)
+
+
+def test_many_inner_archives_share_a_budget(tmp_path, course):
+    """What archives in an archive hold is kept in memory: together they may hold no more than the whole may."""
+    inner = zipped(tmp_path / "inner.zip", {"mini.py": "#" * 100_000}).read_bytes()
+    outer = zipped(tmp_path / "outer.zip", {f"s{i}.zip": inner for i in range(4)})
+    with open(outer, "rb", buffering=0) as raw:
+        entries = archives._files(raw, "outer.zip", course, archives._Budget(kept=250_000), inner=False)
+    assert [bool(entry.load().text) for entry in entries] == [True, True, False, False]
+    assert entries[3].load().problem == "s3.zip can't be read: it holds the same modules many times over."
 
 
 def test_a_zip_with_an_endless_directory(tmp_path, course):

@@ -56,6 +56,9 @@ IDS = {
     "Gradescope": {"Anna Lee": "a", "Ben Ott": "b", "Cy Poe": "b"},
     "loose notebooks": {"Anna Lee": "a", "Ben Ott": "b", "Cy Poe": "c"},
 }
+BOMB = "a: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+BOMB += "submission_1:\n  :submitters:\n  - :name: *a11\n"
+"""A list of aliases whose text would have 9**11 words."""
 ROSTER = "id,name,number\nal,Anna Lee,1\nbo,Ben Ott,2\ncp,Cy Poe,3\ndz,Dee Zed,4\n"
 
 
@@ -247,7 +250,9 @@ def test_two_answers_of_a_student(tmp_path, course):
     assert submissions[1].sources["mini"].text.endswith("# c\n")
 
 
-@pytest.mark.parametrize("data", ["", "{", "[1, 2]", "submission_1: 3", "submission_1:\n  :submitters: 4", "? [a]\n: b", "&a [*a, *a]"])
+@pytest.mark.parametrize(
+    "data", ["", "{", "[1, 2]", "submission_1: 3", "submission_1:\n  :submitters: 4", "? [a]\n: b", "&a [*a, *a]", BOMB]
+)
 def test_a_list_of_gradescopes_that_says_nothing(tmp_path, course, data):
     """Whatever it holds, each folder is a student."""
     path = filled(tmp_path / "x", {"submission_1/mini.py": "a", "submission_2/mini.py": "b"})
