@@ -76,7 +76,9 @@ def _definition(node: ast.stmt, lines: list[str], width: int, indent: int) -> It
             yield from _definition(member, lines, width, indent + _STEP)
     else:
         comments = (line.strip() for line in lines[node.lineno : node.end_lineno])
-        yield from (Text(inner + line, "dim") for line in comments if line.startswith("# TODO"))
+        for todo in (line for line in comments if line.startswith("# TODO")):
+            parts = textwrap.wrap(todo, width, initial_indent=inner, subsequent_indent=inner + " " * _STEP, break_on_hyphens=False)
+            yield from (Text(part, "dim") for part in parts)
 
 
 def _code(lines: list[str], width: int) -> Iterator[Text]:
