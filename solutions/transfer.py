@@ -287,7 +287,7 @@ class InjectedLoRA:
         lora = InjectedLoRA(model, ["*.up", "head"])
         lora.add("poems", rank=4, alpha=8.0)
         lora.use("poems")
-        opt = torch.optim.AdamW(lora.weights("poems").values())          # train as usual, save weights("poems"); a few kilobytes
+        AdamW(lora.weights("poems").values())                            # train as usual, save weights("poems"); a few kilobytes
         lora.use(None)                                                   # the model itself
         lora.remove()
 
