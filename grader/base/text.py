@@ -14,7 +14,9 @@ _CONTROL = re.compile(
     "\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"  # invisible, or changing the direction of text
     "\ud800-\udfff\U000e0000-\U000e007f]"  # lone surrogates, tags
 )
-_COMMAND = re.compile(r":(?=[^ -~]*:)|#(?=[^ -~]*#[^ -~]*\[)")
+_HASHES = r"#(?=[^ -~]*#[^ -~]*\[)"
+_COMMAND = re.compile(r"(?:\A|[\r\n\v\f\x1c-\x1e\x85\u2028\u2029])[^!-~]*:(?=[^ -~]*:)|" + _HASHES)
+_ANY_COMMAND = re.compile(r":(?=[^ -~]*:)|" + _HASHES)
 """The sign that begins a command. The runner ignores some characters that are not ASCII, so any of them may stand between the signs."""
 
 
@@ -37,6 +39,9 @@ def look_alikes(name: str, known: Iterable[str], most: int = 1, cutoff: float = 
     return [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known, most, cutoff)
 
 
-def without_commands(text: str) -> str:
-    """Break what GitHub's runner would read as a command: `::name::` at the start of a line, or `##[name]` anywhere in a line."""
-    return _COMMAND.sub(lambda match: f"{match[0]} ", text)
+def without_commands(text: str, *, wrapped: bool = False) -> str:
+    """Break what GitHub's runner would read as a command: `::name::` at the start of a line, or `##[name]` anywhere in a line.
+
+    In a text that will be `wrapped`, any word may start a line.
+    """
+    return (_ANY_COMMAND if wrapped else _COMMAND).sub(lambda match: f"{match[0]} ", text)

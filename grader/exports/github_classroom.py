@@ -1,6 +1,6 @@
 """Files for GitHub Classroom's reporter, made from results.json. Each task is a runner, and each module is a file of runners.
 
-The recorded total is within 2**-40 points of the exact score. Rounded half up to hundredths, it equals the canonical score.
+The recorded scores are hundredths of a point and add up to the canonical score.
 """
 
 import re
@@ -8,18 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
-from math import floor, gcd, lcm
+from math import gcd, lcm
 from typing import Literal
 
 import msgspec
 
 from grader.base.outcome import Status
 from grader.base.text import one_line
-from grader.exports.apportion import apportion
 from grader.exports.escape import file_name
 from grader.exports.files import chosen
-from grader.exports.runner_json import MAX_JSON_BYTES, UNITS, Check, encode, runner_json
-from grader.exports.totals import Total, total
+from grader.exports.runner_json import MAX_JSON_BYTES, Check, encode, runner_json
+from grader.exports.totals import total
 from grader.runner.results import Results, ResultsError, SubmissionResult, TaskResult, decimal_fraction
 
 __all__ = ["Runner", "reporter_files", "runners"]
@@ -57,9 +56,9 @@ def runners(submission: SubmissionResult) -> list[Runner]:
             )
     limit = min(MAX_JSON_BYTES, MAX_ENVIRONMENT_BYTES * 3 // 4 // max(1, len(names)) - 256)
     made = []
-    for part, units in zip(whole.parts, _units(whole), strict=True):
+    for part in whole.parts:
         try:
-            data = runner_json(part.task.max_score, _checks(part.task), units=units, limit=limit)
+            data = runner_json(part.task.max_score, _checks(part.task), score=part.score, limit=limit)
         except ValueError as error:
             raise ResultsError(
                 f"the task {part.task.name} can't be told to GitHub Classroom: {error}. Give its tests weights with a common measure, "
@@ -85,22 +84,12 @@ def reporter_files(results: Results, only: Iterable[str] = ()) -> dict[str, byte
     return files
 
 
-def _units(whole: Total) -> list[int]:
-    exact = [UNITS * part.exact for part in whole.parts]
-    below = floor(sum(exact))
-    return apportion(exact, next(units for units in (below, below + 1) if _hundredths(units) == whole.score))
-
-
-def _hundredths(units: int) -> int:
-    return floor(Fraction(100 * units, UNITS) + Fraction(1, 2))
-
-
 def _checks(task: TaskResult) -> list[Check]:
     counted = [test for test in task.tests if test.status is not Status.SKIPPED]
     banned = any(test.status is Status.BANNED for test in counted)
     weights = [decimal_fraction(test.weight) for test in counted]
     measure = Fraction(gcd(*(weight.numerator for weight in weights)), lcm(*(weight.denominator for weight in weights)))
     return [
-        Check(test.id.replace("::", "."), "fail" if banned else _KINDS.get(test.status, "error"), test.message, int(weight / measure))
+        Check(test.id, "fail" if banned else _KINDS.get(test.status, "error"), test.message, int(weight / measure))
         for test, weight in zip(counted, weights, strict=True)
     ]

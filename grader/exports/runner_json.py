@@ -1,9 +1,10 @@
 """JSON for one runner of GitHub Classroom's reporter (classroom-resources/autograding-grading-reporter v1).
 
-The reporter records the sum of the tests' scores. Older versions show passed ÷ number of tests × max_score instead. Both are equal here,
-because all tests of a runner have the same score: a test with a larger weight is listed several times.
+The reporter records the sum of the tests' scores. Older versions show passed ÷ number of tests × max_score instead. Both agree to
+a hundredth, because all tests of a runner weigh the same: a test with a larger weight is listed several times.
 
-Scores are multiples of 2**-40 points. Doubles add these up exactly, in any order, up to 8,192 points.
+A task's score is in hundredths of a point, as in every other format. Its tests get whole hundredths, and 64ths if the score is made of
+quarters: doubles add these up exactly, so that a right submission gets its points to the last digit.
 
 This file is shipped unchanged to student repositories. It uses `grader.base.text`, `grader.exports.escape` and the standard library.
 """
@@ -16,15 +17,12 @@ from typing import Literal, NamedTuple
 
 from grader.exports.escape import log_line
 
-__all__ = ["MAX_JSON_BYTES", "MAX_SHARES", "UNITS", "Check", "encode", "runner_json"]
+__all__ = ["MAX_JSON_BYTES", "MAX_SHARES", "Check", "encode", "runner_json"]
 
 MAX_JSON_BYTES = 98_000
 """A variable of the environment may have 131,072 bytes on Linux, and base64 turns 3 bytes into 4."""
 MAX_SHARES = 1_000
 """Nobody reads more tests than this, and they would not fit."""
-UNITS = 2**40
-"""A point has this many units. Recorded scores are whole units."""
-
 _MESSAGE_LIMITS = (400, 160, 60, 0)
 
 
@@ -37,35 +35,35 @@ class Check(NamedTuple):
     shares: int = 1
 
 
-def runner_json(max_score: float, checks: Sequence[Check], *, units: int | None = None, limit: int = MAX_JSON_BYTES) -> bytes:
+def runner_json(max_score: float, checks: Sequence[Check], *, score: int | None = None, limit: int = MAX_JSON_BYTES) -> bytes:
     """The JSON of a runner. If it is longer than `limit`, messages are shortened, and then tests are merged.
 
     Args:
         max_score: points.
         checks: the tests that count. Without any, the runner passes and is worth nothing.
-        units: the worth of all passed tests together (default: their share of max_score, rounded).
+        score: what all passed tests are worth together, in hundredths of a point (default: their share of max_score, rounded).
         limit: most bytes.
 
     Raises: ValueError if even merged tests are too many.
     """
     if not checks or not max_score:
-        max_score, checks, units = 0, [Check("not counted", "pass")], 0
+        max_score, checks, score = 0, [Check("not counted", "pass")], 0
     count = sum(check.shares for check in checks)
     passed = sum(check.shares for check in checks if check.status == "pass")
-    if units is None:
-        units = round(max_score * UNITS * passed / count)
+    if score is None:
+        score = round(100 * max_score * passed / count)
     status = next((status for status in ("error", "fail") if any(check.status == status for check in checks)), "pass")
     if count <= MAX_SHARES:
         shares = [share for check in checks for share in _spread(check)]
         for most in _MESSAGE_LIMITS:
-            data = _json(max_score, status, shares, units, most)
+            data = _json(max_score, status, shares, score, most)
             if len(data) <= limit:
                 return data
     divisor = gcd(passed, count)
     passed, count = passed // divisor, count // divisor
     if count <= MAX_SHARES:
         merged: list[Check] = [Check(f"part {number} of {count}", "pass" if number <= passed else "fail") for number in range(1, count + 1)]
-        data = _json(max_score, status, merged, units, 0)
+        data = _json(max_score, status, merged, score, 0)
         if len(data) <= limit:
             return data
     raise ValueError(f"the shares of its tests make {count} parts, which are too many for {limit} bytes")
@@ -82,18 +80,19 @@ def _spread(check: Check) -> list[Check]:
     return [check._replace(name=f"{check.name} ({number} of {check.shares})", shares=1) for number in range(1, check.shares + 1)]
 
 
-def _json(max_score: float, status: str, checks: Sequence[Check], units: int, most: int) -> bytes:
+def _json(max_score: float, status: str, checks: Sequence[Check], score: int, most: int) -> bytes:
     passed = sum(check.status == "pass" for check in checks)
-    each, more = divmod(units, passed) if passed else (0, 0)
+    unit = 64 if score % 25 == 0 else 100
+    each, more = divmod(score * unit // 100, passed) if passed else (0, 0)
     tests, before = [], 0
     for check in checks:
-        share = 0.0
+        share = 0
         if check.status == "pass":
-            share = (each + (before < more)) / UNITS
+            share = each + (before < more)
             before += 1
-        tests.append(_test(check, share, most))
-    score = int(max_score) if max_score == int(max_score) else max_score
-    plain = {"version": 1, "status": status, "max_score": score, "tests": tests}
+        tests.append(_test(check, share / unit, most))
+    whole = int(max_score) if max_score == int(max_score) else max_score
+    plain = {"version": 1, "status": status, "max_score": whole, "tests": tests}
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
 
 

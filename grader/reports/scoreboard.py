@@ -28,7 +28,7 @@ def scoreboard(results: Results) -> RenderableType:
         total = f"{rounded(submission.score)} / {submission.max_score:g}"
         begun = "\n".join(f"{module.name} {scores[module.name]}" for module in submission.modules if _begun(module))
         table.add_row(
-            Text(without_commands(submission.id)),
+            Text(without_commands(submission.id, wrapped=True)),
             *([scores.get(name, "") for name in modules] if wide else [begun]),
             total,
             _tally(submission),
@@ -43,7 +43,7 @@ def problem_table(results: Results) -> RenderableType:
     table = Table("submission", "modules", "why, and what to do", title="Without a full verdict", title_justify="left")
     for one in results.problems:
         modules = "all" if len(one.modules) > _MOST_COLUMNS else ", ".join(one.modules)
-        table.add_row(Text(without_commands(one.submission)), modules, Text(without_commands(one.sentence)))
+        table.add_row(Text(without_commands(one.submission, wrapped=True)), modules, Text(without_commands(one.sentence, wrapped=True)))
     return table
 
 
@@ -71,6 +71,6 @@ def _details(name: str, tasks: list[TaskResult]) -> Table:
             Text(task.name),
             f"{rounded(task.score)} / {task.max_score:g}",
             status,
-            Text("\n".join(without_commands(line) for line in message.split("\n"))),
+            Text(without_commands(message, wrapped=True)),
         )
     return table

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from grader.base.text import without_commands
 from grader.exports.escape import file_name, github_output, log_line, markdown_block, markdown_text
 from tests.grader.exports.samples import HOSTILE, commands, outputs
 
@@ -31,8 +32,21 @@ def test_a_log_line_is_no_command(text):
 
 
 def test_a_log_line_keeps_what_is_harmless():
-    """Words stay as they are."""
-    assert log_line("value: expected 3, got 4 # one [0]") == "value: expected 3, got 4 # one [0]"
+    """Words stay as they are, and so do the ids of tests."""
+    for line in ("value: expected 3, got 4 # one [0]", "TestDouble::test_value: wrong", "a ::b:: c"):
+        assert log_line(line) == line
+
+
+def test_a_text_to_be_wrapped_holds_no_command_at_any_place():
+    """Where a table puts each word on a line of its own, none of these is a command."""
+    text = without_commands("a ::error::b\n::c TestDouble::test_value ##[d]", wrapped=True)
+    assert not commands("\n".join(text[start:] for start in range(len(text))))
+
+
+def test_each_line_of_a_text_is_looked_at():
+    """A command at the start of a second line is broken too, whatever ends the first."""
+    for end in "\n\r\v\f\x85\u2028":
+        assert "::" not in without_commands(f"a{end} ::error::b").split("error")[0]
 
 
 @pytest.mark.parametrize("value", [HOSTILE, "x\nresult=forged", "x\nEOF\nresult=forged\n", "end-\nresult=1", ""])

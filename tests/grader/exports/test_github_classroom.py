@@ -52,7 +52,7 @@ def test_a_test_that_weighs_more_stands_there_more_often():
     (runner,) = runners(submission({"a": (4.0, tests)}))
     payload = json.loads(runner.json)
     names = [test["name"] for test in payload["tests"]]
-    assert names[:5] == ["Test.two (1 of 4)", "Test.two (2 of 4)", "Test.two (3 of 4)", "Test.two (4 of 4)", "half: wrong"]
+    assert names[:5] == ["Test::two (1 of 4)", "Test::two (2 of 4)", "Test::two (3 of 4)", "Test::two (4 of 4)", "half: wrong"]
     assert names[5:] == ["more (1 of 3)", "more (2 of 3)", "more (3 of 3)"]
     assert {test["score"] for test in payload["tests"] if test["status"] == "pass"} == {0.5}
 
