@@ -214,7 +214,11 @@ def _children(folder: Path, course: Course, children: list[Path]) -> _Students:
         if child.name.startswith((".", "__MACOSX")):
             continue
         try:
-            if child.is_symlink() or not (child.is_dir() or child.is_file()):
+            elsewhere = child.is_symlink() and not child.resolve().is_relative_to(folder.resolve())
+            if elsewhere and not module_of(child.name, course) and (child.is_dir() or _may_be_a_students(child.name, course)):
+                link = Unreadable("it is a link, which is not followed. Put a copy of what it leads to in its place.")
+                found.append(_unreadable(child, _stem(child.name), link, course))
+            elif child.is_symlink() or not (child.is_dir() or child.is_file()):
                 what = "a link is not followed" if child.is_symlink() else "is neither a file nor a folder"
                 notes.append(f"Passed over: {shown(child)}: {what}.")
             elif (child / ".store").is_dir() and (child / "results.json").is_file():

@@ -47,7 +47,8 @@ def top_files(root: Path, course: Course) -> list[Entry]:
 def folder_files(root: Path, course: Course) -> list[Entry]:
     """The regular files of a folder, the nearest first. Links are not followed.
 
-    Raises: Unreadable if the folder or its exercises/ can't be read, or another folder in it, and no module is found elsewhere.
+    Raises: Unreadable if the folder or its exercises/ can't be read, or another folder in it, or it holds too many files, and no module is
+    found elsewhere.
     """
     entries: list[Entry] = []
     closed: Unreadable | None = None
@@ -65,6 +66,8 @@ def folder_files(root: Path, course: Course) -> list[Entry]:
             entries += files
             below += folders
             if len(entries) + len(below) > MAX_MEMBERS:
+                if not any(entry.load for entry in entries):
+                    raise Unreadable(f"it holds more than {MAX_MEMBERS:,} files, and none of the first is a module. Hand in modules only.")
                 return entries
         level = below
     if closed and not any(entry.load for entry in entries):
@@ -93,7 +96,7 @@ def _scan(root: Path, folder: Path, course: Course) -> tuple[list[Entry], list[P
         return [], []
     try:
         with os.scandir(folder) as children:
-            listed = sorted((child for child, _ in zip(children, range(MAX_MEMBERS), strict=False)), key=lambda child: child.name)
+            listed = sorted(children, key=lambda child: (not is_read(child.name, course), child.name))[: MAX_MEMBERS + 1]
         files, folders = [], []
         for child in listed:
             if child.is_file(follow_symlinks=False):

@@ -149,7 +149,7 @@ _AnyTag.add_multi_constructor("", _plain)
 def _classroom(children: Sequence[Child], folder: str) -> Layout | None:
     """GitHub Classroom calls a repository ASSIGNMENT-STUDENT, and a folder of clones ASSIGNMENT-submissions."""
     names = [child.name for child in children if child.is_repository]
-    if not names or len(names) < len(children):
+    if not names or len(names) < sum(child.is_folder for child in children):
         return None
     assignment = folder.removesuffix("-submissions") + "-"
     if not all(name.startswith(assignment) for name in names):

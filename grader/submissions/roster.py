@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,9 @@ _IDS = ("id", "identifier", "student_id", "student id", "sis login id", "usernam
 
 _NUMBERS = re.compile(r"id|num|nr|user|canvas|matr", re.IGNORECASE)
 """The columns in which a number can stand for a student."""
+_NAMES = re.compile(r"nam|nom", re.IGNORECASE)
+"""The columns that may hold a part of a name, such as "First name" and "Last name"."""
+_TRANSCRIBED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "ø": "oe", "å": "aa", "æ": "ae", "œ": "oe"})
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Roster:
 
     ids: tuple[str, ...] = ()
     by_name: dict[str, str] = field(default_factory=dict)
-    """By `_keys`. A name that two students share is left out."""
+    """By `_keys_of`. A name that two students share is left out."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -57,11 +62,11 @@ class Roster:
             if any(look(id) == look(other) for other in ids):
                 raise BadInput(f"{path}, line {number}: the id {id} stands there twice: give each student one line")
             ids.append(id)
-            for name, value in row.items():
-                numeric = isinstance(value, str) and value.strip().isdigit()
-                if not isinstance(value, str) or (numeric and not _NUMBERS.search(name or "")):
-                    continue  # points and the like are nobody's names
-                for key in _keys(value):
+            cells = {name: value for name, value in row.items() if isinstance(value, str)}
+            called = [value for name, value in cells.items() if not value.strip().isdigit() or _NUMBERS.search(name)]  # points are no names
+            parts = [value for name, value in cells.items() if _NAMES.search(name) and value.strip()]
+            for value in [*called, *map(" ".join, itertools.permutations(parts, 2))]:
+                for key in _keys_of(value):
                     owners.setdefault(key, set()).add(id)
         return cls(tuple(ids), {key: next(iter(some)) for key, some in owners.items() if len(some) == 1})
 
@@ -80,3 +85,12 @@ def _keys(name: str) -> list[str]:
     words = re.findall(r"[^\W_]+", look(name))
     keys = [look(name), "".join(words), "".join(words[-1:] + words[:-1]), " ".join(["any order:", *sorted(words)])]
     return list(dict.fromkeys(keys)) if words else []
+
+
+def _keys_of(name: str) -> set[str]:
+    """How the name of somebody in the list may be looked up. Platforms write Müller, Muller, Mueller or Mller."""
+    lower = unicodedata.normalize("NFC", name).lower()
+    ways = [name]
+    if all(c.isascii() or unicodedata.name(c, "").startswith("LATIN") for c in lower):
+        ways += [re.sub(r"[^\x00-\x7f]", "", way) for way in (unicodedata.normalize("NFKD", lower), lower.translate(_TRANSCRIBED), lower)]
+    return {key for way in ways for key in _keys(way)}

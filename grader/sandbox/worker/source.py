@@ -52,8 +52,15 @@ def run_cells(source: str, starts: Sequence[int], tasks: Sequence[str], seconds:
                     flags |= _run_cell(text, first, module, filename, flags)
             except BaseException as error:  # such as SystemExit, or asyncio's CancelledError
                 for kind, name in re.findall(r"^(def|class)[ \t]+(\w+)", text, re.MULTILINE):
-                    if name in tasks and name not in module.__dict__:
+                    if name in tasks and _is_open(module.__dict__.get(name)):
                         module.__dict__[name] = _stand_in(error, kind)
+
+
+def _is_open(value: object) -> bool:
+    """Whether nothing, or a stub as it was given out, has a task's name so far."""
+    parts = vars(value).values() if isinstance(value, type) else [value]
+    codes = [part.__code__ for part in parts if isinstance(part, types.FunctionType)]
+    return value is None or any("NotImplementedError" in code.co_names for code in codes)
 
 
 def _run_cell(text: str, first: int, module: types.ModuleType, filename: str, flags: int) -> int:
@@ -78,18 +85,21 @@ def _run(code: types.CodeType, module: types.ModuleType) -> None:
 
 
 def _run_forgiving(tree: ast.Module, module: types.ModuleType, filename: str, flags: int) -> None:
-    """Run code whose imports may fail: the name of a package that is missing stands for its error, which comes when it is used."""
+    """Run code whose imports may fail: the name of a package that is missing stands for its error, which comes when it is used.
+
+    A statement that uses it, such as `plt.style.use("dark")`, costs what the statement would have bound.
+    """
     body: list[ast.stmt] = []
     for node in tree.body:
         if isinstance(node, ast.Import):
-            body += [_tried(ast.copy_location(ast.Import([alias]), node), [alias]) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
-            body.append(_tried(node, node.names))
-        else:
+            body += [_tried(ast.copy_location(ast.Import([alias]), node)) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "__future__":
             body.append(node)
+        else:
+            body.append(_tried(node))
 
-    def missing(name: str, error: BaseException) -> object:
-        return module.__dict__[name] if name in module.__dict__ else _stand_in(error, "class")  # `import torch.nosuch` leaves torch
+    def missing(name: str, kind: str, error: BaseException) -> object:
+        return module.__dict__[name] if name in module.__dict__ else _stand_in(error, kind)  # `import torch.nosuch` leaves torch
 
     module.__dict__[_MISSING] = missing
     try:
@@ -101,29 +111,42 @@ def _run_forgiving(tree: ast.Module, module: types.ModuleType, filename: str, fl
         del module.__dict__[_MISSING]
 
 
-def _tried(node: ast.stmt, aliases: Sequence[ast.alias]) -> ast.stmt:
-    """An import, after whose failure the names that it binds stand for its error."""
-    names = [alias.asname or alias.name.partition(".")[0] for alias in aliases if alias.name != "*"]
+def _tried(node: ast.stmt) -> ast.stmt:
+    """A statement, after whose failure for want of a package the names that it binds stand for the error."""
+    kind = "def" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "class"
+    lines = [f"{name} = {_MISSING}({name!r}, {kind!r}, {_ERROR})\n" for name in _bound(node)]
     tried = ast.parse(f"try: pass\nexcept ModuleNotFoundError as {_ERROR}: pass").body[0]
     assert isinstance(tried, ast.Try)
-    tried.handlers[0].body = ast.parse("".join(f"{name} = {_MISSING}({name!r}, {_ERROR})\n" for name in names) or "pass").body
+    tried.handlers[0].body = ast.parse("".join(lines) or "pass").body
     for part in ast.walk(tried):
         ast.copy_location(part, node)
     tried.body = [node]
     return tried
 
 
+def _bound(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.partition(".")[0] for alias in node.names if alias.name != "*"]
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    return [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+
+
 _MISSING, _ERROR = "__grader_missing__", "__grader_error__"
 
 
 def _stand_in(error: BaseException, kind: str) -> object:
-    """Stands for a function, a class or a package that could not be had. It raises the error whenever it is used."""
+    """Stands for a function (kind "def"), or a class, package or value that could not be had. It raises the error whenever it is used."""
     place = error.__traceback__
 
     def fail(*_: object, **__: object) -> None:
         raise error.with_traceback(place)
 
-    return type("Failed", (type,), {"__call__": fail, "__getattr__": fail})("Failed", (), {}) if kind == "class" else fail
+    if kind == "def":
+        return fail
+    operators = [f"__{side}{name}__" for name in ("add", "sub", "mul", "truediv", "matmul", "pow") for side in ("", "r")]
+    uses = dict.fromkeys(["__call__", "__getattr__", "__getitem__", "__iter__", "__len__", *operators], fail)
+    return type("Failed", (type,), uses)("Failed", (), {})
 
 
 # ---- what Jupyter gives for nothing

@@ -63,6 +63,32 @@ def test_a_folder_of_submissions(tmp_path, course):
     assert passed_over[2:] == [f"Not read in {tmp_path}: grades.csv."]
 
 
+def test_a_link_that_leads_elsewhere_is_a_row(tmp_path, course):
+    """Somebody may have put a student's work there. It is not followed, and nobody is dropped."""
+    for name in ("class/anna", "else/ben"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "mini.py").write_text(TEXT)
+    (tmp_path / "class" / "ben").symlink_to(tmp_path / "else" / "ben")
+    submissions, _ = find_submissions([tmp_path / "class"], course)
+    problems = {one.id: one.sources["mini"].problem for one in submissions}
+    assert problems == {
+        "anna": "",
+        "ben": "ben can't be read: it is a link, which is not followed. Put a copy of what it leads to in its place.",
+    }
+
+
+def test_a_folder_of_very_many_files(tmp_path, course, monkeypatch):
+    """A module is found among them; and where it is too deep behind them, that is said."""
+    monkeypatch.setattr("grader.submissions.folders.MAX_MEMBERS", 20)
+    for number in range(40):
+        (tmp_path / f"image{number}.png").write_text("")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "mini.py").write_text(TEXT)
+    assert "it holds more than 20 files, and none of the first is a module." in problem_of(tmp_path, course)
+    (tmp_path / "mini.py").write_text(TEXT)
+    assert read_submission(tmp_path, course).sources["mini"].text == TEXT
+
+
 def test_a_module_and_a_notebook_of_it(tmp_path, course):
     """Two files for one module are a problem of that module."""
     (tmp_path / "mini.py").write_text(TEXT)

@@ -123,6 +123,28 @@ def test_a_roster_gives_the_ids(tmp_path, course, layout):
     assert roster.absent(found) == ["al", "bo", "cp", "dz"][len(found) :]
 
 
+def test_clones_beside_a_list(tmp_path, course):
+    """The instructor's own file in the folder of clones changes nobody's id, and is named."""
+    root = filled(tmp_path / "lab-submissions", {"lab-anna/mini.py": "a", "lab-ben/mini.py": "b", "grades.csv": "-"})
+    for name in ("lab-anna", "lab-ben"):
+        (root / name / ".git").mkdir()
+    assert owners(root, course) == {"anna": "a", "ben": "b"}
+    _, notes = find_submissions([root], course)
+    assert notes[-1] == f"Not read in {root}: grades.csv."
+
+
+def test_how_a_roster_may_write_names(tmp_path):
+    """First and last name in two columns, and letters that platforms write in their own ways. A stranger is nobody in the list."""
+    (tmp_path / "roster.csv").write_text("id,First name,Last name,points\nam,Anna,Müller,3\nøs,Jörg,Østby,3\nli,李,Lee,3\n")
+    roster = Roster.read(tmp_path / "roster.csv")
+    written = ("Anna Müller", "Müller, Anna", "mulleranna", "muelleranna", "mlleranna", "Anna Mu\u0308ller")
+    assert {roster.id_of(name) for name in written} == {"am"}
+    assert {roster.id_of(name) for name in ("Jörg Østby", "oestbyjoerg", "stbyjrg")} == {"øs"}
+    assert roster.id_of("Lee 李") == "li"
+    for stranger in ("Anna Möller", "王 Lee", "3", "Jörg Östby"):
+        assert not roster.id_of(stranger), stranger
+
+
 def test_a_class_in_folders_or_archives(tmp_path, course):
     """A zip of folders, or of archives, has a student in each, if they hold the same module."""
     for name, members in {
