@@ -109,7 +109,8 @@ class Case:
 
     def agree(self, probe: Probe, *, rtol: float, atol: float) -> None:
         """Compare the two. Raises: Ended."""
-        comparison = Comparison(freeze(probe), self._next_seed(), rtol, atol)
+        frozen = freeze(probe)
+        comparison = Comparison(frozen, self._next_seed(), rtol, atol, b"" if self.comparisons is not None else frozen)
         if self.comparisons is not None:
             self.comparisons.append(comparison)
         try:

@@ -6,7 +6,7 @@ many mistakes give the same wrong value for one probe.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,12 +27,18 @@ _MOST_ENTRIES = 1 << 18
 
 @dataclass(frozen=True)
 class Comparison:
-    """One call of `agree`: the pickled probe, the seed of its process state, and the tolerances."""
+    """One call of `agree`: the pickled probe, the seed of its process state, and the tolerances.
 
-    probe: bytes
+    Which call of which test it is follows from the seed. Two pickles of one probe may differ: cloudpickle's bytes depend on which strings
+    are the same object.
+    """
+
+    probe: bytes = field(compare=False)
     seed: int
     rtol: float
     atol: float
+    after: bytes = b""
+    """The probe, where the test had seen a value of the student's, on which it may depend."""
 
 
 @dataclass(frozen=True)

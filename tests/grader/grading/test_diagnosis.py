@@ -29,6 +29,8 @@ def _answered(value, left=(), comparison=QUESTION) -> Behaviour:
         (_answered(torch.ones(3)), _answered(torch.ones(3) + 1e-9), True),
         (_answered(torch.ones(3)), _answered(torch.ones(3) + 1e-3), False),
         (_answered(torch.ones(3)), _answered(torch.ones(3), comparison=Comparison(b"probe", 2, 1e-6, 1e-6)), False),
+        (_answered(1.0), _answered(1.0, comparison=Comparison(b"the same, pickled again", 1, 1e-6, 1e-6)), True),
+        (_answered(1.0), _answered(1.0, comparison=Comparison(b"probe", 1, 1e-6, 1e-6, b"holds what was seen")), False),
         (_answered(1.0), _answered(1.0, left=["x"]), False),
         (_answered(1.0, left=["x"]), _answered(1.0, left=["x"]), True),
         (_answered(1.0), Behaviour(_failed()), False),
