@@ -17,7 +17,7 @@ def test_a_course_from_nothing(tmp_path):
     assert [task.name for task in course.modules[0].tasks] == ["first_of_warmup", "RowMeans", "third"]
     assert course.title == 'The "first" course'
     assert "| `warmup` | Warmup: What one learns here, in one sentence. | 3 | 3 | 15 |" in (root / "README.md").read_text()
-    done = grader("check", "--seeds", "2", "--allow-unconfined", cwd=root, timeout=300)
+    done = grader("check", "--seeds", 1, "--jobs", 1, "--allow-unconfined", cwd=root, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 of 12 misconceptions rejected, 8 alternatives" in done.stdout
     assert grader("run", "third", cwd=root).returncode == 1
@@ -68,5 +68,5 @@ def test_smaller_banks_are_a_warning(tmp_path):
     root = mini_course(tmp_path / "course")
     manifest = root / "course.toml"
     manifest.write_text(manifest.read_text().replace("[[modules]]", "[gate]\nmisconceptions = 1\nalternatives = 1\n\n[[modules]]", 1))
-    done = grader("check", "--seeds", "1", "--allow-unconfined", cwd=root, timeout=300)
+    done = grader("check", "--seeds", 1, "--jobs", 1, "--task", "Counter", "--allow-unconfined", cwd=root, timeout=300)
     assert "warning: course.toml, [gate]: misconceptions = 1 is fewer than the usual 3." in done.stderr, done.stderr

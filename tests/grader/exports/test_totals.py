@@ -33,7 +33,7 @@ def restated(points: float, tests) -> Fraction:
     return Fraction(str(points)) * sum(weight for weight, passed in counted if passed) / sum(weight for weight, _ in counted)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(submissions())
 def test_every_format_comes_to_the_canonical_score(submission):
     """For whatever weights, skips, bans, faults and points."""
