@@ -11,7 +11,7 @@ from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_PROBLEMS
 from grader.base.files import write_atomically
-from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, progress_bar, stop
+from grader.cli.terminal import CourseOption, JsonOption, PathOption, console, load, print_json, progress_bar, stop
 from grader.course.manifest import Course, Module
 from grader.course.readme import with_table
 from grader.course.stubs import module_stub
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 __all__ = ["list_tasks", "schema", "stubs", "write_stubs"]
 
 
-def list_tasks(course: CourseOption = None, json: JsonOption = False) -> None:
-    """Show the modules and tasks, with points and minutes. A ✓ marks what passes its public tests."""
+def list_tasks(path: PathOption = None, course: CourseOption = None, json: JsonOption = False) -> None:
+    """Show the modules and tasks, with points and minutes, and the paths through them. A ✓ marks what passes its public tests."""
     from grader.practice.session import Session
 
-    loaded = load(course)
+    loaded = load(course, path)
     with Session(loaded) as session:
         marks = {place.task.name: session.mark(place) for place in session.places}
     if json:
-        print_json({"title": loaded.title, "modules": [_plain(module, marks) for module in loaded.modules]})
+        modules = [_plain(module, marks) for module in loaded.modules]
+        print_json({"title": loaded.title, "modules": modules, "paths": loaded.paths})
         return
     for module in loaded.modules:
         Console().print(Text(f"{module.title}: {module.story}"))
@@ -42,6 +43,11 @@ def list_tasks(course: CourseOption = None, json: JsonOption = False) -> None:
         table.add_section()
         table.add_row("", "all", f"{module.points:g}", str(module.minutes))
         Console().print(table)
+    hours = f"{sum(module.minutes for module in loaded.modules) / 60:.0f} hours in all"
+    Console().print(Text(f"{sum(len(module.tasks) for module in loaded.modules)} tasks, about {hours}."))
+    for one in () if path else loaded.paths:
+        hours = f"{sum(module.minutes for module in loaded.along(one.name).modules) / 60:.0f} hours"
+        Console().print(Text(f"--path {one.name}: {one.title}, about {hours}: {', '.join(one.modules)}."))
     if "changed" in marks.values():
         Console().print(Text("? passed, and was changed since: `grader run` tests it again.", "dim"))
 

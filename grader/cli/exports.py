@@ -13,8 +13,8 @@ from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED
 from grader.base.outcome import Status
-from grader.cli.terminal import CourseOption, ModuleOption, console, load, stop
-from grader.course.manifest import MANIFEST, ManifestError
+from grader.cli.terminal import CourseOption, ModuleOption, PathOption, console, load, stop
+from grader.course.manifest import MANIFEST, Course, ManifestError, Module
 from grader.exports import classroom50, gradescope
 from grader.exports.classroom50_result import BadIdentity, Identity
 from grader.exports.escape import file_name, log_line
@@ -54,6 +54,7 @@ def github_classroom(
 def student(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or a clone of an empty repository.")],
     module: ModuleOption = None,
+    path: PathOption = None,
     update: Annotated[bool, typer.Option("--update", help="Update an earlier export. Existing exercises are kept.")] = False,
     reporter_commit: Annotated[
         str | None,
@@ -70,12 +71,12 @@ def student(
 
     loaded = load(course)
     try:
-        modules = loaded.select(module or [], [])
+        modules = _chosen(loaded, module, path)
         kept = export_student(loaded, modules, folder, update=update, reporter=reporter_commit)
     except (ManifestError, CannotExport) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
-    for path in kept:
-        console.print(Text(f"Kept {path} as it was.", "yellow"), soft_wrap=True)
+    for file in kept:
+        console.print(Text(f"Kept {file} as it was.", "yellow"), soft_wrap=True)
     Console().print(Text(f"Written to {folder}: {', '.join(module.name for module in modules)}"), soft_wrap=True)
 
 
@@ -83,6 +84,7 @@ def student(
 def official(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The private repository of the course.")] = Path(),
     module: ModuleOption = None,
+    path: PathOption = None,
     force: ForceOption = False,
     course: CourseOption = None,
 ) -> None:
@@ -92,7 +94,7 @@ def official(
 
     loaded = load(course)
     try:
-        text = official_workflow(loaded, [name.name for name in loaded.select(module, [])] if module else [])
+        text = official_workflow(loaded, [one.name for one in _chosen(loaded, module, path)] if module or path else [])
     except (ManifestError, CannotExport) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     _write(folder, {WORKFLOW: text.encode()}, force)
@@ -165,12 +167,16 @@ def classroom50_result(
 
 @app.command("classroom50-autograder")
 def classroom50_autograder(
-    out: OutOption = Path("autograder"), module: ModuleOption = None, force: ForceOption = False, course: CourseOption = None
+    out: OutOption = Path("autograder"),
+    module: ModuleOption = None,
+    path: PathOption = None,
+    force: ForceOption = False,
+    course: CourseOption = None,
 ) -> None:
     """Write an autograder for Classroom 50. It runs the public tests only, because everybody can read its files."""
     loaded = load(course)
     try:
-        files = classroom50.autograder_files(loaded, loaded.select(module or [], []))
+        files = classroom50.autograder_files(loaded, _chosen(loaded, module, path))
     except ManifestError as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     _write(out, files, force)
@@ -203,6 +209,7 @@ def gradescope_results(
 def gradescope_autograder(
     out: Annotated[Path, typer.Option(help="The zip file to write.")] = Path("gradescope-autograder.zip"),
     module: ModuleOption = None,
+    path: PathOption = None,
     visibility: VisibilityOption = "after_due_date",
     practice: Annotated[
         bool,
@@ -214,7 +221,7 @@ def gradescope_autograder(
     """Write the zip of an autograder for Gradescope. It holds the hidden suites and the solutions, so give it to nobody but Gradescope."""
     loaded = load(course)
     try:
-        modules = loaded.select(module or [], [])
+        modules = _chosen(loaded, module, path)
         settings = gradescope.Settings([chosen.name for chosen in modules], visibility, practice)
         files = gradescope.autograder_files(loaded, modules, settings)
     except ManifestError as error:
@@ -228,6 +235,7 @@ def nbgrader(
         Path, typer.Argument(metavar="COURSE_DIR", help="The folder for nbgrader's course. It is made if it does not exist.")
     ],
     module: ModuleOption = None,
+    path: PathOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite notebooks and files that differ.")] = False,
     course: CourseOption = None,
 ) -> None:
@@ -236,7 +244,7 @@ def nbgrader(
 
     loaded = load(course)
     try:
-        modules = loaded.select(module or [], [])
+        modules = _chosen(loaded, module, path)
         located = str(course) if course and course.is_absolute() else None
         written = write_course(loaded, modules, folder, located=located, force=force)
     except (ExportError, ManifestError, OSError) as error:
@@ -317,3 +325,8 @@ def _write(out: Path, files: Mapping[str, bytes], force: bool) -> None:
     except (WouldOverwrite, OSError) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     console.print(Text(f"Written to {out}: {len(files)} file{'s' * (len(files) != 1)}."), soft_wrap=True)
+
+
+def _chosen(course: Course, modules: list[str] | None, path: str | None) -> tuple[Module, ...]:
+    """The modules that are named, or those of a path, or all. Raises: ManifestError."""
+    return (course.along(path) if path else course).select(modules or [], [])

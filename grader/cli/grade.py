@@ -17,6 +17,7 @@ from grader.cli.terminal import (
     CourseOption,
     JsonOption,
     ModuleOption,
+    PathOption,
     TaskOption,
     TrustedOption,
     UnconfinedOption,
@@ -34,6 +35,7 @@ def grade(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Submissions, or folders of submissions.")],
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("results"),
     module: ModuleOption = None,
+    path: PathOption = None,
     task: TaskOption = None,
     roster: Annotated[
         Path | None, typer.Option(help="A class list as CSV: the column `id`, and names, numbers, addresses or files in the others.")
@@ -67,7 +69,7 @@ def grade(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run like Ctrl-C
     try:
         loaded = loaded.with_data(data) if data else loaded
-        modules = loaded.select(module or [], task or [])
+        modules = (loaded.along(path) if path else loaded).select(module or [], task or [])
         known = Roster.read(roster) if roster else Roster()
         submissions, notes = find_submissions(paths, loaded, known, each_is_one=each_is_one)
         found = [submission.id for submission in submissions]

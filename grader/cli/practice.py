@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PROBLEMS
-from grader.cli.terminal import CourseOption, JsonOption, console, load, print_json, stop
+from grader.cli.terminal import CourseOption, JsonOption, PathOption, console, load, print_json, stop
 
 if TYPE_CHECKING:
     from grader.course.manifest import Course
@@ -63,11 +63,11 @@ def run(
         raise typer.Exit(EXIT_PROBLEMS)
 
 
-def next_task(course: CourseOption = None) -> None:
+def next_task(path: PathOption = None, course: CourseOption = None) -> None:
     """Show the next task that is not passed: what to write, and in which file."""
     from grader.practice.session import Session
 
-    with Session(load(course)) as session:
+    with Session(load(course, path)) as session:
         place = session.next_open()
         if place is None:
             Console().print(Text("All tasks pass their public tests.", "green"))
@@ -119,13 +119,13 @@ def reset(name: Annotated[str, typer.Argument(metavar="TASK|MODULE", help="The t
         Console().print(Text(f"{name} is as it was at first."))
 
 
-def progress(json: JsonOption = False, course: CourseOption = None) -> None:
+def progress(path: PathOption = None, json: JsonOption = False, course: CourseOption = None) -> None:
     """Show how far you are, by module."""
     from grader.practice.describe import CAVEAT, changed_since, progress_table
     from grader.practice.session import Session
     from grader.practice.statement import place_of
 
-    with Session(load(course)) as session:
+    with Session(load(course, path)) as session:
         if json:
             print_json(session.by_module())
             return
@@ -207,13 +207,14 @@ def watch(
     task: Annotated[str | None, typer.Argument(help="The task to begin with (default: where you left off).")] = None,
     move_on: Annotated[bool, typer.Option("--move-on", help="Go to the next task by itself when one passes.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Print lines instead of filling the screen.")] = False,
+    path: PathOption = None,
     course: CourseOption = None,
 ) -> None:
     """Run the task at hand every time you save it, and show what failed and why."""
     from grader.practice.session import Session
     from grader.practice.watch import watch as start
 
-    loaded = load(course)
+    loaded = load(course, path)
     place = _place(loaded, task) if task else None
     with Session(loaded) as session:
         if place:

@@ -22,6 +22,7 @@ __all__ = [
     "CourseOption",
     "JsonOption",
     "ModuleOption",
+    "PathOption",
     "TaskOption",
     "TrustedOption",
     "UnconfinedOption",
@@ -37,6 +38,9 @@ CourseOption = Annotated[
     typer.Option("--course", help="The course's folder (default: the current folder or the nearest one above it that holds course.toml)."),
 ]
 ModuleOption = Annotated[list[str] | None, typer.Option("--module", "-m", help="Only this module; can be given again.")]
+PathOption = Annotated[
+    str | None, typer.Option("--path", metavar="NAME", help="Only the modules of this path, in its order; `grader list` shows the paths.")
+]
 TaskOption = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; can be given again.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TrustedOption = Annotated[
@@ -60,10 +64,11 @@ for _stream in (sys.stdout, sys.stderr):
 console = Console(stderr=True)
 
 
-def load(folder: Path | None) -> Course:
-    """Read the course. Raises: typer.Exit."""
+def load(folder: Path | None, path: str | None = None) -> Course:
+    """Read the course; with a path, only its modules, in its order. Raises: typer.Exit."""
     try:
-        return load_course(folder)
+        course = load_course(folder)
+        return course.along(path) if path else course
     except ManifestError as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
 

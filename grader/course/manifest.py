@@ -18,6 +18,7 @@ __all__ = [
     "PACKAGES",
     "Course",
     "Gate",
+    "LearningPath",
     "Limits",
     "ManifestError",
     "Module",
@@ -148,6 +149,15 @@ class Module(Struct, frozen=True, forbid_unknown_fields=True):
         return {task.name: task for task in self.tasks}[name]
 
 
+class LearningPath(Struct, frozen=True, forbid_unknown_fields=True):
+    """Some of the modules, in an order of their own, for one aim."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*\Z")]
+    title: str
+    story: str
+    modules: Annotated[tuple[str, ...], Meta(min_length=1)]
+
+
 class _Environment(Struct, frozen=True, forbid_unknown_fields=True):
     packages: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")], ...] = ()
 
@@ -162,6 +172,7 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True):
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     title: str
     modules: tuple[Module, ...]
+    paths: tuple[LearningPath, ...] = ()
     limits: Limits = Limits()
     environment: _Environment = _Environment()
     gate: Gate = Gate()
@@ -179,6 +190,7 @@ class Course(Struct, frozen=True):
     own_packages: tuple[str, ...] = ()
     """What student code may use besides `PACKAGES`, by the names under which it is installed."""
     gate: Gate = Gate()
+    paths: tuple[LearningPath, ...] = ()
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -201,6 +213,14 @@ class Course(Struct, frozen=True):
             if module.name == name:
                 return module
         raise ManifestError(f"no module {name!r} in {MANIFEST}; it has {', '.join(m.name for m in self.modules)}")
+
+    def along(self, path: str) -> Self:
+        """The course with the modules of a path only, in its order. Raises: ManifestError, which lists the paths that exist."""
+        for one in self.paths:
+            if one.name == path:
+                return msgspec.structs.replace(self, modules=tuple(self.module(name) for name in one.modules))
+        has = f"it has {', '.join(one.name for one in self.paths)}" if self.paths else "it has none"
+        raise ManifestError(f"no path {path!r} in {MANIFEST}; {has}")
 
     def select(self, modules: list[str], tasks: list[str]) -> tuple[Module, ...]:
         """Keep only the named modules, and in them only the named tasks. An empty list keeps everything.
@@ -288,6 +308,7 @@ class Course(Struct, frozen=True):
             data=root / "data",
             own_packages=parsed.environment.packages,
             gate=parsed.gate,
+            paths=parsed.paths,
         )
 
 
@@ -344,11 +365,16 @@ def _check(parsed: _File, path: Path) -> None:
     """Check the rules that types can't express: unique names, three hints, pictures. Raises: ManifestError."""
     modules = [module.name for module in parsed.modules]
     tasks = [task.name for module in parsed.modules for task in module.tasks]
-    for kind, names in (("module", modules), ("task", tasks)):
+    for kind, names in (("module", modules), ("task", tasks), ("path", [one.name for one in parsed.paths])):
         for name in {name for name in names if names.count(name) > 1}:
             raise ManifestError(f"{path}: two {kind}s are called {name!r}: rename one")
     if not modules:
         raise ManifestError(f"{path} has no modules: add [[modules]]")
+    for one in parsed.paths:
+        for name in one.modules:
+            if name not in modules or one.modules.count(name) > 1:
+                what = "which is no module" if name not in modules else "more than once"
+                raise ManifestError(f"{path}: path {one.name!r} names {name!r}, {what}: correct it")
     for module in parsed.modules:
         if not module.tasks:
             raise ManifestError(f"{path}: module {module.name!r} has no tasks: add a [[modules.tasks]] below it")

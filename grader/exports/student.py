@@ -85,6 +85,9 @@ def student_files(course: Course, modules: tuple[Module, ...], *, reporter: str 
 def _manifest(course: Course, modules: tuple[Module, ...]) -> bytes:
     """The course as students need it: without the limits, which only grading uses."""
     plain = msgspec.to_builtins({"title": course.title, "modules": modules})
+    names = {module.name for module in modules}
+    if paths := [path for path in course.paths if names.issuperset(path.modules)]:
+        plain["paths"] = msgspec.to_builtins(paths)
     if course.own_packages:
         plain["environment"] = {"packages": list(course.own_packages)}
     for module in plain["modules"]:

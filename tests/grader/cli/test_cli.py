@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -243,6 +244,36 @@ def test_list(root):
         {"name": "double", "points": 2.0, "minutes": 1, "mark": "open"},
         {"name": "Counter", "points": 3.0, "minutes": 2, "mark": "open"},
     ]
+
+
+def with_second_module(root: Path) -> Path:
+    """A course in miniature with another module, whose tasks have other names."""
+    names = {"mini": "second", "double": "twice", "Counter": "Tally"}
+    pattern = re.compile("|".join(names))
+    for path in [path for path in root.rglob("*mini*.py") if "grader" not in path.parts]:
+        path.with_name(path.name.replace("mini", "second")).write_text(pattern.sub(lambda match: names[match[0]], path.read_text()))
+    manifest = root / "course.toml"
+    head, modules, tail = manifest.read_text().partition("[[modules]]")
+    manifest.write_text(f"{head}{modules}{tail}\n{pattern.sub(lambda match: names[match[0]], modules + tail)}")
+    (root / "constraints.txt").write_text("torch==2.13.0\n")
+    return root
+
+
+def test_a_path(tmp_path):
+    """What is listed, what comes next, what is graded and what students get are the path's modules alone, in its order."""
+    root = with_second_module(mini_course(tmp_path))
+    manifest = root / "course.toml"
+    path = '[[paths]]\nname = "back"\ntitle = "Backwards"\nstory = "B"\nmodules = ["second"]\n\n[[modules]]'
+    manifest.write_text(manifest.read_text().replace("[[modules]]", path, 1))
+    assert "--path back: Backwards, about 0 hours: second." in grader("list", cwd=root).stdout
+    listed = json.loads(grader("list", "--path", "back", "--json", cwd=root).stdout)
+    assert [module["name"] for module in listed["modules"]] == ["second"]
+    assert "exercises/second.py" in grader("next", "--path", "back", cwd=root).stdout
+    assert grader("export", "student", "out", "--path", "back", cwd=root).returncode == 0
+    assert [path.name for path in (root / "out" / "exercises").iterdir()] == ["second.py"]
+    for command in (("list",), ("export", "nbgrader", "nb"), ("grade", "exercises")):
+        refused = grader(*command, "--path", "forth", cwd=root)
+        assert (refused.returncode, refused.stderr) == (2, "no path 'forth' in course.toml; it has back\n")
 
 
 def test_stubs(root):

@@ -9,6 +9,8 @@ import pytest
 from grader.course.manifest import Course, ManifestError, find_root
 from tests.grader.conftest import MANIFEST, mini_course
 
+ROOT = Path(__file__).parents[3]
+PATH = '[[paths]]\nname = "short"\ntitle = "A"\nstory = "B"\nmodules = ["mini"]\n\n[[modules]]'
 WRONG = {
     "no title": (('title = "A course in miniature"', ""), "in top level: Object missing required field `title`: add the key `title`"),
     "unknown key": (
@@ -44,6 +46,10 @@ WRONG = {
         "task 'double', limits, threads: Expected `int`, got `str`: give it a value of that kind",
     ),
     "a limit of nothing": (("test_seconds = 4", "test_seconds = 0"), "in limits, test_seconds: Expected `float` > 0.0"),
+    "a path of nothing": (("[[modules]]", PATH.replace('["mini"]', "[]")), "modules: Expected `array` of length >= 1"),
+    "a path to nowhere": (("[[modules]]", PATH.replace("mini", "maxi")), "path 'short' names 'maxi', which is no module: correct it"),
+    "a path in a circle": (("[[modules]]", PATH.replace('"mini"', '"mini", "mini"')), "path 'short' names 'mini', more than once"),
+    "two paths of a name": (("[[modules]]", PATH.replace("[[modules]]", PATH)), "two paths are called 'short': rename one"),
     "not TOML": (("[limits]", "[limits"), "is not valid TOML"),
     "a key twice": (("points = 2", "points = 2\npoints = 3"), "is not valid TOML"),
 }
@@ -127,3 +133,14 @@ def test_a_task_says_only_the_limits_that_it_changes(tmp_path: Path):
     assert [task["limits"] for task in msgspec.to_builtins(module)["tasks"] if "limits" in task] == [{"output_kib": 7}, {}]
     assert pickle.loads(pickle.dumps(module)) == module
     assert hash(pickle.loads(pickle.dumps(module))) == hash(module)
+
+
+def test_a_path_has_an_order_of_its_own():
+    """Its modules only; the course itself stays, and so do the files."""
+    course = Course.read(ROOT)
+    for path in course.paths:
+        along = course.along(path.name)
+        assert tuple(module.name for module in along.modules) == path.modules
+        assert along.root == course.root
+    with pytest.raises(ManifestError, match=r"no path 'nowhere' in course\.toml; it has first-course, "):
+        course.along("nowhere")
