@@ -50,3 +50,13 @@ def test_a_tasks_name_selects_no_neighbours_by_accident():
             owner = owner_of(function, tasks)
             assert owner
             assert not [task for task in tasks if task.lower() in function.lower() and task.lower() not in owner.lower()], function
+
+
+def test_the_map_of_the_curriculum_is_whole():
+    """docs/curriculum.md has every module of the course, and the paths as they are in course.toml."""
+    course = Course.read(ROOT)
+    text = (ROOT / "docs" / "curriculum.md").read_text()
+    chart = text.partition("```mermaid\n")[2].partition("```")[0]
+    assert set(re.findall(r"\b[a-z_]+\b", chart)) - {"flowchart"} == {module.name for module in course.modules}
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (`.*`) \|$", text, re.MULTILINE))
+    assert rows == {path.name: ", ".join(f"`{name}`" for name in path.modules) for path in course.paths}
