@@ -18,6 +18,7 @@ from grader.cli.grade import grade
 from grader.cli.new import app as new
 from grader.cli.practice import hint, next_task, progress, reset, run, show, solution, tutor, watch
 from grader.cli.results import compare, items
+from grader.cli.similar import similar
 
 __all__ = ["app"]
 
@@ -59,6 +60,7 @@ app.command(rich_help_panel=_COURSE)(grade)
 app.command("collect", rich_help_panel=_COURSE)(collect_repositories)
 app.command(rich_help_panel=_COURSE)(compare)
 app.command(rich_help_panel=_COURSE)(items)
+app.command(rich_help_panel=_COURSE)(similar)
 app.command(rich_help_panel=_COURSE)(check)
 app.command(rich_help_panel=_COURSE)(stubs)
 app.command(rich_help_panel=_COURSE)(schema)
