@@ -185,6 +185,55 @@ def classroom50_autograder(
 VisibilityOption = Annotated[gradescope.Visibility, typer.Option(help="When students see the tests.", case_sensitive=True)]
 
 
+@app.command()
+def marks(
+    results: ResultsArgument,
+    out: Annotated[Path, typer.Option(help="The CSV file to write.")] = Path("marks.csv"),
+    sheet: Annotated[
+        Path | None, typer.Option(help="What Canvas (gradebook) or Moodle (grading worksheet) exports: it is filled in for import.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="The assignment's column in Canvas's gradebook, such as Warmup.")] = "",
+    out_of: Annotated[float | None, typer.Option(min=0.01, help="The platform's full points (default: points as they are).")] = None,
+    roster: Annotated[Path | None, typer.Option(help="The class list that `grader grade --roster` was given.")] = None,
+    late: Annotated[Path | None, typer.Option(help="A CSV file with the columns id and days, for the rule about lateness.")] = None,
+    incomplete: Annotated[bool, typer.Option("--incomplete", help="Enter students without a full verdict, too.")] = False,
+    force: ForceOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Write marks by the course's [rules], as a table of their own or into a gradebook of Canvas or Moodle."""
+    from fractions import Fraction
+
+    from grader.exports.gradebooks import Sheet, days_late, filled, plain_sheet
+    from grader.reports.rules import mark
+    from grader.runner.results import rounded
+    from grader.submissions.roster import Roster
+
+    read, loaded = _read(results), load(course)
+    try:
+        days = days_late(late) if late else {}
+        made = {one.id: mark(one, loaded.rules, days) for one in read.submissions}
+        if sheet is None:
+            text = plain_sheet(made, {one.id: (rounded(one.score), one.max_score) for one in read.submissions})
+        else:
+            open_cases = {problem.submission for problem in read.problems} if not incomplete else set()
+            made = {id: one for id, one in made.items() if id not in open_cases}
+            done = filled(
+                Sheet.read(sheet), column, made, Fraction(repr(out_of)) if out_of else None, Roster.read(roster) if roster else Roster()
+            )
+            text = done.text
+            if open_cases:
+                sentence = f"Without a full verdict, so not entered (problems.csv says why): {', '.join(sorted(open_cases))}."
+                console.print(Text(log_line(sentence, 2000), "yellow"), soft_wrap=True)
+            for what, names in (("Nobody in the gradebook is", done.without_row), ("No result, so no mark, for", done.without_result)):
+                if names:
+                    console.print(Text(log_line(f"{what}: {', '.join(names)}.", 2000), "yellow"), soft_wrap=True)
+    except BadInput as error:
+        raise stop(str(error), EXIT_BAD_INPUT) from None
+    if unknown := [id for id in days if id not in {one.id for one in read.submissions}]:
+        console.print(Text(log_line(f"Late, but without a result: {', '.join(unknown)}.", 2000), "yellow"), soft_wrap=True)
+    _write(out.parent, {out.name: text.encode()}, force)
+
+
 @app.command("gradescope")
 def gradescope_results(
     results: ResultsArgument,

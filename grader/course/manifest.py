@@ -23,6 +23,7 @@ __all__ = [
     "ManifestError",
     "Module",
     "Overrides",
+    "Rules",
     "Show",
     "Task",
     "find_root",
@@ -169,6 +170,21 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True):
     alternatives: Annotated[int, Meta(ge=0)] = 2
 
 
+class Rules(Struct, frozen=True, forbid_unknown_fields=True):
+    """How marks are made of scores. Shares are between 0 and 1. Scores themselves never change."""
+
+    late_per_day: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """What each day that has begun takes of the score."""
+    late_most: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """What lateness takes at most."""
+    drop_lowest: Annotated[int, Meta(ge=0)] = 0
+    """How many modules don't count: those of which the smallest share was earned."""
+    cap: Annotated[float, Meta(gt=0)] | None = None
+    """What a mark is at most, as a share of the maximum."""
+    extra: tuple[str, ...] = ()
+    """The tasks whose points count beyond the maximum."""
+
+
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     title: str
     modules: tuple[Module, ...]
@@ -176,6 +192,7 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     environment: _Environment = _Environment()
     gate: Gate = Gate()
+    rules: Rules = Rules()
 
 
 class Course(Struct, frozen=True):
@@ -191,6 +208,7 @@ class Course(Struct, frozen=True):
     """What student code may use besides `PACKAGES`, by the names under which it is installed."""
     gate: Gate = Gate()
     paths: tuple[LearningPath, ...] = ()
+    rules: Rules = Rules()
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -309,6 +327,7 @@ class Course(Struct, frozen=True):
             own_packages=parsed.environment.packages,
             gate=parsed.gate,
             paths=parsed.paths,
+            rules=parsed.rules,
         )
 
 
@@ -370,6 +389,9 @@ def _check(parsed: _File, path: Path) -> None:
             raise ManifestError(f"{path}: two {kind}s are called {name!r}: rename one")
     if not modules:
         raise ManifestError(f"{path} has no modules: add [[modules]]")
+    for name in parsed.rules.extra:
+        if name not in tasks:
+            raise ManifestError(f"{path}: rules, extra: there is no task {name!r}: correct it")
     for one in parsed.paths:
         for name in one.modules:
             if name not in modules or one.modules.count(name) > 1:

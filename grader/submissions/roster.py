@@ -70,6 +70,15 @@ class Roster:
                     owners.setdefault(key, set()).add(id)
         return cls(tuple(ids), {key: next(iter(some)) for key, some in owners.items() if len(some) == 1})
 
+    @classmethod
+    def of(cls, ids: Iterable[str]) -> Self:
+        """A class of which only the ids are known. An id that could be taken for another one's name is left out."""
+        owners: dict[str, set[str]] = {}
+        for id in (ids := tuple(ids)):
+            for key in _keys_of(id):
+                owners.setdefault(key, set()).add(id)
+        return cls(ids, {key: next(iter(some)) for key, some in owners.items() if len(some) == 1})
+
     def id_of(self, *names: str) -> str:
         """The id of the student whom one of these names means. Empty if there is none."""
         return next((self.by_name[key] for name in names for key in _keys(name) if key in self.by_name), "")
