@@ -14,7 +14,7 @@ from grader.cli.check import check
 from grader.cli.collect import collect_repositories
 from grader.cli.course import list_tasks, schema, stubs
 from grader.cli.doctor import doctor
-from grader.cli.grade import grade
+from grader.cli.grade import grade, regrade
 from grader.cli.new import app as new
 from grader.cli.practice import hint, next_task, progress, reset, run, show, solution, tutor, watch
 from grader.cli.results import compare, items
@@ -58,6 +58,7 @@ for name, command in (
 app.command(rich_help_panel=_PRACTICE)(doctor)
 app.command(rich_help_panel=_COURSE)(grade)
 app.command("collect", rich_help_panel=_COURSE)(collect_repositories)
+app.command(rich_help_panel=_COURSE)(regrade)
 app.command(rich_help_panel=_COURSE)(compare)
 app.command(rich_help_panel=_COURSE)(items)
 app.command(rich_help_panel=_COURSE)(similar)

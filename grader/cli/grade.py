@@ -1,4 +1,4 @@
-"""The command `grader grade`."""
+"""The commands `grader grade` and `grader regrade`."""
 
 import contextlib
 import os
@@ -6,13 +6,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_INTERRUPTED
+from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_INTERRUPTED, EXIT_PROBLEMS
 from grader.cli.terminal import (
     CourseOption,
     JsonOption,
@@ -26,38 +26,134 @@ from grader.cli.terminal import (
     progress_bar,
     stop,
 )
-from grader.course.manifest import ManifestError
+from grader.course.manifest import Course, ManifestError
 
-__all__ = ["grade"]
+if TYPE_CHECKING:
+    from grader.runner.flow import Finished
+
+__all__ = ["grade", "regrade"]
+
+PathsArgument = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Submissions, or folders of submissions.")]
+OutOption = Annotated[Path, typer.Option(help="Where results are written.")]
+RosterOption = Annotated[
+    Path | None, typer.Option(help="A class list as CSV: the column `id`, and names, numbers, addresses or files in the others.")
+]
+EachIsOneOption = Annotated[bool, typer.Option("--each-is-one", help="Each PATH is one student's, whatever it looks like.")]
+JobsOption = Annotated[int, typer.Option(min=1, help="How many grading processes run at once.")]
+DataOption = Annotated[Path | None, typer.Option(help="The folder that holds MNIST/raw (default: the course's data/).")]
+_RESULTS = Path("results")
+_JOBS = min(4, os.cpu_count() or 1)
 
 
 def grade(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Submissions, or folders of submissions.")],
-    out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("results"),
+    paths: PathsArgument,
+    out: OutOption = _RESULTS,
     module: ModuleOption = None,
     path: PathOption = None,
     task: TaskOption = None,
-    roster: Annotated[
-        Path | None, typer.Option(help="A class list as CSV: the column `id`, and names, numbers, addresses or files in the others.")
-    ] = None,
-    each_is_one: Annotated[bool, typer.Option("--each-is-one", help="Each PATH is one student's, whatever it looks like.")] = False,
+    roster: RosterOption = None,
+    each_is_one: EachIsOneOption = False,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**53, help="The run's seed (default: that of an unfinished run in --out, or a fresh one).")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="How many grading processes run at once.")] = min(4, os.cpu_count() or 1),
-    data: Annotated[Path | None, typer.Option(help="The folder that holds MNIST/raw (default: the course's data/).")] = None,
+    jobs: JobsOption = _JOBS,
+    data: DataOption = None,
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
     trusted: TrustedOption = False,
     course: CourseOption = None,
 ) -> None:
     """Grade submissions with the hidden suites, and write results.json, results.csv, problems.csv and junit.xml."""
-    from grader.base.files import write_atomically
-    from grader.base.text import without_commands
-    from grader.reports.csv_report import csv_problems, csv_report
-    from grader.reports.junit import junit_report
     from grader.reports.scoreboard import problem_table, scoreboard
-    from grader.runner.flow import Interrupted, faults, run, write
+
+    loaded = load(course, path)
+    finished = _run(
+        *(loaded, paths, out, module, task, roster),
+        each_is_one=each_is_one,
+        seed=seed,
+        jobs=jobs,
+        data=data,
+        allow_unconfined=allow_unconfined,
+        trusted=trusted,
+    )
+    results = finished.results
+    _keep(finished, out)
+    if json:
+        sys.stdout.buffer.write((out / "results.json").read_bytes())
+    else:
+        Console().print(scoreboard(results))
+        if results.problems:
+            Console().print(problem_table(results))
+        if not results.isolation.confined:
+            console.print(Text("The code was not confined, so these scores can't be trusted.", "yellow"))
+        console.print(Text(f"Written to {out}. With --seed {results.seed}, a second run grades only what changed."))
+    _stop_at_faults(finished)
+
+
+def regrade(
+    paths: PathsArgument,
+    out: OutOption = _RESULTS,
+    write: Annotated[bool, typer.Option("--write", help="Write the new results in place of the old ones.")] = False,
+    module: ModuleOption = None,
+    task: TaskOption = None,
+    roster: RosterOption = None,
+    each_is_one: EachIsOneOption = False,
+    jobs: JobsOption = _JOBS,
+    data: DataOption = None,
+    allow_unconfined: UnconfinedOption = False,
+    trusted: TrustedOption = False,
+    course: CourseOption = None,
+) -> None:
+    """Grade again, for instance with a mended suite, and say whose scores change and why. Without --write, nothing else happens.
+
+    The seed and, unless some are named, the modules are those of the results in --out. What has not changed is not graded anew.
+    """
+    from grader.cli.results import print_difference, read_from
+    from grader.reports.compare import compared
+    from grader.runner.flow import discard
+
+    loaded, before = load(course), read_from(out)
+    graded = dict.fromkeys(one.name for submission in before.submissions for one in submission.modules)
+    finished = _run(
+        *(loaded, paths, out, module or list(graded), task, roster),
+        each_is_one=each_is_one,
+        seed=before.seed,
+        jobs=jobs,
+        data=data,
+        allow_unconfined=allow_unconfined,
+        trusted=trusted,
+    )
+    difference = compared(before, finished.results)
+    print_difference(difference)
+    if write:
+        _keep(finished, out)
+        console.print(Text(f"Written to {out}."))
+    else:
+        discard(out)
+        console.print(Text("Nothing was written. With --write, these results take the place of the old ones."), soft_wrap=True)
+    _stop_at_faults(finished)
+    if difference.any and not write:
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+def _run(
+    loaded: Course,
+    paths: list[Path],
+    out: Path,
+    module: list[str] | None,
+    task: list[str] | None,
+    roster: Path | None,
+    *,
+    each_is_one: bool,
+    seed: int | None,
+    jobs: int,
+    data: Path | None,
+    allow_unconfined: bool,
+    trusted: bool,
+) -> "Finished":
+    """Find the submissions and grade them. Raises: typer.Exit."""
+    from grader.base.text import without_commands
+    from grader.runner.flow import Interrupted, run
     from grader.runner.jobs import Refused
     from grader.sandbox.supervisor.isolation import NotConfined, choose_layers
     from grader.submissions.collect import not_collected
@@ -65,11 +161,10 @@ def grade(
     from grader.submissions.roster import Roster
     from grader.submissions.sources import BadInput
 
-    loaded = load(course)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run like Ctrl-C
     try:
         loaded = loaded.with_data(data) if data else loaded
-        modules = (loaded.along(path) if path else loaded).select(module or [], task or [])
+        modules = loaded.select(module or [], task or [])
         known = Roster.read(roster) if roster else Roster()
         submissions, notes = find_submissions(paths, loaded, known, each_is_one=each_is_one)
         found = [submission.id for submission in submissions]
@@ -87,7 +182,7 @@ def grade(
     try:
         with _own_files(out), progress_bar() as progress:
             bar = progress.add_task("grading", total=None)
-            finished = run(
+            return run(
                 loaded,
                 modules,
                 submissions,
@@ -102,22 +197,27 @@ def grade(
         raise stop(str(error), EXIT_GRADER_FAILED) from None
     except Interrupted as error:
         raise stop(str(error), EXIT_INTERRUPTED) from None
-    results = finished.results
+
+
+def _keep(finished: "Finished", out: Path) -> None:
+    """Write the results, results.json last. Raises: typer.Exit."""
+    from grader.base.files import write_atomically
+    from grader.reports.csv_report import csv_problems, csv_report
+    from grader.reports.junit import junit_report
+    from grader.runner.flow import write
+
     with _own_files(out):
-        write_atomically(out / "results.csv", csv_report(results).encode())
-        write_atomically(out / "problems.csv", csv_problems(results).encode())
-        write_atomically(out / "junit.xml", junit_report(results))
+        write_atomically(out / "results.csv", csv_report(finished.results).encode())
+        write_atomically(out / "problems.csv", csv_problems(finished.results).encode())
+        write_atomically(out / "junit.xml", junit_report(finished.results))
         write(finished, out)
-    if json:
-        sys.stdout.buffer.write((out / "results.json").read_bytes())
-    else:
-        Console().print(scoreboard(results))
-        if results.problems:
-            Console().print(problem_table(results))
-        if layers is None:
-            console.print(Text("The code was not confined, so these scores can't be trusted.", "yellow"))
-        console.print(Text(f"Written to {out}. With --seed {results.seed}, a second run grades only what changed."))
-    if found := faults(results):
+
+
+def _stop_at_faults(finished: "Finished") -> None:
+    """Raises: typer.Exit if the grader itself failed somewhere."""
+    from grader.runner.flow import faults
+
+    if found := faults(finished.results):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise stop(f"The grader itself failed: {found[0]}{more}", EXIT_GRADER_FAILED)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from grader.reports.items import Item
     from grader.runner.results import Results
 
-__all__ = ["compare", "items"]
+__all__ = ["compare", "items", "print_difference", "read_from"]
 
 _Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results.json that `grader grade` wrote, or its folder.")]
 
@@ -26,11 +26,11 @@ def compare(before: _Results, after: _Results, json: JsonOption = False) -> None
     """Say whose scores differ between two runs, in which tasks, and why. The exit status is 1 if any do."""
     from grader.reports.compare import compared
 
-    difference = compared(_read(before), _read(after))
+    difference = compared(read_from(before), read_from(after))
     if json:
         print_json(difference)
     else:
-        _print_difference(difference)
+        print_difference(difference)
     if difference.any:
         raise typer.Exit(EXIT_PROBLEMS)
 
@@ -39,7 +39,7 @@ def items(results: _Results, json: JsonOption = False) -> None:
     """Say for each task how many fail which tests, with which known mistakes, and how else. It names no student."""
     from grader.reports.items import items as items_of
 
-    found = items_of(_read(results))
+    found = items_of(read_from(results))
     if json:
         print_json(found)
         return
@@ -51,7 +51,8 @@ def items(results: _Results, json: JsonOption = False) -> None:
         Console().print(Text(f"Tried by nobody: {', '.join(idle)}."), soft_wrap=True)
 
 
-def _read(path: Path) -> "Results":
+def read_from(path: Path) -> "Results":
+    """Read results.json, or the one in a folder. Raises: typer.Exit."""
     from grader.runner.results import ResultsError, read_results
 
     try:
@@ -60,7 +61,8 @@ def _read(path: Path) -> "Results":
         raise stop(str(error), EXIT_BAD_INPUT) from None
 
 
-def _print_difference(difference: "Difference") -> None:
+def print_difference(difference: "Difference") -> None:
+    """Print a table of the changes, and a sentence that counts them."""
     from grader.runner.results import rounded
 
     out = Console()

@@ -25,7 +25,7 @@ from grader.runner.units import Unit, units_of
 from grader.sandbox.supervisor.isolation import draw_seed, isolation
 from grader.submissions.sources import Submission
 
-__all__ = ["Finished", "Interrupted", "Progress", "Timings", "faults", "run", "write"]
+__all__ = ["Finished", "Interrupted", "Progress", "Timings", "discard", "faults", "run", "write"]
 
 _UNFINISHED = ".unfinished.json"
 """The seed of a run that has not written its results yet, so that the next run can go on with it."""
@@ -143,6 +143,11 @@ def write(finished: Finished, out: Path) -> None:
     """Write results.json and timings.json."""
     for name, value in (("results.json", finished.results), ("timings.json", finished.timings)):
         write_atomically(out / name, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+    discard(out)
+
+
+def discard(out: Path) -> None:
+    """Leave the results in a folder as they are: a run is over, and the next one draws its own seed."""
     (out / _UNFINISHED).unlink(missing_ok=True)
 
 

@@ -246,6 +246,27 @@ def test_list(root):
     ]
 
 
+def test_regrading_shows_before_it_writes(root):
+    """Who changes and why; results stay until --write; with the same seed, and only what changed."""
+    assert grader("grade", "../hand-in", cwd=root).returncode == 0
+    before = (root / "results" / "results.json").read_bytes()
+    same = grader("regrade", "../hand-in", cwd=root)
+    assert (same.returncode, "The results are equal." in same.stdout) == (0, True), same.stdout + same.stderr
+    manifest = root / "course.toml"
+    manifest.write_text(manifest.read_text().replace("points = 2", "points = 4"))
+    shown = grader("regrade", "../hand-in", cwd=root, COLUMNS="200")
+    assert shown.returncode == 1, shown.stdout + shown.stderr
+    assert "the task was worth 2 points, and is worth 4" in shown.stdout
+    assert "Nothing was written." in shown.stderr
+    assert (root / "results" / "results.json").read_bytes() == before
+    assert grader("regrade", "../hand-in", "--write", cwd=root).returncode == 0
+    after = json.loads((root / "results" / "results.json").read_bytes())
+    assert after["seed"] == json.loads(before)["seed"]
+    assert scores(root) == {"anna": 7, "ben": 3}
+    assert grader("compare", "results", "results", cwd=root).returncode == 0
+    assert grader("regrade", "../hand-in", "--out", "nowhere", cwd=root).returncode == 2
+
+
 def with_second_module(root: Path) -> Path:
     """A course in miniature with another module, whose tasks have other names."""
     names = {"mini": "second", "double": "twice", "Counter": "Tally"}
