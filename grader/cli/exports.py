@@ -1,7 +1,7 @@
 """The commands `grader export …`."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from grader.exports.classroom50_result import BadIdentity, Identity
 from grader.exports.escape import file_name, log_line
 from grader.exports.files import WouldOverwrite, chosen, write_files
 from grader.exports.github_classroom import reporter_files
+from grader.reports.detail import for_students
 from grader.runner.results import Results, ResultsError, read_results
 from grader.submissions.sources import BadInput
 
@@ -44,7 +45,7 @@ def github_classroom(
 ) -> None:
     """Write JSON for GitHub Classroom's reporter, one file for each submission and module."""
     try:
-        files = reporter_files(_read(results), submission or ())
+        files = reporter_files(_for_students(results), submission or ())
     except ResultsError as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     _write(out, files, force)
@@ -105,7 +106,7 @@ def feedback(results: ResultsArgument, out: OutOption = Path("feedback"), force:
     """Write one Markdown file for each student, with the score and, for each task, what went wrong."""
     from grader.exports.markdown import feedback_files
 
-    _write(out, feedback_files(_read(results)), force)
+    _write(out, feedback_files(_for_students(results)), force)
 
 
 @app.command()
@@ -120,7 +121,7 @@ def checks(
     from grader.submissions.collect import read_record
 
     try:
-        files, unknown = check_files(_read(results), read_record(collected))
+        files, unknown = check_files(_for_students(results), read_record(collected))
     except BadInput as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     _write(out, files, force)
@@ -155,7 +156,7 @@ def classroom50_result(
             link = f"{at}/commit/{commit}" if at and commit else ""
             release = f"{at}/releases/tag/{quote(tag, safe='')}" if at and tag else ""
             identity = Identity(classroom, assignment, kind, owner, tag, link, release, review or link, committed)
-        (graded,) = chosen(_read(results), [submission])
+        (graded,) = chosen(_for_students(results), [submission])
         plain = classroom50.official_result(graded, identity, datetime.now(UTC))
     except BadIdentity as error:
         where = f"{record}: " if record else ""
@@ -244,7 +245,7 @@ def gradescope_results(
 ) -> None:
     """Write Gradescope's results.json for each submission."""
     try:
-        read = _read(results)
+        read = _for_students(results)
         made = {
             f"{file_name(graded.id)}/results.json": gradescope.gradescope_results(graded, read, visibility)
             for graded in chosen(read, submission or ())
@@ -331,7 +332,7 @@ def gradebook(
     from grader.exports.nbgrader.gradebook import GradebookError, export_gradebook
 
     try:
-        exported = export_gradebook(read_results(results), load(course), course_dir, replace=replace)
+        exported = export_gradebook(for_students(read_results(results), date.today()), load(course), course_dir, replace=replace)
     except (GradebookError, ResultsError, OSError) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     for sentence in exported.skipped:
@@ -349,6 +350,11 @@ def _json(path: Path) -> object:
         return msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
         raise stop(f"{path} can't be read: {error}", EXIT_BAD_INPUT) from None
+
+
+def _for_students(path: Path) -> Results:
+    """Read results.json with as much of its messages as students may see today. Raises: typer.Exit."""
+    return for_students(_read(path), date.today())
 
 
 def _read(path: Path) -> Results:

@@ -7,6 +7,7 @@ import ast
 import codecs
 import re
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self, get_type_hints
 
@@ -17,6 +18,8 @@ __all__ = [
     "MANIFEST",
     "PACKAGES",
     "Course",
+    "Detail",
+    "Feedback",
     "Gate",
     "LearningPath",
     "Limits",
@@ -170,6 +173,18 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True):
     alternatives: Annotated[int, Meta(ge=0)] = 2
 
 
+Detail = Literal["full", "sentence", "points"]
+"""What students are told of a hidden test that they failed: everything; a sentence without inputs and values; the points alone."""
+
+
+class Feedback(Struct, frozen=True, forbid_unknown_fields=True):
+    """How much students are told, and from the day after a date."""
+
+    detail: Detail = "full"
+    after: date | None = None
+    detail_after: Detail = "full"
+
+
 class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     """How marks are made of scores. Shares are between 0 and 1. Scores themselves never change."""
 
@@ -193,6 +208,7 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     environment: _Environment = _Environment()
     gate: Gate = Gate()
     rules: Rules = Rules()
+    feedback: Feedback = Feedback()
 
 
 class Course(Struct, frozen=True):
@@ -209,6 +225,7 @@ class Course(Struct, frozen=True):
     gate: Gate = Gate()
     paths: tuple[LearningPath, ...] = ()
     rules: Rules = Rules()
+    feedback: Feedback = Feedback()
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -328,6 +345,7 @@ class Course(Struct, frozen=True):
             gate=parsed.gate,
             paths=parsed.paths,
             rules=parsed.rules,
+            feedback=parsed.feedback,
         )
 
 

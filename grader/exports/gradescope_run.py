@@ -9,6 +9,7 @@ autograder failed. A submission that can't be graded because of its files gets z
 import subprocess
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from grader.base.exit_codes import EXIT_GRADER_FAILED
 from grader.base.files import write_atomically
 from grader.course.manifest import Course
 from grader.exports.gradescope import Settings, gradescope_results, refusal
+from grader.reports.detail import for_students
 from grader.runner.results import read_results
 from grader.submissions.find import find_submissions
 from grader.submissions.sources import BadInput
@@ -45,7 +47,7 @@ def main(root: Path) -> int:
         if subprocess.run(_command(root, out, settings), cwd=folder, check=False).returncode:
             print(_NO_SCORE, file=sys.stderr)
             return EXIT_GRADER_FAILED
-        results = read_results(out / "results.json")
+        results = for_students(read_results(out / "results.json"), date.today())
     return _write(root, gradescope_results(results.submissions[0], results, settings.visibility))
 
 

@@ -136,7 +136,7 @@ def run(
         seconds=round(time.monotonic() - clock, 3),
         submissions={id: {name: entry.timing for name, entry in modules.items()} for id, modules in own.items()},
     )
-    return Finished(Results(SCHEMA, seed, here, record, graded, problems(submissions, graded, absent)), timings)
+    return Finished(Results(SCHEMA, seed, here, record, graded, problems(submissions, graded, absent), course.feedback), timings)
 
 
 def write(finished: Finished, out: Path) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from grader.base.outcome import Status
-from grader.course.manifest import Module
+from grader.course.manifest import Feedback, Module
 from grader.runner.packages import importable_packages
 from grader.sandbox.supervisor.isolation import Isolation
 
@@ -118,6 +118,8 @@ class Results(Struct, frozen=True):
     submissions: list[SubmissionResult]
     problems: list[Problem] = []
     """The students without a full verdict, those of whom nothing was found last."""
+    feedback: Feedback = Feedback()
+    """How much students may be told. The messages here are whole."""
 
 
 class ResultsError(Exception):

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,6 +26,7 @@ from grader.base.text import clean
 from grader.course.manifest import Course, ManifestError, Module
 from grader.exports.nbgrader.ahead import Graders, graders_for
 from grader.exports.nbgrader.notebooks import SCHEMA_VERSION, graded_cell, graded_id
+from grader.reports.detail import detail_on, limited
 from grader.reports.feedback import explain, words
 from grader.runner.jobs import Refused
 from grader.runner.results import ModuleResult, TaskResult
@@ -151,7 +153,8 @@ class GradeInWorkers(NbGraderPreprocessor):  # type: ignore[misc]
         self.log.info("Graded %s of %s with seed %s: %s of %s points", name, student, seed, entry.result.score, entry.result.max_score)
         nb.metadata[_RECORD] = {"seed": seed, "confined": isolation(layers).confined}
         _restore(nb, course, name)
-        tasks = {graded_id(task.name): task for task in entry.result.tasks}
+        detail = detail_on(course.feedback, date.today())
+        tasks = {graded_id(task.name): limited(task, detail) for task in entry.result.tasks}
         for cell in nb.cells:
             mark = cell.metadata.get("nbgrader", {})
             if mark.get("grade") and mark.get("grade_id") in tasks:
