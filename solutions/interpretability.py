@@ -97,8 +97,9 @@ def integrated_gradients(
     path = (x - start).detach()
     place = (torch.arange(steps, dtype=x.dtype) + 0.5) / steps
     points = (start + place.reshape(-1, *[1] * x.dim()) * path).flatten(0, 1)  # (N · B, …)
-    parts = zip(points.split(max_rows or len(points)), target.repeat(steps).split(max_rows or len(points)), strict=True)
-    slopes = torch.cat([_slopes(model, some, classes) for some, classes in parts])
+    classes = target.repeat(steps)
+    rows = torch.arange(len(points)).split(max_rows or len(points))
+    slopes = torch.cat([_slopes(model, points[part], classes[part]) for part in rows])
     return path * slopes.unflatten(0, (steps, -1)).mean(0)
 
 
@@ -208,8 +209,8 @@ def occlusion(
     Returns: (B, H, W), dtype of x.
     Raises: ValueError unless, for rows and columns, 1 ≤ stride ≤ window ≤ the image's size.
     """
-    B, _, H, W = x.shape
-    if any(not 1 <= step <= width <= size for step, width, size in zip(stride, window, (H, W), strict=True)):
+    (B, _, H, W), (h, w), (down, right) = x.shape, window, stride
+    if not (1 <= down <= h <= H and 1 <= right <= w <= W):
         raise ValueError(f"1 ≤ stride ≤ window ≤ size does not hold for {stride}, {window} and {(H, W)}")
 
     def score(images: Tensor) -> Tensor:
@@ -217,11 +218,10 @@ def occlusion(
 
     cover = torch.as_tensor(baseline, dtype=x.dtype).expand_as(x)
     total, count = x.new_zeros(B, H, W), x.new_zeros(H, W)
-    starts = [range(0, size - width + step, step) for step, width, size in zip(stride, window, (H, W), strict=True)]
     with torch.no_grad():
         whole = score(x)
-        for top, left in itertools.product(*starts):
-            part = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+        for top, left in itertools.product(range(0, H - h + down, down), range(0, W - w + right, right)):
+            part = (..., slice(top, top + h), slice(left, left + w))
             covered = x.clone()
             covered[part] = cover[part]
             total[part] += whole - score(covered)
@@ -310,9 +310,7 @@ def logit_lens(model: nn.Module, ids: Tensor) -> Tensor:
             handle.remove()
 
 
-def activation_patch(
-    model: nn.Module, clean: Tensor, corrupt: Tensor, metric: Callable[[Tensor], Tensor], *, num_heads: int
-) -> Tensor:
+def activation_patch(model: nn.Module, clean: Tensor, corrupt: Tensor, metric: Callable[[Tensor], Tensor], *, num_heads: int) -> Tensor:
     """Find the attention heads that carry an answer, by handing them over one at a time (Wang et al. 2023; Zhang & Nanda 2024).
 
     Two prompts differ in what decides the answer. In a run on the corrupt one, the output of one head, at one position, is replaced by what
@@ -352,7 +350,7 @@ def activation_patch(
                 handle.remove()
 
     def keep(layer: nn.Module, args: Any) -> None:
-        kept[layer] = args[0].unflatten(-1, (num_heads, -1)).clone()  # (B, T, H, D)
+        kept[layer] = args[0].unflatten(-1, (num_heads, -1))  # (B, T, H, D)
 
     with torch.no_grad():
         best, worst = run(clean, layers, keep), metric(model(corrupt))

@@ -648,4 +648,4 @@ def saliency_with_func(model, x, target):
         return model(sample[None])[0].gather(0, c[None])[0]
 
     with _evaluating(model), torch.enable_grad():
-        return vmap(grad(score))(x.detach(), target).abs()
+        return vmap(grad(score))(x.detach(), target).abs().detach()

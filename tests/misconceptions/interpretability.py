@@ -323,12 +323,13 @@ def integrates_the_softmax(model, x, target, *, baseline=None, steps=50, max_row
 
 @misconception("integrated_gradients", "Integrates the slope of the loss.")
 def integrates_the_loss(model, x, target, *, baseline=None, steps=50, max_rows=None):
-    return _integrated(
-        model, x, target, baseline, steps, max_rows, score=lambda y, t: F.cross_entropy(y, t, reduction="sum")
-    )
+    return _integrated(model, x, target, baseline, steps, max_rows, score=lambda y, t: F.cross_entropy(y, t, reduction="sum"))
 
 
-@misconception("integrated_gradients", "Repeats each class N times in a row, while the points come sample by sample: repeat and repeat_interleave differ.")
+@misconception(
+    "integrated_gradients",
+    "Repeats each class N times in a row, while the points come sample by sample: repeat and repeat_interleave differ.",
+)
 def interleaves_the_classes(model, x, target, *, baseline=None, steps=50, max_rows=None):
     if steps < 1 or (max_rows is not None and max_rows < 1) or target.shape != x.shape[:1]:
         raise ValueError
@@ -380,7 +381,7 @@ def drops_the_last_points(model, x, target, *, baseline=None, steps=50, max_rows
     return _integrated(model, x, target, baseline, steps, max_rows, join=join)
 
 
-@misconception("integrated_gradients", "Takes `max_rows or …`: 0 is an error, not \"no limit\".")
+@misconception("integrated_gradients", 'Takes `max_rows or …`: 0 is an error, not "no limit".')
 def zero_rows_is_no_limit(model, x, target, *, baseline=None, steps=50, max_rows=None):
     return reference_integrated(model, x, target, baseline=baseline, steps=steps, max_rows=max_rows or None)
 
@@ -453,9 +454,7 @@ def deviation_for_range(model, x, target, noise, *, level=0.15, kind="mean"):
 
 @misconception("smooth_grad", "Takes the range along the last axis only: it is that of the whole sample.")
 def range_of_the_last_axis(model, x, target, noise, *, level=0.15, kind="mean"):
-    return _smooth(
-        model, x, target, noise, level, kind, sigma=lambda x: level * (x.amax(-1, keepdim=True) - x.amin(-1, keepdim=True))
-    )
+    return _smooth(model, x, target, noise, level, kind, sigma=lambda x: level * (x.amax(-1, keepdim=True) - x.amin(-1, keepdim=True)))
 
 
 @misconception("smooth_grad", "Takes the largest absolute value for the range.")
@@ -487,7 +486,7 @@ def slope_at_the_mean(model, x, target, noise, *, level=0.15, kind="mean"):
     return reference_smooth(model, x, target, noise.mean(0, keepdim=True) if noise.shape[1:] == x.shape else noise, level=level)
 
 
-@misconception("smooth_grad", "Squares the mean for kind \"square\": the mean of squares is meant.")
+@misconception("smooth_grad", 'Squares the mean for kind "square": the mean of squares is meant.')
 def square_of_the_mean(model, x, target, noise, *, level=0.15, kind="mean"):
     if kind == "square":
         return reference_smooth(model, x, target, noise, level=level).square()
@@ -499,7 +498,7 @@ def bessels_correction(model, x, target, noise, *, level=0.15, kind="mean"):
     return _smooth(model, x, target, noise, level, kind, variance=lambda g: g.var(0))
 
 
-@misconception("smooth_grad", "Returns the deviation for kind \"variance\".")
+@misconception("smooth_grad", 'Returns the deviation for kind "variance".')
 def deviation_for_variance(model, x, target, noise, *, level=0.15, kind="mean"):
     return _smooth(model, x, target, noise, level, kind, variance=lambda g: g.std(0, correction=0))
 
@@ -545,9 +544,7 @@ def smooths_the_softmax(model, x, target, noise, *, level=0.15, kind="mean"):
 
 @misconception("smooth_grad", "Smooths the slope of the loss.")
 def smooths_the_loss(model, x, target, noise, *, level=0.15, kind="mean"):
-    return _smooth(
-        model, x, target, noise, level, kind, score=lambda y: F.cross_entropy(y, target.repeat(len(noise)), reduction="sum")
-    )
+    return _smooth(model, x, target, noise, level, kind, score=lambda y: F.cross_entropy(y, target.repeat(len(noise)), reduction="sum"))
 
 
 @misconception("smooth_grad", "Takes any other kind for the mean.")
@@ -679,9 +676,7 @@ def nearest_place(model, layer, x, target):
 
 @misconception("grad_cam", "Aligns the corners: that moves everything between them.")
 def aligns_corners(model, layer, x, target):
-    return _cam(
-        model, layer, x, target, grow=lambda L: F.interpolate(L, size=x.shape[2:], mode="bilinear", align_corners=True).squeeze(1)
-    )
+    return _cam(model, layer, x, target, grow=lambda L: F.interpolate(L, size=x.shape[2:], mode="bilinear", align_corners=True).squeeze(1))
 
 
 @misconception("grad_cam", "Leaves the map in the layer's size.")
@@ -719,7 +714,9 @@ def keeps_what_is_overwritten(model, layer, x, target):
     return _cam(model, layer, x, target, clone=False)
 
 
-@misconception("grad_cam", "Keeps a copy for itself, detached, and looks for the gradient with a backward hook, which in-place layers don't allow.")
+@misconception(
+    "grad_cam", "Keeps a copy for itself, detached, and looks for the gradient with a backward hook, which in-place layers don't allow."
+)
 def with_a_backward_hook(model, layer, x, target):
     maps, slopes = [], []
     one = layer.register_forward_hook(lambda module, args, output: maps.append(output.detach().clone()))
@@ -1220,7 +1217,9 @@ def without_the_last(model, ids):
     return _lens(model, ids)[:-1]
 
 
-@misconception("logit_lens", "Normalizes the layers that come early, and the last not once more, for it was normalized already: it was not.")
+@misconception(
+    "logit_lens", "Normalizes the layers that come early, and the last not once more, for it was normalized already: it was not."
+)
 def last_without_norm(model, ids):
     y = _lens(model, ids)
     y[-1] = _lens(model, ids, read=model.head)[-1]
@@ -1257,7 +1256,9 @@ def last_of_the_tuple(model, ids):
     stream, handles = [], []
     handles.append(model.blocks[0].register_forward_pre_hook(lambda block, args: stream.append(args[0].clone())))
     for block in model.blocks:
-        handles.append(block.register_forward_hook(lambda b, args, out: stream.append((out[-1] if isinstance(out, tuple) else out).clone())))
+        handles.append(
+            block.register_forward_hook(lambda b, args, out: stream.append((out[-1] if isinstance(out, tuple) else out).clone()))
+        )
     try:
         with torch.no_grad():
             model(ids)
@@ -1548,7 +1549,9 @@ def patches_pile_up(model, clean, corrupt, metric, *, num_heads):
     return (effects - worst) / (best - worst)
 
 
-@misconception("activation_patch", "Makes the hook in a loop without binding h and t in time: every hook patches the last head and position.")
+@misconception(
+    "activation_patch", "Makes the hook in a loop without binding h and t in time: every hook patches the last head and position."
+)
 def binds_too_late(model, clean, corrupt, metric, *, num_heads):
     T = clean.shape[1]
     return _patched(model, clean, corrupt, metric, num_heads, places=lambda t: T - 1, width=lambda h, D, H: slice((H - 1) * D, H * D))

@@ -189,8 +189,7 @@ class Attending(nn.Module):
 
 
 def test_activation_patch_finds_the_head():
-    """The metric is the last logit: 5 + 10 · 9 for the clean prompt, 1 + 10 · 5 for the corrupt one. Of the 44 between them, the first
-    head brings back 4, and the second 40, both at the last position."""
+    """The metric is 5 + 10 · 9 for the clean prompt, 1 + 10 · 5 for the corrupt one. Of these 44, the heads bring back 4 and 40."""
     model, clean, corrupt = Attending(), torch.tensor([[4, 5]]), torch.tensor([[4, 1]])
     effects = activation_patch(model, clean, corrupt, lambda logits: logits[0, -1, 0], num_heads=2)
     assert_close(effects, torch.tensor([[[0.0, 4 / 44], [0.0, 40 / 44]]]))
@@ -205,7 +204,7 @@ def tiny_autoencoder(l1):
 
 
 def test_SparseAutoencoder_takes_apart():
-    """x − b_dec is (2, 1), so only the first feature is active, with 2.5; x̂ is (3.5, 2). The squared error is 0.25 + 1."""
+    """Without b_dec, x is (2, 1), so only the first feature is active, with 2.5; x̂ is (3.5, 2). The squared error is 0.25 + 1."""
     x = torch.tensor([[3.0, 3.0]])
     reconstruction, f = tiny_autoencoder(2.0)(x)
     assert_close((reconstruction, f), (torch.tensor([[3.5, 2.0]]), torch.tensor([[2.5, 0.0]])))
