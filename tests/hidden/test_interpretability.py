@@ -903,9 +903,10 @@ class TestShapleyValues:
     def test_wrong_orders(self, agree, draw):
         """A row that is no permutation of all features is a ValueError: too few, too many, one twice, one too large or negative."""
         (x, baseline), table, orders = two_samples(draw, 5), draw.normal(32, dtype=F64), orders_of(draw, 3, 5)
-        twice, large, negative = orders.clone(), orders + 1, orders - 1
+        twice, pairs, large, negative = orders.clone(), orders.clone(), orders + 1, orders - 1
         twice[1, 2] = twice[1, 3]
-        wrong = [twice, large, negative, orders[:, :4], orders_of(draw, 3, 4), orders_of(draw, 3, 6), torch.zeros_like(orders)]
+        pairs[2] = torch.tensor([0, 0, 3, 3, 4])[draw.permutation(5)]  # adds up to as much as a permutation
+        wrong = [twice, pairs, large, negative, orders[:, :4], orders_of(draw, 3, 4), orders_of(draw, 3, 6), torch.zeros_like(orders)]
 
         def probe(m):
             endings = [raised(ValueError, lambda w=w: m.shapley_values(game(x, table), x, baseline, orders=w)) for w in wrong]
