@@ -40,7 +40,7 @@ def saliency(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     Returns: shape and dtype of x.
     Raises: ValueError if target is not (B,).
     """
-    # TODO: about 9 lines, and 5 in helpers of your own.
+    # TODO: about 10 lines, and 3 in helpers of your own.
     raise NotImplementedError("saliency")
 
 
@@ -76,7 +76,7 @@ def integrated_gradients(
     Returns: shape and dtype of x.
     Raises: ValueError if steps or max_rows is below 1, or target is not (B,).
     """
-    # TODO: about 10 lines, and 5 in helpers of your own.
+    # TODO: about 10 lines, and 3 in helpers of your own.
     raise NotImplementedError("integrated_gradients")
 
 
@@ -104,7 +104,7 @@ def smooth_grad(
     Returns: shape and dtype of x.
     Raises: ValueError for another kind, or if noise is not N times the shape of x.
     """
-    # TODO: about 9 lines, and 5 in helpers of your own.
+    # TODO: about 9 lines, and 3 in helpers of your own.
     raise NotImplementedError("smooth_grad")
 
 

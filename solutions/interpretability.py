@@ -21,11 +21,9 @@ from torch.nn import functional as F
 
 
 def _slopes(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tensor:
-    """The gradient of each sample's score with respect to that sample."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        scores = model(x).gather(1, target[:, None])
-        return torch.autograd.grad(scores.sum(), x)[0]  # each score depends on its own sample alone
+    """The gradient of each sample's score with respect to that sample. No one else needs x, which is changed to require gradients."""
+    scores = model(x.requires_grad_()).gather(1, target[:, None])
+    return torch.autograd.grad(scores.sum(), x)[0]  # each score depends on its own sample alone
 
 
 def saliency(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -53,7 +51,8 @@ def saliency(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        return _slopes(model, x, target).abs()
+        with torch.enable_grad():
+            return _slopes(model, x.detach(), target).abs()
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -93,7 +92,7 @@ def integrated_gradients(
     """
     if steps < 1 or (max_rows is not None and max_rows < 1) or target.shape != x.shape[:1]:
         raise ValueError("steps and max_rows must be at least 1, and target (B,)")
-    start = torch.zeros_like(x) if baseline is None else baseline.expand_as(x)
+    start = torch.zeros_like(x) if baseline is None else baseline
     path = (x - start).detach()
     place = (torch.arange(steps, dtype=x.dtype) + 0.5) / steps
     points = (start + place.reshape(-1, *[1] * x.dim()) * path).flatten(0, 1)  # (N · B, …)
@@ -255,7 +254,7 @@ def shapley_values(model: Callable[[Tensor], Tensor], x: Tensor, baseline: Tenso
     if orders is None:
         if d > 10:
             raise ValueError(f"{d} features have too many sets: orders are needed")
-        sets = (torch.arange(2**d)[:, None] >> features) % 2 == 1  # (2^d, d): set number s holds the features that are bits of s
+        sets = ((torch.arange(2**d)[:, None] >> features) & 1).bool()  # (2^d, d): set number s holds the features that are bits of s
         with torch.no_grad():
             v = model(torch.where(sets, x, baseline))
         weight = torch.tensor([1 / (d * math.comb(d - 1, n)) for n in range(d)], dtype=x.dtype)  # for |S| = 0 … d − 1
@@ -266,7 +265,7 @@ def shapley_values(model: Callable[[Tensor], Tensor], x: Tensor, baseline: Tenso
     sets = place[:, None] < torch.arange(d + 1)[:, None]  # (P, d + 1, d): who is there before each step, and at the end
     with torch.no_grad():
         v = model(torch.where(sets, x, baseline).flatten(0, 1)).unflatten(0, (-1, d + 1))
-    return v.diff(dim=1).gather(1, place).mean(0)
+    return v.diff().gather(1, place).mean(0)
 
 
 def logit_lens(model: nn.Module, ids: Tensor) -> Tensor:
@@ -362,7 +361,7 @@ def activation_patch(model: nn.Module, clean: Tensor, corrupt: Tensor, metric: C
             def patch(layer: nn.Module, args: Any, h: int = h, t: int = t) -> Tensor:
                 z = args[0].unflatten(-1, (num_heads, -1)).clone()
                 z[:, t, h] = kept[layer][:, t, h]
-                return z.flatten(-2)
+                return z.flatten(2)
 
             patched[i, h, t] = run(corrupt, [layers[i]], patch)
     return (patched - worst) / (best - worst)
