@@ -280,7 +280,7 @@ class TestIntegratedGradients:
     def test_max_rows(self, agree, draw):
         """No call holds more samples than allowed, also where that is fewer than there are samples, and the values are the same."""
         model, x, target = classifier(draw, (4, 3))
-        baseline, limits = draw.normal(4, 3, dtype=F64), (1, 2, 4, 7, 10, 36, 1000)
+        baseline, limits = draw.normal(4, 3, dtype=F64), (1, 4, 7, 10, 1000)
 
         def probe(m):
             settings = {"baseline": baseline, "steps": 9}
@@ -1131,7 +1131,7 @@ class TestActivationPatch:
         model, clean, corrupt = prompts(draw)
         agree(lambda m: m.activation_patch(model, clean, corrupt, difference, num_heads=3), rtol=1e-6, atol=1e-7)
 
-    @pytest.mark.parametrize("sizes", with_ones(2, 3, 2, 2, 4))
+    @pytest.mark.parametrize("sizes", with_ones(2, 3, 2, 2, 3))
     def test_sizes(self, agree, draw, sizes):
         """There may be one block, one head, one feature for each, one prompt, or one position."""
         layers, heads, width, B, T = sizes
@@ -1139,8 +1139,8 @@ class TestActivationPatch:
         agree(lambda m: m.activation_patch(model, clean, corrupt, difference, num_heads=heads), rtol=1e-6, atol=1e-7)
 
     def test_more_heads(self, agree, draw):
-        """Five heads of one feature, and three positions, for a model of three blocks."""
-        model, clean, corrupt = prompts(draw, 1, 3, layers=3, heads=5, width=1)
+        """Five heads of one feature each, and three positions, for a model of one block."""
+        model, clean, corrupt = prompts(draw, 1, 3, layers=1, heads=5, width=1)
         agree(lambda m: m.activation_patch(model, clean, corrupt, difference, num_heads=5), rtol=1e-6, atol=1e-7)
 
     def test_one_token_differs(self, agree, draw):
@@ -1157,7 +1157,7 @@ class TestActivationPatch:
 
     def test_worse_than_corrupt(self, agree, draw):
         """The metric may be smaller for the clean prompt, as a loss is, and an effect may be negative or above 1."""
-        model, clean, corrupt = prompts(draw)
+        model, clean, corrupt = prompts(draw, 2, 2)
         target = draw.integers(0, 11, 2)
 
         def metric(logits):
@@ -1168,10 +1168,10 @@ class TestActivationPatch:
 
         agree(both, rtol=1e-6, atol=1e-7)
 
-    @pytest.mark.parametrize("call", [1, 2, 3, 9])
+    @pytest.mark.parametrize("call", [1, 2, 3, 5])
     def test_error_of_the_model(self, agree, draw, call):
         """An error of the model in any of its first runs is passed on, and all modules have the hooks that they had."""
-        model, clean, corrupt = prompts(draw)
+        model, clean, corrupt = prompts(draw, 1, 1)
 
         def probe(m):
             endings = []
@@ -1185,7 +1185,7 @@ class TestActivationPatch:
 
     def test_error_of_the_metric(self, agree, draw):
         """An error of the metric is passed on, and no hook stays behind."""
-        model, clean, corrupt = prompts(draw)
+        model, clean, corrupt = prompts(draw, 1, 1)
 
         def broken(logits):
             raise KeyError("asked for")
@@ -1198,7 +1198,7 @@ class TestActivationPatch:
 
     def test_other_hooks(self, agree, draw):
         """Hooks that were there stay there, and work; a second call gives the same."""
-        model, clean, corrupt = prompts(draw)
+        model, clean, corrupt = prompts(draw, 1, 2)
         model.blocks[0].attn.out_proj.register_forward_hook(lambda module, args, output: output * 1.5)
         model.blocks[1].attn.register_forward_pre_hook(lambda module, args: (args[0] * 0.7,))
         agree(lambda m: [m.activation_patch(model, clean, corrupt, difference, num_heads=3) for _ in range(2)], rtol=1e-6, atol=1e-7)
@@ -1206,8 +1206,8 @@ class TestActivationPatch:
     @measured("flags")
     def test_mode_and_graph(self, agree, draw):
         """The model is used in the mode in which it is; the effects have no graph, and nothing gets a gradient."""
-        model, clean, corrupt = prompts(draw)
-        model.blocks[1].mlp, other = Moody(model.blocks[1].mlp).train(), prompts(draw)[0]
+        model, clean, corrupt = prompts(draw, 2, 2)
+        model.blocks[1].mlp, other = Moody(model.blocks[1].mlp).train(), prompts(draw, 2, 2)[0]
         other.blocks[1].mlp = Moody(other.blocks[1].mlp).eval()
 
         def probe(m):
@@ -1220,18 +1220,18 @@ class TestActivationPatch:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_layouts(self, agree, draw, layout):
         """The ids may lie in memory in any way."""
-        model, clean = filled(draw, Transformer(V=301)), draw.integers(0, 301, 3, 4, layout=layout)
-        corrupt = draw.integers(0, 301, 3, 4, layout=layout)
+        model, clean = filled(draw, Transformer(V=301)), draw.integers(0, 301, 3, 2, layout=layout)
+        corrupt = draw.integers(0, 301, 3, 2, layout=layout)
         agree(lambda m: m.activation_patch(model, clean, corrupt, difference, num_heads=3), rtol=1e-6, atol=1e-7)
 
     def test_single_precision(self, agree, draw):
         """float32 stays float32."""
-        model, clean, _ = prompts(draw, dtype=F32)
+        model, clean, _ = prompts(draw, T=3, dtype=F32)
 
         def metric(logits):
             return logits.square().sum()
 
-        others = draw.integers(0, 11, 20, 2, 4)
+        others = draw.integers(0, 11, 20, 2, 3)
         with torch.no_grad():
             gaps = torch.stack([(metric(model(ids)) - metric(model(clean))).abs() for ids in others])
         corrupt = others[gaps.argmax()]  # a small gap would make errors large
@@ -1240,8 +1240,8 @@ class TestActivationPatch:
 
     def test_refuses(self, agree, draw):
         """Prompts of different shapes, and prompts with the same metric, are ValueErrors."""
-        model, clean, corrupt = prompts(draw)
-        pairs = [(clean, corrupt[:1]), (clean, corrupt[:, :3]), (clean[:1], corrupt), (clean[:, :3], corrupt), (clean, clean)]
+        model, clean, corrupt = prompts(draw, 2, 2)
+        pairs = [(clean, corrupt[:1]), (clean, corrupt[:, :1]), (clean[:1], corrupt), (clean[:, :1], corrupt), (clean, clean)]
 
         def flat(logits):
             return 0 * logits.sum() + 1
@@ -1427,26 +1427,29 @@ class TestSparseAutoencoder:
 
         agree(probe, rtol=1e-9, atol=1e-10)
 
-    @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
-    def test_training(self, agree, draw, optimizer):
-        """Some steps of training end at the right weights, which an optimizer made before them has moved."""
+    def test_training(self, agree, draw):
+        """Some steps of training with momentum end at the right weights; the parameters are those from the beginning."""
         state, x = autoencoder_state(draw), draw.normal(3, 16, 4, dtype=F64)
 
         def probe(m):
             model = autoencoder(m, state, 0.05)
             model.normalize_decoder()
-            opt, losses = optimizer(model.parameters(), lr=0.02), []
+            parameters, losses = dict(model.named_parameters()), []
+            speed = {name: torch.zeros_like(p) for name, p in parameters.items()}
             for batch in x:
-                opt.zero_grad()
                 loss = model.loss(batch)
                 loss.backward()
                 model.remove_parallel_gradient()
-                opt.step()
+                with torch.no_grad():
+                    for name, p in parameters.items():
+                        speed[name] = 0.9 * speed[name] + p.grad
+                        p -= 0.02 * speed[name]
+                        p.grad = None
                 model.normalize_decoder()
                 losses += [loss.detach()]
             return losses, parameters_of(model)
 
-        agree(probe, rtol=1e-5, atol=1e-6)
+        agree(probe, rtol=1e-7, atol=1e-8)
 
     def test_saved_and_loaded(self, agree, draw):
         """Weights that are loaded count at once, in train mode and in eval mode alike."""
