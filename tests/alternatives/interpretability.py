@@ -548,6 +548,36 @@ def patch_with_one_switching_hook(model, clean, corrupt, metric, *, num_heads):
     return torch.stack(effects).reshape(len(kept), num_heads, -1)
 
 
+@alternative("activation_patch")
+@torch.no_grad()
+def patch_in_one_batch(model, clean, corrupt, metric, *, num_heads):
+    """All patched runs are one: row by row, each with a patch of its own."""
+    if clean.shape != corrupt.shape:
+        raise ValueError("shapes")
+    kept, (B, T) = {}, clean.shape
+    with _hooked([(block.attn.out_proj, lambda module, args: kept.update({module: args[0].clone()})) for block in model.blocks]):
+        best = metric(model(clean))
+    worst = metric(model(corrupt))
+    if torch.equal(best, worst):
+        raise ValueError("gap")
+    cases = list(itertools.product(range(len(model.blocks)), range(num_heads), range(T)))
+
+    def hook_of(i):
+        def hook(module, args):
+            z = args[0].clone().view(len(cases), B, T, num_heads, -1)
+            for row, (k, h, t) in zip(z, cases, strict=True):
+                if k == i:
+                    row[:, t, h] = kept[module].view(B, T, num_heads, -1)[:, t, h]
+            return z.view_as(args[0])
+
+        return hook
+
+    with _hooked([(block.attn.out_proj, hook_of(i)) for i, block in enumerate(model.blocks)]):
+        logits = model(corrupt.repeat(len(cases), 1)).unflatten(0, (len(cases), B))
+    patched = torch.stack([metric(one) for one in logits])
+    return ((patched - worst) / (best - worst)).view(len(model.blocks), num_heads, T)
+
+
 # SparseAutoencoder
 
 
