@@ -24,7 +24,7 @@ def linear(rows):
     return layer
 
 
-def test_saliency_of_a_linear_model():
+def test_saliency_drops_signs():
     """The slope of class 1 is (−2, 3), that of class 0 is (5, 0.5): signs are dropped."""
     model, x = linear([[5.0, 0.5], [-2.0, 3.0]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert_close(saliency(model, x, torch.tensor([1, 0])), torch.tensor([[2.0, 3.0], [5.0, 0.5]]))
