@@ -246,8 +246,8 @@ def graph_convolution(x: Tensor, edges: Tensor, weight: Tensor, bias: Tensor | N
 
     An edge has a direction; who wants both lists both. A node without edges keeps its own features, times weight.
 
-    Graphs are large and sparse: A has N² entries, and must not be built. There may be 100,000 nodes, and 200,000 edges. A node's NaN reaches
-    only the nodes to which it has an edge, and itself.
+    Graphs are large and sparse: A has N² entries, and must not be built. There may be 100,000 nodes and 200,000 edges. NaN of one
+    node reaches only the nodes to which it has an edge, and itself.
 
     Args:
         x: (N, D), N ≥ 1.

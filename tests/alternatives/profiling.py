@@ -328,7 +328,7 @@ def down_the_tree(stages, operators, *, wait=1, warmup=1, active=3):
             pending.extend(child.cpu_children)
             if child.name in list(operators):
                 counts[(event.name, child.name, tuple(map(tuple, child.input_shapes)))] += 1
-    return sorted(key + (n,) for key, n in counts.items())
+    return sorted((*key, n) for key, n in counts.items())
 
 
 # benchmark
@@ -402,11 +402,11 @@ def by_the_times_of_both(M, K, N, *, dtype, peak, bandwidth, seconds, out_dtype=
     flops = M * N * (K + K)
     moved = sum(rows * columns * kind.itemsize for rows, columns, kind in ((M, K, dtype), (K, N, dtype), (M, N, out_dtype or dtype)))
     computing, moving = flops / peak, moved / bandwidth
-    return dict(
-        flops=flops,
-        bytes=moved,
-        intensity=flops / moved,
-        attainable=flops / max(computing, moving),
-        bound="compute" if computing >= moving else "memory",
-        mfu=computing / seconds,
-    )
+    return {
+        "flops": flops,
+        "bytes": moved,
+        "intensity": flops / moved,
+        "attainable": flops / max(computing, moving),
+        "bound": "compute" if computing >= moving else "memory",
+        "mfu": computing / seconds,
+    }

@@ -1,5 +1,7 @@
 """Hidden suite of the module profiling."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -104,8 +106,8 @@ class TestCountFlops:
 
     def test_a_network_forward_and_backward(self, agree, draw):
         """The backward pass of a linear layer takes a product for its input, where that has a gradient, and one for its weight."""
-        B, D, H, O = (draw.integer(2, 60) for _ in range(4))
-        x, v, w = draw.normal(B, D), draw.normal(H, D), draw.normal(O, H)
+        B, D, H, C = (draw.integer(2, 60) for _ in range(4))
+        x, v, w = draw.normal(B, D), draw.normal(H, D), draw.normal(C, H)
 
         def probe(m):
             def train(x, v, w):
@@ -120,8 +122,8 @@ class TestCountFlops:
         """For products and plain convolutions, forward and backward, the number is that of FlopCounterMode."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        x, w, v = draw.normal(draw.integer(2, 5), 3, 11, 9), draw.normal(draw.integer(2, 9), 3, 3, 2), draw.normal(5, draw.integer(2, 9), 1, 1)
-        v = v[:, :1].repeat(1, len(w), 1, 1)
+        x, w = draw.normal(draw.integer(2, 5), 3, 11, 9), draw.normal(draw.integer(2, 9), 3, 3, 2)
+        v = draw.normal(5, len(w), 1, 1)
 
         def work():
             x2, w2, v2 = leaf(x), leaf(w), leaf(v)
@@ -266,7 +268,7 @@ class Checkpointed(nn.Module):
 
 def mlp(*sizes, **settings):
     """Linear layers with ReLU between them."""
-    layers = [nn.Linear(a, b, **settings) for a, b in zip(sizes, sizes[1:], strict=False)]
+    layers = [nn.Linear(a, b, **settings) for a, b in pairwise(sizes)]
     return nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
 
 
@@ -303,7 +305,7 @@ class TestActivationBytes:
 
         def probe(m):
             return [
-                m.activation_bytes(Apply(lambda a: (a[:2, 3] * leaf(x)[:2, 0])), x),
+                m.activation_bytes(Apply(lambda a: a[:2, 3] * leaf(x)[:2, 0]), x),
                 m.activation_bytes(Apply(lambda a: leaf(x)[0, 0] * a.expand(n, *x.shape)), x),
                 m.activation_bytes(Apply(lambda a: leaf(x)[None] * a[:, :1].expand(n, *x.shape)), x),
             ]
@@ -476,7 +478,9 @@ class TestTrainingMemory:
         a, b, world = draw.integer(1, 10**6), draw.integer(1, 10**6), draw.integer(2, 20)
         cases = [(a, b), (0, b), (a, 0), (world + 1, world + 1), (1, world - 1)]
         agree(
-            lambda m: [m.training_memory(*case, world=world, stage=stage) for case in cases for stage in (0, 1, 3)] + [m.training_memory(a)],
+            lambda m: (
+                [m.training_memory(*case, world=world, stage=stage) for case in cases for stage in (0, 1, 3)] + [m.training_memory(a)]
+            ),
             rtol=0,
             atol=0,
         )
@@ -565,7 +569,14 @@ class TestSelfTimes:
     def test_after_recursion(self, agree, draw):
         """Once the outer event has ended, the next of its name adds to the total again."""
         n, k = draw.integer(10, 10**6), draw.integer(1, 10)
-        events = [("f", 1, 0, n), ("g", 1, k, n - k), ("f", 1, 2 * k, 2 * k), ("f", 1, n, 2 * n), ("f", 1, n + 1, n + 2), ("g", 1, 3 * n, 4 * n)]
+        events = [
+            ("f", 1, 0, n),
+            ("g", 1, k, n - k),
+            ("f", 1, 2 * k, 2 * k),
+            ("f", 1, n, 2 * n),
+            ("f", 1, n + 1, n + 2),
+            ("g", 1, 3 * n, 4 * n),
+        ]
         agree(lambda m: [m.self_times(events), m.self_times(events[:3] + events[4:])], rtol=0, atol=0)
 
     def test_the_same_times(self, agree, draw):
@@ -577,7 +588,7 @@ class TestSelfTimes:
     def test_one_after_the_other(self, agree, draw):
         """An event that starts when another ends was not called by it; nor is a pause anyone's."""
         cuts = sorted({draw.integer(0, 10**6) for _ in range(30)})
-        events = [(f"op{i % 7}", 1, a, b) for i, (a, b) in enumerate(zip(cuts, cuts[1:], strict=False)) if i % 5]
+        events = [(f"op{i % 7}", 1, a, b) for i, (a, b) in enumerate(pairwise(cuts)) if i % 5]
         agree(lambda m: [m.self_times(events), m.self_times([("all", 1, 0, 10**6), *events])], rtol=0, atol=0)
 
     def test_no_duration(self, agree, draw):
@@ -931,7 +942,8 @@ class TestRoofline:
 
         def probe(m):
             return [
-                m.roofline(2, 2, n - 1, dtype=torch.float32, peak=peak * f, bandwidth=bandwidth, seconds=1.0) for f in (1, 1.001, 0.999, 100, 0.01)
+                m.roofline(2, 2, n - 1, dtype=torch.float32, peak=peak * f, bandwidth=bandwidth, seconds=1.0)
+                for f in (1, 1.001, 0.999, 100, 0.01)
             ]
 
         agree(probe, rtol=1e-9, atol=0)

@@ -22,17 +22,17 @@ def leaf(x):
 # MatrixFactorization
 
 
-def tables(draw, U, I, D, dtype=torch.float32):
+def tables(draw, U, N, D, dtype=torch.float32):
     """Drawn weights for all four tables, and a mean."""
-    shapes = {"user_factors": (U, D), "item_factors": (I, D), "user_biases": (U, 1), "item_biases": (I, 1)}
+    shapes = {"user_factors": (U, D), "item_factors": (N, D), "user_biases": (U, 1), "item_biases": (N, 1)}
     state = {f"{name}.weight": draw.normal(*shape, dtype=dtype) for name, shape in shapes.items()}
     return state | {"mean": 3 + draw.normal(dtype=dtype)}
 
 
 def factorization(m, state):
     """The student's model with the given weights."""
-    (U, D), I = state["user_factors.weight"].shape, len(state["item_factors.weight"])
-    model = m.MatrixFactorization(U, I, D).to(state["mean"].dtype)
+    (U, D), N = state["user_factors.weight"].shape, len(state["item_factors.weight"])
+    model = m.MatrixFactorization(U, N, D).to(state["mean"].dtype)
     model.load_state_dict(state)
     return model
 
@@ -123,11 +123,11 @@ class TestMatrixFactorization:
 
     def test_start(self, student, reference, draw):
         """Factors start normal with deviation 0.1, biases at 0, the mean as given."""
-        U, I, D, mean = draw.integer(200, 400), draw.integer(200, 400), draw.integer(5, 9), draw.integer(-99, 99) / 7
+        U, N, D, mean = draw.integer(200, 400), draw.integer(200, 400), draw.integer(5, 9), draw.integer(-99, 99) / 7
 
         def probe(m):
-            torch.manual_seed(U + I)
-            return dict(sorted(m.MatrixFactorization(U, I, D, mean=mean).state_dict().items()))
+            torch.manual_seed(U + N)
+            return dict(sorted(m.MatrixFactorization(U, N, D, mean=mean).state_dict().items()))
 
         got, due = student(probe), reference(probe)
         for name in ("user_factors.weight", "item_factors.weight"):
@@ -143,11 +143,11 @@ class TestMatrixFactorization:
     @measured("flags")
     def test_state(self, agree, draw):
         """The state_dict holds four weights and the mean; only the weights are parameters, and the mean follows load and dtype."""
-        U, I, D = draw.integer(2, 50), draw.integer(2, 50), draw.integer(2, 50)
-        state, users = tables(draw, U, I, D, F64), draw.integers(0, U, 3)
+        U, N, D = draw.integer(2, 50), draw.integer(2, 50), draw.integer(2, 50)
+        state, users = tables(draw, U, N, D, F64), draw.integers(0, U, 3)
 
         def probe(m):
-            model = m.MatrixFactorization(U, I, D, mean=1.5)
+            model = m.MatrixFactorization(U, N, D, mean=1.5)
             start = model.mean.clone()
             shapes = {name: (tuple(value.shape), value.dtype) for name, value in sorted(model.state_dict().items())}
             model.double().load_state_dict(state)
@@ -165,7 +165,11 @@ class TestMatrixFactorization:
 
         def probe(m):
             out = []
-            for model in (m.MatrixFactorization(5, 7, 3), m.MatrixFactorization(5, 7, 3, mean=0.0), m.MatrixFactorization(5, 7, 3, mean=-2)):
+            for model in (
+                m.MatrixFactorization(5, 7, 3),
+                m.MatrixFactorization(5, 7, 3, mean=0.0),
+                m.MatrixFactorization(5, 7, 3, mean=-2),
+            ):
                 model.load_state_dict(weights, strict=False)
                 out.append((model(users, items), model.mean))
             return out
@@ -186,13 +190,13 @@ class TestMatrixFactorization:
 # sample_negatives
 
 
-def tastes(draw, U, I, p=0.3, low=1, high=100):
+def tastes(draw, U, N, p=0.3, low=1, high=100):
     """What users like, each at least one item and none all, and how popular the items are."""
-    positives = draw.bools(U, I, p=p)
-    rows, first, second = torch.arange(U), draw.integers(0, I, U), draw.integers(1, I, U)
+    positives = draw.bools(U, N, p=p)
+    rows, first, second = torch.arange(U), draw.integers(0, N, U), draw.integers(1, N, U)
     positives[rows, first] = True
-    positives[rows, (first + second) % I] = False
-    return positives, draw.integers(low, high, I)
+    positives[rows, (first + second) % N] = False
+    return positives, draw.integers(low, high, N)
 
 
 def draws(m, users, positives, popularity, n, seed, **settings):
@@ -210,7 +214,7 @@ def check_frequencies(got, users, positives, popularity, power):
     liked = int(positives[users].gather(1, got).sum())
     assert liked == 0, f"{liked} of {got.numel()} drawn items are positives of their user."
     assert never == 0, f"{never} of {got.numel()} drawn items could not be drawn."
-    likely = n * p > 5
+    likely = n * p > 20
     chi = ((counts - n * p)[likely].square() / (n * p)[likely]).sum().item()
     df = int(likely.sum())
     limit = df * (1 - 2 / (9 * df) + 6 * math.sqrt(2 / (9 * df))) ** 3
@@ -252,12 +256,12 @@ class TestSampleNegatives:
 
     def test_few_candidates(self, student, draw):
         """A user who likes nearly all items gets the few others, with replacement."""
-        I = draw.integer(300, 400)
-        positives = torch.ones(3, I, dtype=torch.bool)
+        N = draw.integer(60, 90)
+        positives = torch.ones(3, N, dtype=torch.bool)
         for user in range(3):
-            positives[user, draw.permutation(I)[: user + 1]] = False
-        popularity, users, seed = draw.integers(20, 30, I), torch.tensor([2, 0, 1]), draw.seed()
-        got = student(lambda m: draws(m, users, positives, popularity, 500, seed), within=(0, I - 1))
+            positives[user, draw.permutation(N)[: user + 1]] = False
+        popularity, users, seed = draw.integers(20, 30, N), torch.tensor([2, 0, 1]), draw.seed()
+        got = student(lambda m: draws(m, users, positives, popularity, 500, seed), within=(0, N - 1))
         check_frequencies(got, users, positives, popularity, 0.75)
 
     def test_users_are_independent(self, student, draw):
@@ -331,7 +335,7 @@ class TestSampleNegatives:
             ends = [raised(ValueError, lambda u=u, p=p: draws(m, torch.tensor(u), positives, popularity, 2, seed, power=p)) for u, p in bad]
             return [str(end) for end in ends], draws(m, torch.tensor([0, 1]), positives, popularity, 900, seed)
 
-        got, due = student(probe), reference(probe)
+        got, due = student(probe, within=(0, 10)), reference(probe)
         check_frequencies(got[1], torch.tensor([0, 1]), positives, popularity, 0.75)
         assert got[0] == due[0], f"Where there is nothing to draw, the calls end so: {got[0]}."
 
@@ -406,7 +410,13 @@ class TestBprLoss:
 
         def probe(m):
             out = []
-            cases = [(7, 5, torch.zeros(7, 5, dtype=torch.bool)), (7, 0, None), (0, 5, None), (0, 5, torch.ones(0, 5, dtype=torch.bool)), (7, 5, None)]
+            cases = [
+                (7, 5, torch.zeros(7, 5, dtype=torch.bool)),
+                (7, 0, None),
+                (0, 5, None),
+                (0, 5, torch.ones(0, 5, dtype=torch.bool)),
+                (7, 5, None),
+            ]
             for B, N, mask in cases:
                 leaves = leaf(positive[:B]), leaf(negative[:B, :N])
                 loss = m.bpr_loss(*leaves, mask)
@@ -441,11 +451,11 @@ class TestBprLoss:
 # ranking_metrics
 
 
-def rankings(draw, U, I, p=0.2, dtype=torch.float32):
+def rankings(draw, U, N, p=0.2, dtype=torch.float32):
     """Scores without ties, and relevant items, for each user at least one."""
-    relevant = draw.bools(U, I, p=p)
-    relevant[torch.arange(U), draw.integers(0, I, U)] = True
-    return draw.normal(U, I, dtype=dtype), relevant
+    relevant = draw.bools(U, N, p=p)
+    relevant[torch.arange(U), draw.integers(0, N, U)] = True
+    return draw.normal(U, N, dtype=dtype), relevant
 
 
 @task("ranking_metrics")
@@ -479,7 +489,7 @@ class TestRankingMetrics:
         agree(lambda m: [m.ranking_metrics(scores, relevant, k) for k in (1, 4)], rtol=1e-9, atol=1e-9)
 
     def test_more_places_than_items(self, agree, draw):
-        """k may be larger than the number of items, and than that of relevant ones."""
+        """There may be fewer items than k, and fewer relevant ones."""
         scores, relevant = rankings(draw, 11, 7, p=0.6)
         agree(lambda m: [m.ranking_metrics(scores, relevant, k) for k in (5, 6, 7, 8, 100)], rtol=1e-9, atol=1e-9)
 
@@ -576,7 +586,7 @@ class TestLeaveLastOut:
         together = torch.cat([train, validation, test])
         assert torch.equal(together.sort().values, torch.arange(301)), "The three parts together are not all interactions."
         for user in users[test].tolist():
-            latest = [times[part][users[part] == user].max().item() for part in (train, validation, test)]
+            latest = [max(times[part][users[part] == user].tolist(), default=-1) for part in (train, validation, test)]
             assert latest == sorted(latest), f"A user's latest times in the three parts are {latest}."
 
     @pytest.mark.parametrize("layout", ["sliced"])
@@ -627,7 +637,7 @@ class TestForecastWindows:
         agree(lambda m: [m.forecast_windows(series, 4, 3, cut) for cut in (7, 8)], rtol=1e-4, atol=1e-4)
 
     def test_constant_features(self, agree, draw):
-        """A feature that does not change before the cut has the std 1, also where rounding leaves a deviation; one that barely changes keeps its own."""
+        """A feature with one value before the cut has the std 1, also where rounding leaves a deviation; a tiny deviation stays."""
         series, cut = draw.normal(41, 5, dtype=F64), 30
         series[:, 1], series[:cut, 2], series[:, 3] = 0.1, 7.3, 0.1 + 1e-9 * series[:, 3]
         agree(lambda m: m.forecast_windows(series, 4, 3, cut), rtol=1e-5, atol=1e-5)

@@ -126,9 +126,7 @@ def transposed_by_its_output(work):
 
 @misconception("count_flops", "Takes backward for twice forward, whichever gradients are wanted.")
 def backward_is_always_twice(work):
-    return _counted(
-        work, convolution_backward=lambda args, out: 2 * 2 * (args[1] if args[7] else args[0]).numel() * args[2][0].numel()
-    )
+    return _counted(work, convolution_backward=lambda args, out: 2 * 2 * (args[1] if args[7] else args[0]).numel() * args[2][0].numel())
 
 
 @misconception("count_flops", "Counts the gradient of the bias like the others.")
@@ -490,7 +488,7 @@ def _summed(nested, total=None, own=None):
         row["self"] += e[3] - e[2]
         if total(e, above) if total else all(a[0] != e[0] for a in above):
             row["total"] += e[3] - e[2]
-        for a in (above if own == "all" else above[-1:]):
+        for a in above if own == "all" else above[-1:]:
             rows[a[0]]["self"] -= e[3] - e[2]
     return rows
 
@@ -621,14 +619,14 @@ def records_all(stages, operators, *, wait=1, warmup=1, active=3):
 
 @misconception("profile_step", "Runs the active steps only: the profiler's schedule counts the others as well.")
 def runs_active_steps_only(stages, operators, *, wait=1, warmup=1, active=3):
-    return _profile(stages, operators, wait, warmup, active, plan={"wait": 0, "warmup": 1, "active": active, "repeat": 1}, steps=[0, *range(active)])
+    return _profile(
+        stages, operators, wait, warmup, active, plan={"wait": 0, "warmup": 1, "active": active, "repeat": 1}, steps=[0, *range(active)]
+    )
 
 
 @misconception("profile_step", "Looks at the direct caller only: an operator may be called by another operator.")
 def direct_calls_only(stages, operators, *, wait=1, warmup=1, active=3):
-    return _profile(
-        stages, operators, wait, warmup, active, count=lambda e: int(e.cpu_parent is not None and e.cpu_parent.name in stages)
-    )
+    return _profile(stages, operators, wait, warmup, active, count=lambda e: int(e.cpu_parent is not None and e.cpu_parent.name in stages))
 
 
 @misconception("profile_step", "Counts only what no other operator of the list has called.")
@@ -790,7 +788,13 @@ def ignores_min_time(work, *, clock, synchronize, warmup=3, repeats=5, min_time=
 @misconception("benchmark", "Stops as soon as there is enough time: there must be enough measurements, too.")
 def time_is_enough(work, *, clock, synchronize, warmup=3, repeats=5, min_time=0.0, max_repeats=1000):
     return reference_benchmark(
-        work, clock=clock, synchronize=synchronize, warmup=warmup, repeats=1 if min_time else repeats, min_time=min_time, max_repeats=max_repeats
+        work,
+        clock=clock,
+        synchronize=synchronize,
+        warmup=warmup,
+        repeats=1 if min_time else repeats,
+        min_time=min_time,
+        max_repeats=max_repeats,
     )
 
 

@@ -430,7 +430,9 @@ def topk_of_few(scores, relevant, k):
     return reference_metrics(scores, relevant, k)
 
 
-@misconception("ranking_metrics", "Adds a tiny penalty to relevant items to break ties: it is too large for close scores and lost in huge ones.")
+@misconception(
+    "ranking_metrics", "Adds a tiny penalty to relevant items to break ties: it is too large for close scores and lost in huge ones."
+)
 def breaks_ties_by_a_penalty(scores, relevant, k):
     return _judge(scores, relevant, k, order=lambda s, r: (s - 1e-6 * r).argsort(dim=1, descending=True, stable=True))
 
@@ -569,12 +571,12 @@ def trains_across_the_cut(series, history, horizon, cut, *, stride=1):
 
 
 @misconception("forecast_windows", "Begins the inputs of the test at the cut: the first targets come too late.")
-def test_inputs_after_the_cut(series, history, horizon, cut, *, stride=1):
+def inputs_after_the_cut(series, history, horizon, cut, *, stride=1):
     return _scaled_windows(series, history, horizon, cut, stride, test_from=cut)
 
 
 @misconception("forecast_windows", "Lets the first test targets lie before the cut.")
-def test_targets_before_the_cut(series, history, horizon, cut, *, stride=1):
+def targets_before_the_cut(series, history, horizon, cut, *, stride=1):
     return _scaled_windows(series, history, horizon, cut, stride, test_from=cut - history - 1)
 
 
@@ -586,9 +588,7 @@ def loses_the_last_window(series, history, horizon, cut, *, stride=1):
 
 @misconception("forecast_windows", "Divides the variance by n − 1.")
 def divides_by_one_less(series, history, horizon, cut, *, stride=1):
-    return _scaled_windows(
-        series, history, horizon, cut, stride, std=lambda p: p.std(0).masked_fill(p.amax(0) == p.amin(0), 1.0)
-    )
+    return _scaled_windows(series, history, horizon, cut, stride, std=lambda p: p.std(0).masked_fill(p.amax(0) == p.amin(0), 1.0))
 
 
 @misconception("forecast_windows", "Divides by 0 where a feature is constant.")
