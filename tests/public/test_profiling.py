@@ -1,9 +1,13 @@
 """Examples for the module profiling. Run one task's with `pytest tests/public -k self_times`."""
 
+import os
+
 import pytest
 import torch
 from profiling import activation_bytes, benchmark, count_flops, profile_step, roofline, self_times, training_memory
 from torch import nn
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler would write to the terminal
 
 
 def test_count_flops_of_a_layer():
