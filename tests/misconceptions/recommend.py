@@ -519,12 +519,14 @@ def times_as_floats(users, times):
     return reference_split(users, times.double().long())
 
 
-@misconception("leave_last_out", "Joins user and time into one number: huge ones overflow.")
+@misconception("leave_last_out", "Joins user and time into one number: negative times and huge ones fall into another user's.")
 def joins_user_and_time(users, times):
     order = (users * (times.max() + 1 if len(times) else 1) + times).argsort(stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order))
-    return reference_split(users, rank)
+    _, counts = users[order].unique_consecutive(return_counts=True)
+    left = (counts.cumsum(0) - 1).repeat_interleave(counts) - torch.arange(len(order))
+    many = (counts >= 3).repeat_interleave(counts)
+    test, validation = many & (left == 0), many & (left == 1)
+    return tuple(order[kept].sort().values for kept in (~(test | validation), validation, test))
 
 
 @misconception("leave_last_out", "Takes users for places in a table: ids may be anything.")
@@ -599,7 +601,7 @@ def divides_by_zero(series, history, horizon, cut, *, stride=1):
 @misconception("forecast_windows", "Asks whether the deviation is 0: for equal values it may be 1e-17, and the scaled ones anything.")
 def asks_whether_it_is_zero(series, history, horizon, cut, *, stride=1):
     def std(p):
-        s = p.std(0, correction=0)
+        s = (p - p.mean(0)).square().mean(0).sqrt()
         return s.masked_fill(s == 0, 1.0)
 
     return _scaled_windows(series, history, horizon, cut, stride, std=std)
