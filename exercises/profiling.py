@@ -8,7 +8,6 @@ non-contiguous.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -175,7 +174,7 @@ def profile_step(
         is event.input_shapes as a tuple of tuples, such as ((5, 3), (3, 2)), and calls is how often it ran in all recorded steps. No
         times: these are never the same twice.
     """
-    # TODO: about 19 lines.
+    # TODO: about 16 lines.
     raise NotImplementedError("profile_step")
 
 

@@ -8,7 +8,6 @@ non-contiguous.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -60,26 +59,28 @@ def count_flops(work: Callable[[], object]) -> int:
 
 
 class _FlopCounter(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
+    total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        match func.overloadpacket:
-            case aten.mm | aten.bmm:
-                self.total += 2 * args[0].numel() * args[1].shape[-1]
-            case aten.addmm | aten.baddbmm:
-                self.total += 2 * args[1].numel() * args[2].shape[-1]
-            case aten.convolution:
-                self.total += 2 * (args[0] if args[6] else out).numel() * args[1][0].numel()
-            case aten.convolution_backward:
-                self.total += sum(args[-1][:2]) * 2 * (args[1] if args[7] else args[0]).numel() * args[2][0].numel()
-            case aten._scaled_dot_product_flash_attention_for_cpu:
-                self.total += 4 * args[0].numel() * args[1].shape[-2]
-            case aten._scaled_dot_product_flash_attention_for_cpu_backward:
-                self.total += 10 * args[1].numel() * args[2].shape[-2]
+        self.total += _flops(func.overloadpacket, args, out)
         return out
+
+
+def _flops(operator: Any, args: Any, out: Any) -> int:
+    if operator in (aten.mm, aten.bmm):
+        return 2 * args[0].numel() * args[1].shape[-1]
+    if operator in (aten.addmm, aten.baddbmm):
+        return 2 * args[1].numel() * args[2].shape[-1]
+    if operator is aten.convolution:
+        return 2 * (args[0] if args[6] else out).numel() * args[1][0].numel()
+    if operator is aten.convolution_backward:
+        return sum(args[10][:2]) * 2 * (args[1] if args[7] else args[0]).numel() * args[2][0].numel()
+    if operator is aten._scaled_dot_product_flash_attention_for_cpu:
+        return 4 * args[0].numel() * args[1].shape[2]
+    if operator is aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        return 10 * args[1].numel() * args[2].shape[2]
+    return 0
 
 
 def activation_bytes(model: nn.Module, *args: Any) -> int:
@@ -104,7 +105,7 @@ def activation_bytes(model: nn.Module, *args: Any) -> int:
 
     Returns: the bytes, an int.
     """
-    own = {tensor.untyped_storage()._cdata for tensor in chain(model.parameters(), model.buffers())}
+    own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
     kept = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -240,11 +241,8 @@ def profile_step(
         is event.input_shapes as a tuple of tuples, such as ((5, 3), (3, 2)), and calls is how often it ran in all recorded steps. No
         times: these are never the same twice.
     """
-    with profile(
-        activities=[ProfilerActivity.CPU],
-        schedule=schedule(wait=wait, warmup=warmup, active=active, repeat=1),
-        record_shapes=True,
-    ) as profiler:
+    plan = schedule(wait=wait, warmup=warmup, active=active, repeat=1)
+    with profile(activities=[ProfilerActivity.CPU], schedule=plan, record_shapes=True) as profiler:
         for step in range(wait + warmup + active):
             for label, stage in stages.items():
                 with record_function(label):

@@ -99,7 +99,7 @@ def sample_negatives(
     Returns: (B, n), int64.
     Raises: ValueError if one of `users` has no item that could be drawn.
     """
-    weights = (popularity.double() ** power).masked_fill(positives[users], 0.0)  # (B, items)
+    weights = (popularity ** float(power)).masked_fill(positives[users], 0.0)  # (B, items)
     if not weights.any(1).all():
         raise ValueError("a user has no negatives")
     return torch.multinomial(weights, n, replacement=True, generator=generator)
@@ -153,11 +153,11 @@ def ranking_metrics(scores: Tensor, relevant: Tensor, k: int) -> dict[str, float
     if not known.any():
         raise ValueError("nobody has a relevant item")
     scores, relevant = scores[known], relevant[known]
-    worst_first = relevant.to(torch.int8).argsort(dim=1, stable=True)  # what is not relevant comes first among equals
-    by_score = scores.gather(1, worst_first).argsort(dim=1, descending=True, stable=True)
+    worst_first = relevant.argsort()  # what is not relevant comes first among equals
+    by_score = scores.gather(1, worst_first).argsort(descending=True, stable=True)
     rel = relevant.gather(1, worst_first.gather(1, by_score))[:, :k].double()
     rank = torch.arange(1, rel.shape[1] + 1, dtype=torch.float64)
-    gain = 1 / torch.log2(rank + 1)
+    gain = torch.log2(rank + 1).reciprocal()
     best = gain.cumsum(0)[relevant.sum(1).clamp(max=rel.shape[1]) - 1]
     return {
         "hit": rel.amax(1).mean().item(),

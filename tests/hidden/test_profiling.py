@@ -169,6 +169,19 @@ class TestCountFlops:
 
         agree(probe, rtol=0, atol=0)
 
+    def test_one_channel(self, agree, draw):
+        """There may be one image, one channel and one filter."""
+        x, w = draw.normal(1, 1, draw.integer(6, 90), draw.integer(6, 90)), draw.normal(1, 1, draw.integer(1, 5), draw.integer(1, 5))
+
+        def probe(m):
+            return [
+                m.count_flops(lambda t=t, s=s: convolve(leaf(x), leaf(w), transposed=t, **s).sum().backward())
+                for t in (False, True)
+                for s in ({}, {"stride": 2})
+            ]
+
+        agree(probe, rtol=0, atol=0)
+
     def test_attention(self, agree, draw):
         """Fused attention makes two products; there may be more keys than queries."""
         q, k = heads(draw)
