@@ -24,7 +24,7 @@ class MatrixFactorization(nn.Module):
     def forward(self, users, items):
         """Score pairs."""
         p, q = torch.broadcast_tensors(self.user_factors(users), self.item_factors(items))
-        return torch.linalg.vecdot(p, q) + (self.user_biases(users) + self.item_biases(items)).flatten(-2) + self.mean
+        return torch.linalg.vecdot(p, q) + (self.user_biases(users) + self.item_biases(items)).squeeze(-1) + self.mean
 
     @torch.no_grad()
     def all_scores(self, users):
