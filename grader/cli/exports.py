@@ -201,7 +201,7 @@ def marks(
     force: ForceOption = False,
     course: CourseOption = None,
 ) -> None:
-    """Write marks by the course's [rules], as a table of their own or into a gradebook of Canvas or Moodle."""
+    """Write marks by the rules of the course, as a table of their own or into a gradebook of Canvas or Moodle."""
     from fractions import Fraction
 
     from grader.exports.gradebooks import Sheet, days_late, filled, plain_sheet
@@ -211,25 +211,27 @@ def marks(
 
     read, loaded = _read(results), load(course)
     try:
+        if late and not loaded.rules.late_per_day:
+            raise BadInput("course.toml has no rule about lateness: add late_per_day under [rules], or leave --late out")
         days = days_late(late) if late else {}
+        unfinished = {one.submission: one.sentence for one in read.problems} if not incomplete else {}
         made = {one.id: mark(one, loaded.rules, days) for one in read.submissions}
         if sheet is None:
-            text = plain_sheet(made, {one.id: (rounded(one.score), one.max_score) for one in read.submissions})
+            text = plain_sheet(made, {one.id: (rounded(one.score), one.max_score) for one in read.submissions}, unfinished)
         else:
-            open_cases = {problem.submission for problem in read.problems} if not incomplete else set()
-            made = {id: one for id, one in made.items() if id not in open_cases}
+            made = {id: one for id, one in made.items() if id not in unfinished}
             done = filled(
                 Sheet.read(sheet), column, made, Fraction(repr(out_of)) if out_of else None, Roster.read(roster) if roster else Roster()
             )
             text = done.text
-            if open_cases:
-                sentence = f"Without a full verdict, so not entered (problems.csv says why): {', '.join(sorted(open_cases))}."
-                console.print(Text(log_line(sentence, 2000), "yellow"), soft_wrap=True)
             for what, names in (("Nobody in the gradebook is", done.without_row), ("No result, so no mark, for", done.without_result)):
                 if names:
-                    console.print(Text(log_line(f"{what}: {', '.join(names)}.", 2000), "yellow"), soft_wrap=True)
+                    console.print(Text(log_line(f"{what}: {'; '.join(names)}.", 2000), "yellow"), soft_wrap=True)
     except BadInput as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
+    if unfinished:
+        sentence = f"Without a full verdict, so without a mark (problems.csv says why): {', '.join(sorted(unfinished))}."
+        console.print(Text(log_line(sentence, 2000), "yellow"), soft_wrap=True)
     if unknown := [id for id in days if id not in {one.id for one in read.submissions}]:
         console.print(Text(log_line(f"Late, but without a result: {', '.join(unknown)}.", 2000), "yellow"), soft_wrap=True)
     _write(out.parent, {out.name: text.encode()}, force)

@@ -125,6 +125,13 @@ def regrade(
     )
     difference = compared(before, finished.results)
     print_difference(difference)
+    if write and difference.only_before:
+        discard(out)
+        raise stop(
+            "Nothing was written, because results would be lost: name the paths of all submissions again, with the same --roster, or grade "
+            "into another folder.",
+            EXIT_BAD_INPUT,
+        )
     if write:
         _keep(finished, out)
         console.print(Text(f"Written to {out}."))

@@ -81,7 +81,9 @@ def print_difference(difference: "Difference") -> None:
         out.print(Text(note, "dim"), soft_wrap=True)
     gains = sum(after > before for before, after in difference.totals.values())
     losses = sum(after < before for before, after in difference.totals.values())
-    out.print(f"{len(difference.totals)} submissions differ: {gains} gain, {losses} lose." if difference.any else "The results are equal.")
+    out.print(
+        f"Totals that differ: {len(difference.totals)} ({gains} higher, {losses} lower)." if difference.any else "The results are equal."
+    )
 
 
 def _print_item(item: "Item") -> None:

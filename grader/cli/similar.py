@@ -62,4 +62,4 @@ def similar(
         table.add_row(*(Words(without_commands(cell, wrapped=True)) for cell in cells))
     if pairs:
         Console().print(table)
-    Console().print(Words(f"{len(pairs)} pairs look alike, of {len(texts)} modules. Side by side: {out}"), soft_wrap=True)
+    Console().print(Words(f"Pairs that look alike: {len(pairs)}, among {len(texts)} hand-ins. Side by side: {out}"), soft_wrap=True)

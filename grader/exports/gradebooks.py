@@ -97,20 +97,24 @@ def filled(sheet: Sheet, column: str, marks: Mapping[str, Mark], out_of: Fractio
             entered.add(owner)
             cells[place] = str(_points(marks[owner], out_of))
         rows.append(cells)
-    kept = [index for index, title in enumerate(sheet.header) if sheet.platform == "Moodle" or title in (*_CANVAS, name)]
-    table = [[csv_cell(sheet.header[index]) for index in kept]] + [[csv_cell(row[index]) for index in kept] for row in rows]
+    if sheet.platform == "Moodle":  # which imports the other columns, too
+        table = [sheet.header, *rows]
+    else:
+        kept = [index for index, title in enumerate(sheet.header) if title in (*_CANVAS, name)]
+        table = [[csv_cell(row[index]) for index in kept] for row in (sheet.header, *rows)]
     missing = [row[0] for row, owner in zip(sheet.rows, owners, strict=True) if not owner and _is_student(row)]
     return Filled(csv_text(table), [id for id in marks if id not in entered], missing)
 
 
-def plain_sheet(marks: Mapping[str, Mark], scores: Mapping[str, tuple[Decimal, float]]) -> str:
-    """One row a submission: the canonical score, and beside it the mark by the course's rules."""
+def plain_sheet(marks: Mapping[str, Mark], scores: Mapping[str, tuple[Decimal, float]], problems: Mapping[str, str]) -> str:
+    """One row a submission: the canonical score, and beside it the mark by the course's rules. Problems come without a mark."""
     rows = [["submission", "score", "max_score", "mark", "max_mark", "why"]]
     for id, (score, most) in scores.items():
-        one = marks[id]
-        rows.append(
-            [csv_cell(id), str(score), f"{most:g}", str(_points(one, None)), f"{float(one.max_score):g}", csv_cell("; ".join(one.why))]
-        )
+        one, problem = marks[id], problems.get(id, "")
+        mark = "" if problem else str(_points(one, None))
+        why = [f"no full verdict: {problem}"] if problem else one.why
+        rows.append([csv_cell(id), str(score), f"{most:g}", mark, f"{float(one.max_score):g}", csv_cell("; ".join(why))])
+    rows += [[csv_cell(id), "", "", "", "", csv_cell(problem)] for id, problem in problems.items() if id not in scores]
     return csv_text(rows)
 
 

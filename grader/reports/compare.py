@@ -75,8 +75,8 @@ def _why(before: TaskResult, after: TaskResult) -> str:
     for id, test in new.items():
         was = old.get(id)
         if was is not None and was.status is not test.status:
-            message = (test.message or was.message).split("\n")[0]
-            return f"{id} was {words(was.status)}, and is {words(test.status)}{f': {message}' if message else ''}"
+            then, now = (f" ({one.message.partition(chr(10))[0]})" if one.message else "" for one in (was, test))
+            return f"{id} was {words(was.status)}{then}, and is {words(test.status)}{now}"
     if before.max_score != after.max_score:
         return f"the task was worth {before.max_score:g} points, and is worth {after.max_score:g}"
     if added := [id for id in new if id not in old]:

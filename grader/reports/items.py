@@ -47,9 +47,10 @@ class Item:
 def items(results: Results) -> list[Item]:
     """An item for each task, in the order of the results."""
     answers: dict[tuple[str, str], list[TaskResult]] = {}
+    not_judged = {(one.submission, name) for one in results.problems for name in one.modules}
     for submission in results.submissions:
         for module in submission.modules:
-            for task in module.tasks:
+            for task in module.tasks if (submission.id, module.name) not in not_judged else ():
                 answers.setdefault((module.name, task.name), []).append(task)
     return [_item(module, task, some) for (module, task), some in answers.items()]
 

@@ -117,9 +117,9 @@ def _left(others: list[Entry], module: Module) -> str:
 def _misplaced(path: PurePosixPath, module: Module) -> str:
     """What to do about the name or the place of a file that was taken all the same."""
     if path.name not in (f"{module.name}.py", f"{module.name}.ipynb"):
-        return (
-            "" if path.name != without_platform(path.name) else f"{one_line(str(path))} was taken for {module.name}.py: give it that name."
-        )
+        added = path.name != without_platform(path.name) or " - " in path.name  # by a platform, or the student's name
+        suffix = ".ipynb" if ".ipynb" in path.name.lower() else ".py"
+        return "" if added else f"{one_line(str(path))} was taken for {module.name}{suffix}: give it that name."
     return f"{one_line(str(path))} was found deep down: put it at the top or into exercises/."
 
 

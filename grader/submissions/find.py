@@ -87,7 +87,9 @@ def find_submissions(
             notes += more
     if refused and len(found) == unread:
         raise refused[0]
-    names = [roster.id_of(one.name) or one.name for one in found]
+    listed = [roster.id_of(one.name) for one in found]
+    names = [id if id and listed.count(id) == 1 else one.name for one, id in zip(found, listed, strict=True)]
+    notes += _about_ids([one.name for one in found], listed)
     ids = distinct_ids(names)
     for one, name, id in zip(found, names, ids, strict=True):
         if id != submission_id(name):
@@ -103,6 +105,17 @@ def read_submission(path: Path, course: Course) -> Submission:
     """
     found = _read(path, course)
     return Submission(submission_id(found.name), found.sources, found.only)
+
+
+def _about_ids(names: list[str], listed: list[str]) -> list[str]:
+    """What the class list made of the names. An id that several claim is given to none of them."""
+    claims = {id: [name for name, other in zip(names, listed, strict=True) if other == id] for id in dict.fromkeys(listed) if id}
+    taken = [f"{one_line(some[0], 60)} is {id}" for id, some in claims.items() if len(some) == 1 and some[0] != id]
+    clashes = [
+        f"{_some(some)} may each be {id} of the class list, so none of them has that id." for id, some in claims.items() if len(some) > 1
+    ]
+    more = f", and {len(taken) - _MOST_LISTED} more" if len(taken) > _MOST_LISTED else ""
+    return ([f"By the class list: {', '.join(taken[:_MOST_LISTED])}{more}."] if taken else []) + clashes
 
 
 _Students = tuple[list[_Found], list[str]]
@@ -341,7 +354,7 @@ def _of_layout(
     """The submissions of a layout, and the sentences that say whose each file is."""
     found, students = [], layout.students()
     for owner, names in students.items():
-        name = roster.id_of(owner.name, *owner.also, *names) or owner.name
+        name = next((known for known in (owner.name, *owner.also, *names) if roster.id_of(known)), owner.name)
         try:
             found.append(_Found(path / names[0], name, choose(files(names), course)))
         except (OSError, Unreadable) as error:

@@ -75,7 +75,7 @@ def recognise(
     return (
         _gradescope(children, metadata)
         or _of_platform("Moodle", MOODLE, children)
-        or _of_platform("Canvas", CANVAS, [child for child in children if _may_be_of_canvas(child, course)])
+        or _canvas(children, course)
         or _classroom(children, folder)
         or (_loose(children, folder, course, roster) if loose else None)
     )
@@ -83,6 +83,16 @@ def recognise(
 
 _NOBODY = ("Participant", "Teilnehmer", "Teilnehmer-in", "Teilnehmerin")
 """What Moodle calls everybody where names are hidden."""
+
+
+def _canvas(children: Sequence[Child], course: Course) -> Layout | None:
+    """Where one name can only be Canvas's, others of that form are, too, whatever the student called the file."""
+    certain = any(_may_be_of_canvas(child, course) and CANVAS.fullmatch(child.name[:400]) for child in children)
+    return (
+        _of_platform("Canvas", CANVAS, [child for child in children if not child.is_folder or _may_be_of_canvas(child, course)])
+        if certain
+        else None
+    )
 
 
 def _may_be_of_canvas(child: Child, course: Course) -> bool:
@@ -148,10 +158,13 @@ _AnyTag.add_multi_constructor("", _plain)
 
 def _classroom(children: Sequence[Child], folder: str) -> Layout | None:
     """GitHub Classroom calls a repository ASSIGNMENT-STUDENT, and a folder of clones ASSIGNMENT-submissions."""
+    folders = [child.name for child in children if child.is_folder]
     names = [child.name for child in children if child.is_repository]
-    if not names or len(names) < sum(child.is_folder for child in children):
-        return None
     assignment = folder.removesuffix("-submissions") + "-"
+    if names and all(name.startswith(assignment) for name in folders):
+        names = folders  # one that is no repository is a student's all the same
+    if not names or len(names) < len(folders):
+        return None
     if not all(name.startswith(assignment) for name in names):
         assignment = _common(names) if len(names) > 1 else ""
     if not assignment or not all(name.removeprefix(assignment) for name in names):

@@ -22,8 +22,8 @@ _IDS = ("id", "identifier", "student_id", "student id", "sis login id", "usernam
 
 _NUMBERS = re.compile(r"id|num|nr|user|canvas|matr", re.IGNORECASE)
 """The columns in which a number can stand for a student."""
-_NAMES = re.compile(r"nam|nom", re.IGNORECASE)
-"""The columns that may hold a part of a name, such as "First name" and "Last name"."""
+_PARTS = re.compile(r"first|last|given|family|forename|surname|vorname|nachname|pr[eé]nom|apellido", re.IGNORECASE)
+"""The columns that hold a part of a name. Two of them together name a student, and one alone does not."""
 _TRANSCRIBED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "ø": "oe", "å": "aa", "æ": "ae", "œ": "oe"})
 
 
@@ -63,8 +63,8 @@ class Roster:
                 raise BadInput(f"{path}, line {number}: the id {id} stands there twice: give each student one line")
             ids.append(id)
             cells = {name: value for name, value in row.items() if isinstance(value, str)}
-            called = [value for name, value in cells.items() if not value.strip().isdigit() or _NUMBERS.search(name)]  # points are no names
-            parts = [value for name, value in cells.items() if _NAMES.search(name) and value.strip()]
+            parts = [value for name, value in cells.items() if _PARTS.search(name) and value.strip()]
+            called = [value for name, value in cells.items() if not _PARTS.search(name) and _may_name(name, value)]
             for value in [*called, *map(" ".join, itertools.permutations(parts, 2))]:
                 for key in _keys_of(value):
                     owners.setdefault(key, set()).add(id)
@@ -87,6 +87,11 @@ class Roster:
         """The ids that are not among those found."""
         seen = {look(id) for id in found}
         return [id for id in self.ids if look(id) not in seen]
+
+
+def _may_name(column: str, value: str) -> bool:
+    """Points are nobody's name."""
+    return not value.strip().isdigit() or _NUMBERS.search(column) is not None
 
 
 def _keys(name: str) -> list[str]:

@@ -61,7 +61,7 @@ CANVAS = (
 MOODLE = (
     "Identifier,Full name,Email address,Status,Grade,Maximum grade,Feedback comments\r\n"
     "Participant 1,Anna Lee,alee@example.org,Submitted,,10.00,\r\n"
-    "Participant 2,Ben Ott,bott@example.org,Submitted,2,10.00,fine\r\n"
+    "Participant 2,Ben Ott,bott@example.org,Submitted,2,10.00,- good; =2\r\n"
 )
 MARKS = {"alee": Mark(Fraction(25, 3), Fraction(12), []), "Ben Ott": Mark(Fraction(6), Fraction(12), [])}
 
@@ -97,7 +97,7 @@ def test_a_worksheet_of_moodle(tmp_path):
     rows = table(done.text)
     assert rows[0] == MOODLE.split("\r\n")[0].split(",")
     assert [row[4] for row in rows[1:]] == ["8.33", "6.00"]
-    assert rows[2][6] == "fine"
+    assert rows[2][6] == "- good; =2"
     unknown = filled(sheet(tmp_path / "moodle.csv", MOODLE), "", {"zed": MARKS["alee"]}, None, Roster())
     assert (unknown.without_row, unknown.without_result) == (["zed"], ["Participant 1", "Participant 2"])
 
@@ -135,7 +135,9 @@ def test_the_command(tmp_path):
     manifest = root / "course.toml"
     manifest.write_text(manifest.read_text().replace("[[modules]]", "[rules]\nlate_per_day = 0.5\n\n[[modules]]", 1))
     graded = results(submission(TASKS, "alee"), submission(TASKS, "bott"))
-    graded = msgspec.structs.replace(graded, problems=[Problem("bott", ["module0"], "It can't be read.")])
+    graded = msgspec.structs.replace(
+        graded, problems=[Problem("bott", ["module0"], "It can't be read."), Problem("zoe", [], "Nothing was handed in.")]
+    )
     (root / "results.json").write_bytes(msgspec.json.encode(graded))
     (root / "late.csv").write_text("id,days\nalee,1\nzed,2\n")
     (root / "canvas.csv").write_text(CANVAS)
@@ -144,13 +146,17 @@ def test_the_command(tmp_path):
     assert "Late, but without a result: zed." in done.stderr
     assert table((root / "marks.csv").read_text())[1:] == [
         ["alee", "8.00", "12", "4.00", "12", "1 day late: 50 % less"],
-        ["bott", "8.00", "12", "8.00", "12", ""],
+        ["bott", "8.00", "12", "", "12", "no full verdict: It can't be read."],
+        ["zoe", "", "", "", "", "Nothing was handed in."],
     ]
     options = ("--sheet", "canvas.csv", "--column", "Warmup", "--out", "filled.csv")
     done = grader("export", "marks", "results.json", *options, cwd=root)
-    assert "Without a full verdict, so not entered (problems.csv says why): bott." in done.stderr
+    assert "Without a full verdict, so without a mark (problems.csv says why): bott, zoe." in done.stderr
     assert [row[-1] for row in table((root / "filled.csv").read_text())[1:]] == ["10", "8.00", "3", "1", ""]
     assert grader("export", "marks", "results.json", *options, "--incomplete", "--force", cwd=root).returncode == 0
     assert [row[-1] for row in table((root / "filled.csv").read_text())[1:]] == ["10", "8.00", "8.00", "1", ""]
+    manifest.write_text(manifest.read_text().replace("late_per_day = 0.5", ""))
+    refused = grader("export", "marks", "results.json", "--late", "late.csv", "--force", cwd=root)
+    assert (refused.returncode, "has no rule about lateness" in refused.stderr) == (2, True)
     refused = grader("export", "marks", "results.json", "--sheet", "late.csv", cwd=root)
     assert (refused.returncode, "is no gradebook of Canvas" in refused.stderr) == (2, True)

@@ -21,8 +21,8 @@ def changed(**tasks) -> Results:
 
 
 CHANGES = {
-    "a test that passes now": ({"double": (2.0, [outcome(P, id="a"), outcome(P, id="b")])}, "b was failed, and is passed: values: wrong"),
-    "a test that fails now": ({"Counter": (3.0, [outcome(F, 1.0, "type: x")])}, "test_one was passed, and is failed: type: x"),
+    "a test that passes now": ({"double": (2.0, [outcome(P, id="a"), outcome(P, id="b")])}, "b was failed (values: wrong), and is passed"),
+    "a test that fails now": ({"Counter": (3.0, [outcome(F, 1.0, "type: x")])}, "test_one was passed, and is failed (type: x)"),
     "other points": ({"Counter": (4.0, [outcome(P)])}, "the task was worth 3 points, and is worth 4"),
     "a new test": ({"Counter": (3.0, [outcome(P), outcome(F, id="new")])}, "new is new, and failed"),
     "a test that is gone": ({"double": (2.0, [outcome(P, id="a")])}, "b is gone; it was failed"),
@@ -63,7 +63,7 @@ def test_the_command(tmp_path):
     done = grader("compare", "one", "two/results.json", cwd=tmp_path, COLUMNS="160")
     assert done.returncode == 1
     assert "4.00 → 5.00" in done.stdout
-    assert done.stdout.endswith("Only in the first: eve.\n1 submissions differ: 1 gain, 0 lose.\n")
+    assert done.stdout.endswith("Only in the first: eve.\nTotals that differ: 1 (1 higher, 0 lower).\n")
     plain = json.loads(grader("compare", "one", "two", "--json", cwd=tmp_path).stdout)
     assert plain["totals"] == {"anna": [4.0, 5.0]}
     same = grader("compare", "one", "one", cwd=tmp_path)

@@ -123,6 +123,29 @@ def test_a_roster_gives_the_ids(tmp_path, course, layout):
     assert roster.absent(found) == ["al", "bo", "cp", "dz"][len(found) :]
 
 
+def test_what_is_nobodys_module_is_a_students_file(tmp_path, course):
+    """In Canvas's download, a file that Colab named is handed in, too; among clones, so is a folder without a repository."""
+    path = filled(tmp_path / "canvas", {"leeanna_1_21_mini.py": "a", "ottben_LATE_2_22_Untitled0.ipynb": "b", "poecy_3_23_hw.py": "c"})
+    assert owners(path, course) == {"leeanna": "a", "ottben": "", "poecy": ""}
+    root = filled(tmp_path / "lab-submissions", {"lab-anna/mini.py": "a", "lab-ben/notes.txt": "-"})
+    (root / "lab-anna" / ".git").mkdir()
+    assert owners(root, course) == {"anna": "a", "ben": ""}
+
+
+def test_a_first_name_alone_is_nobody(tmp_path, course):
+    """Nor is a last name; and where two may be one student of the list, neither is. What the list made of names is said."""
+    (tmp_path / "roster.csv").write_text("id,First name,Last name,login\nal,Anna,Lee,lee22\nbo,Ben,Ott,ott\n")
+    members = {f"lab-{name}/mini.py": name[0] for name in ("anna", "lee22", "ott", "Ben Ott")}
+    root = filled(tmp_path / "lab-submissions", members)
+    for name in members:
+        (root / name).with_name(".git").mkdir()
+    roster = Roster.read(tmp_path / "roster.csv")
+    submissions, notes = find_submissions([root], course, roster)
+    assert sorted(one.id for one in submissions) == ["Ben Ott", "al", "anna", "ott"]
+    assert "By the class list: lee22 is al." in notes
+    assert "Ben Ott, ott may each be bo of the class list, so none of them has that id." in notes
+
+
 def test_clones_beside_a_list(tmp_path, course):
     """The instructor's own file in the folder of clones changes nobody's id, and is named."""
     root = filled(tmp_path / "lab-submissions", {"lab-anna/mini.py": "a", "lab-ben/mini.py": "b", "grades.csv": "-"})
