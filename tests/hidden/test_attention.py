@@ -1486,6 +1486,12 @@ class TestBpeMerges:
         words = {bytes([a]): 50, bytes([b]): 50, bytes([b, c, a]): 2, bytes([c, b, a]): 3}
         agree(lambda m: m.bpe_merges(words, 7), rtol=0, atol=0)
 
+    def test_pairs_are_told_apart(self, agree, draw):
+        """A pair is two tokens, and tokens are larger than bytes: a · 256 + b is the same for (a, 256) and (a + 1, 0)."""
+        a, x, y, b = draw.integer(3, 100), draw.integer(110, 170), draw.integer(180, 220), draw.integer(230, 256)
+        words = {bytes([x, y]): 90, bytes([a, x, y]): 20, bytes([a + 1, 0]): 25, bytes([x, b]): 40}
+        agree(lambda m: m.bpe_merges(words, 4), rtol=0, atol=0)
+
     def test_it_ends_when_all_is_merged(self, agree, draw):
         """When each word is one token, there is nothing left to merge."""
         words = some_words(draw, draw.permutation(256)[:3], 5, 6)
@@ -1585,6 +1591,13 @@ class TestBpeEncode:
         texts = [b"", bytes([a]), bytes([a, b]), bytes([b, a])]
         agree(lambda m: [m.bpe_encode(text, merges) for merges in ([], [(a, b)]) for text in texts], rtol=0, atol=0)
 
+    def test_pairs_are_told_apart(self, agree, draw):
+        """A pair is two tokens, and tokens are larger than bytes: a · 256 + b is the same for (a, 256) and (a + 1, 0)."""
+        a, x, y = draw.integer(3, 100), draw.integer(110, 170), draw.integer(180, 256)
+        merges = [(x, y), (a, 256), (a + 1, 0), (256, a)]
+        text = bytes([a, x, y, a, a + 1, 0, a, x, y])
+        agree(lambda m: m.bpe_encode(text, merges), rtol=0, atol=0)
+
     def test_many_merges(self, agree, draw):
         """There may be hundreds of merges: tokens are not bytes, nor are ranks."""
         letters = draw.permutation(256)[:20].tolist()
@@ -1617,7 +1630,7 @@ class TestMixtureOfExperts:
         state, x = moe_state(draw, 4, 6, 5), draw.normal(2, 7, 4, dtype=F64)
         agree(lambda m: loaded(m.MixtureOfExperts(4, 6, 5, k), state)(x), rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.parametrize("k", [1, 2, 4])
+    @pytest.mark.parametrize("k", [1, 3])
     @pytest.mark.parametrize("capacity", [1, 3])
     def test_capacity(self, agree, draw, k, capacity):
         """A full expert drops first choices of late tokens, and second choices of all tokens before those."""
@@ -1659,10 +1672,10 @@ class TestMixtureOfExperts:
     @pytest.mark.parametrize("capacity", [None, 2])
     def test_ties(self, agree, draw, capacity):
         """Among equal logits the expert with the lower index goes first."""
-        state, x = moe_state(draw, 4, 6, 20), draw.integers(-3, 4, 5, 4).double()
-        state["router.weight"] = draw.integers(0, 2, 20, 1).double().expand(20, 4).clone()
+        state, x = moe_state(draw, 2, 3, 17), draw.integers(-3, 4, 5, 2).double()
+        state["router.weight"] = draw.integers(0, 2, 17, 1).double().expand(17, 2).clone()
         x[1], x[3], x[4] = 0.0, 0.0, -1.0
-        agree(lambda m: loaded(m.MixtureOfExperts(4, 6, 20, 3, capacity=capacity), state)(x), rtol=1e-5, atol=1e-6)
+        agree(lambda m: loaded(m.MixtureOfExperts(2, 3, 17, 3, capacity=capacity), state)(x), rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize(("k", "capacity"), [(1, None), (1, 2), (2, 3), (3, None)])
     def test_gradients(self, agree, draw, k, capacity):
@@ -1712,9 +1725,9 @@ class TestMixtureOfExperts:
         agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_many_tokens(self, agree, draw):
-        """Hundreds of tokens and a dozen experts, in single precision."""
-        state, x = moe_state(draw, 8, 5, 12, dtype=torch.float32), draw.normal(300, 8)
-        agree(lambda m: loaded(m.MixtureOfExperts(8, 5, 12, 2, capacity=31), state)(x), rtol=1e-3, atol=1e-3)
+        """Hundreds of tokens and many experts, in single precision."""
+        state, x = moe_state(draw, 8, 5, 9, dtype=torch.float32), draw.normal(300, 8)
+        agree(lambda m: loaded(m.MixtureOfExperts(8, 5, 9, 2, capacity=31), state)(x), rtol=1e-3, atol=1e-3)
 
     @measured("flags")
     def test_parameters(self, agree, draw):
@@ -1877,7 +1890,7 @@ def backward_inputs(draw, *batch, Tq=5, Tk=11, D=7, E=3, causal=False, dtype=F64
 
 @task("flash_attention_backward")
 class TestFlashAttentionBackward:
-    @pytest.mark.parametrize("blocks", [(1, 1), (2, 3), (3, 4), (5, 11), (64, 64), (1, 64), (64, 2)])
+    @pytest.mark.parametrize("blocks", [(1, 2), (2, 3), (3, 4), (5, 11), (64, 64), (1, 64), (64, 2)])
     def test_any_blocks(self, agree, draw, blocks):
         """Whatever the blocks, those that don't divide the sizes or are larger too, the gradients are the same."""
         inputs = backward_inputs(draw, 2, 3)
@@ -1896,7 +1909,7 @@ class TestFlashAttentionBackward:
             check_close(one, due, 1e-8, name)
 
     @pytest.mark.parametrize("num_queries", [1, 5, 11])
-    @pytest.mark.parametrize("blocks", [(1, 2), (4, 3), (64, 64)])
+    @pytest.mark.parametrize("blocks", [(1, 4), (4, 3), (64, 64)])
     def test_causal(self, agree, draw, num_queries, blocks):
         """The queries are the last Tq positions; no gradient comes from what is ahead, whatever the blocks."""
         inputs = backward_inputs(draw, 2, Tq=num_queries, causal=True)
@@ -1924,15 +1937,14 @@ class TestFlashAttentionBackward:
         agree(lambda m: m.flash_attention_backward(q, k, v, *kept, dy, 2, 4, causal=causal), rtol=1e-4, atol=1e-6)
 
     @measured("memory, modes")
-    @pytest.mark.parametrize("causal", [False, True])
-    def test_memory(self, agree, draw, causal):
+    def test_memory(self, agree, draw):
         """No tensor that is made on the way is larger than the statement allows; all weights, or a strip of them, would be."""
-        inputs = backward_inputs(draw, 2, Tq=256, Tk=256, D=2, E=3, causal=causal)
+        inputs = backward_inputs(draw, 2, Tq=50, Tk=50, D=2, E=1, causal=True)
 
         def probe(m):
             with torch.no_grad(), Largest() as seen:
-                gradients = m.flash_attention_backward(*inputs, 32, 32, causal=causal)
-            allowed = 4 * 2 * max(256 * 3, 32 * 32)
+                gradients = m.flash_attention_backward(*inputs, 10, 11, causal=True)
+            allowed = 4 * 2 * max(50 * 2, 10 * 11)
             return (
                 "within the limit" if seen.entries <= allowed else f"{seen.entries} entries in one tensor, {allowed} are allowed",
                 gradients,
