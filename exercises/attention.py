@@ -8,7 +8,9 @@ Arguments, modes, generators and other global state are left as you found them, 
 non-contiguous.
 """
 
+import itertools
 import math
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
@@ -375,6 +377,158 @@ def sample_next(
     """
     # TODO: about 13 lines.
     raise NotImplementedError("sample_next")
+
+
+def bpe_merges(counts: dict[bytes, int], num_merges: int) -> list[tuple[int, int]]:
+    """Learn which neighbours to merge into one token (byte-pair encoding; Sennrich et al. 2016, section 3.2, on bytes as in GPT-2).
+
+    At first, the tokens of a word are its bytes, 0 … 255. Merge k = 0, 1, … does this:
+
+    1. Count the pairs of neighbours. Each place of each word counts, times the word's count, and places may overlap: "aaaa" has the
+       pair (a, a) three times. Words are apart: no pair goes from one into another.
+    2. Take the pair with the largest count. Among equals, take the one that comes first when pairs are sorted: with the smaller left
+       token, then with the smaller right one. If no pair has a count above 0, stop.
+    3. In every word, from left to right, put the token 256 + k in the place of each such pair. A token is used once: with (a, a),
+       "aaaaa" becomes 256, 256, a.
+
+    Args:
+        counts: how often each word occurs, 0 or more: any int. A word may be empty. The order of the words plays no part.
+        num_merges: how many merges to learn, 0 or more.
+
+    Returns: the pairs, in the order in which they were taken: tuples of two ints, at most num_merges of them.
+    Raises: ValueError if num_merges is negative.
+    """
+    # TODO: about 14 lines, and 8 in helpers of your own.
+    raise NotImplementedError("bpe_merges")
+
+
+def bpe_encode(data: bytes, merges: list[tuple[int, int]]) -> Tensor:
+    """Turn bytes into tokens by merges that were learnt (byte-pair encoding, as GPT-2 does within a word).
+
+    merges[k] is the pair of tokens that becomes the token 256 + k; k is its rank. At first, the tokens are the bytes, 0 … 255. Then,
+    as long as there are neighbours that make a pair of `merges`: take the pair with the lowest rank, wherever it stands, and merge all
+    places where it stands, from left to right. A token is used once: with the rank 0 for (a, a), "aaa" becomes 256, a.
+
+    Args:
+        data: any bytes, text or not; may be empty.
+        merges: different pairs, possibly none. Those of merges[k] are bytes or tokens of earlier merges: below 256 + k.
+
+    Returns: (n,), int64: the tokens. (0,) where data is empty.
+    """
+    # TODO: about 7 lines, and 8 in helpers of your own.
+    raise NotImplementedError("bpe_encode")
+
+
+class MixtureOfExperts(nn.Module):
+    """A layer of E small networks, of which each token uses k (Shazeer et al. 2017; with the capacity of Lepikhin et al. 2020).
+
+    For each token x, with the logits r = router(x) and p = softmax(r) over all E experts:
+
+    1. The token chooses the k experts with the largest logits; the largest is its first choice. Among equals, the expert with the
+       lower index goes first.
+    2. An expert takes at most C choices from one call: first the first choices, in the order of the tokens, then the second choices, in
+       that order, and so on. When it is full, further choices are dropped.
+    3. y = Σ p[e] · experts[e](x), over the choices e that were taken. The p are used as they are, without making those of the
+       chosen add up to 1: so the router learns for k = 1, too. A token all of whose choices are dropped gets 0.
+
+    An expert works on the tokens that it takes, and what it would make of others changes nothing, even if that is inf or NaN. Gradients
+    go through p and the experts.
+
+    With d = d_model and h = d_hidden, the parameters are those of these submodules, and the state_dict holds nothing else:
+
+        router: nn.Linear(d, E, bias=False)
+        experts: nn.ModuleList of E × nn.Sequential(nn.Linear(d, h), nn.GELU(), nn.Linear(h, d))
+
+    Args of the constructor:
+        d_model, d_hidden, num_experts: d, h and E, at least 1 each.
+        k: how many experts a token chooses, 1 … E.
+        capacity: C, 0 or more; None sets no limit.
+
+    Raises: ValueError if k is not in 1 … E, or capacity is negative.
+    """
+
+    def __init__(self, d_model: int, d_hidden: int, num_experts: int, k: int, *, capacity: int | None = None) -> None:
+        """Make the router and the experts; see the class."""
+        # TODO: about 8 lines.
+        raise NotImplementedError("MixtureOfExperts.__init__")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Send each token through its experts.
+
+        Args:
+            x: (..., d), dtype of the parameters; any number of leading dimensions, none included, and possibly without tokens. The
+                order of the tokens is that of x.reshape(−1, d).
+
+        Returns: (..., d).
+        """
+        # TODO: about 9 lines.
+        raise NotImplementedError("MixtureOfExperts.forward")
+
+
+def load_balancing_loss(logits: Tensor, k: int = 1, *, mask: Tensor | None = None) -> Tensor:
+    """Punish a router that sends most tokens to a few experts (Fedus et al. 2021, equations 4 to 6, for any k).
+
+    Each token chooses the k experts with its largest logits; among equals, the expert with the lower index goes first. With N tokens and E
+    experts:
+
+        f[e] = choices of e / (N · k)                 the share of all choices that falls on e
+        P[e] = mean over the tokens of softmax(logits)[e]
+        loss = E · Σ_e f[e] · P[e]
+
+    It is 1 if all experts are chosen equally often, and goes up to E for k = 1 if all tokens are sure of the same one. Gradients go through
+    P only: f is made of counts. Without any token, the loss is 0.
+
+    Args:
+        logits: (..., E), from −1e4 to 1e4; any number of leading dimensions, none included. float32 and float64 are computed in their own
+            precision, float16 and bfloat16 in float32.
+        k: how many experts a token chooses, 1 … E.
+        mask: bool, (...), the shape of logits without the last dimension: True for tokens, False for padding. Padding counts for nothing,
+            whatever its logits are, NaN included, and its gradient is 0. None means that all are tokens.
+
+    Returns: a scalar (0-d), float32, or float64 if logits are.
+    Raises: ValueError if k is not in 1 … E.
+    """
+    # TODO: about 8 lines.
+    raise NotImplementedError("load_balancing_loss")
+
+
+def flash_attention_backward(
+    q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor, dy: Tensor, query_block: int, key_block: int, *, causal: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of attention, tile by tile, from what the forward pass kept (Dao et al. 2022, appendix B.4).
+
+    The forward pass was y = softmax(s) v with s[i, j] = q[i] · k[j] / √D. It did not keep the weights, but for each query the number
+    lse[i] = log Σ_j exp(s[i, j]), over the keys that it may look at. With that, any tile of the weights can be made again:
+
+        w[i, j]  = exp(s[i, j] − lse[i])                     0 for a key that the query may not look at
+        δ[i]     = y[i] · dy[i]                              equals Σ_j w[i, j] (dy[i] · v[j])
+        ds[i, j] = w[i, j] (dy[i] · v[j] − δ[i])
+        dq[i]    = Σ_j ds[i, j] k[j] / √D
+        dk[j]    = Σ_i ds[i, j] q[i] / √D
+        dv[j]    = Σ_i w[i, j] dy[i]
+
+    Go through the queries in blocks of query_block and through the keys in blocks of key_block; the last ones may be shorter.
+
+    y, lse and dy are used as they are given. So k and v may also be some of the keys only, as on one machine of several, while y and lse
+    come from all of them: then dk and dv are the gradients of these keys, and dq is their part of the sum. (Not with `causal`.)
+
+    Memory is the point: no tensor made on the way, a mask included, may have more than 4 · N · max(Tq · F, Tk · F, bq · bk) entries,
+    where N is the product of the leading dimensions, F is max(D, E), bq is min(query_block, Tq) and bk is min(key_block, Tk).
+    A test watches. At scores from −1e4 to 1e4, of hidden keys too, nothing overflows.
+
+    Args:
+        q: (..., Tq, D), Tq ≥ 1, float32 or float64; any number of leading dimensions, none included.
+        k: (..., Tk, D), Tk ≥ 1. v: (..., Tk, E). y, dy: (..., Tq, E): the output, and the loss's gradient with respect to it.
+        lse: (..., Tq). All have q's dtype and leading dimensions.
+        query_block, key_block: sizes of a tile, at least 1; need not divide Tq and Tk, and may be larger.
+        causal: if true, the queries are the last Tq of Tk positions (Tq ≤ Tk then): query i may look at key j if j ≤ i + Tk − Tq.
+
+    Returns: (dq, dk, dv), with the shapes of q, k and v, and their dtype.
+    Raises: ValueError if query_block or key_block is below 1.
+    Not allowed: autograd (backward, torch.autograd.grad, torch.func.vjp and so on), F.scaled_dot_product_attention, and what they call.
+    """
+    # TODO: about 16 lines.
+    raise NotImplementedError("flash_attention_backward")
 
 
 class TinyGPT(nn.Module):

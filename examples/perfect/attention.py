@@ -200,6 +200,119 @@ def sample_next(logits, *, temperature=1.0, top_k=None, top_p=None, generator=No
     return torch.multinomial(p, 1, generator=generator).reshape(logits.shape[:-1])
 
 
+def bpe_merges(counts, num_merges):
+    if num_merges < 0:
+        raise ValueError("num_merges must not be negative")
+    split = {word: list(word) for word in counts}
+    merges = []
+    for n in range(num_merges):
+        seen = {}
+        for word, tokens in split.items():
+            for i in range(1, len(tokens)):
+                pair = (tokens[i - 1], tokens[i])
+                seen[pair] = seen.get(pair, 0) + counts[word]
+        ranked = sorted(((-count, pair) for pair, count in seen.items() if count > 0))
+        if not ranked:
+            return merges
+        left, right = ranked[0][1]
+        merges.append((left, right))
+        for word, tokens in split.items():
+            i = 0
+            while i < len(tokens) - 1:
+                if tokens[i] == left and tokens[i + 1] == right:
+                    tokens[i] = 256 + n
+                    del tokens[i + 1]
+                i += 1
+    return merges
+
+
+def bpe_encode(data, merges):
+    rank_of = dict(zip(merges, range(len(merges))))
+    tokens = [byte for byte in data]
+    while len(tokens) > 1:
+        ranks = [rank_of.get((tokens[i], tokens[i + 1]), len(merges)) for i in range(len(tokens) - 1)]
+        rank = min(ranks)
+        if rank == len(merges):
+            break
+        i = ranks.index(rank)
+        tokens[i : i + 2] = [256 + rank]
+    return torch.tensor(tokens, dtype=torch.long)
+
+
+class MixtureOfExperts(nn.Module):
+    def __init__(self, d_model, d_hidden, num_experts, k, *, capacity=None):
+        super().__init__()
+        if k not in range(1, num_experts + 1):
+            raise ValueError("k")
+        if capacity is not None and capacity < 0:
+            raise ValueError("capacity")
+        self.k = k
+        self.capacity = capacity
+        self.router = nn.Linear(d_model, num_experts, bias=False)
+        self.experts = nn.ModuleList(
+            [nn.Sequential(nn.Linear(d_model, d_hidden), nn.GELU(), nn.Linear(d_hidden, d_model)) for _ in range(num_experts)]
+        )
+
+    def forward(self, x):
+        flat = x.reshape(-1, x.shape[-1])
+        logits = self.router(flat)
+        p = torch.softmax(logits, 1)
+        best = torch.sort(logits, dim=1, descending=True, stable=True)[1]
+        out = torch.zeros(flat.shape, dtype=x.dtype)
+        for e in range(len(self.experts)):
+            queue = []
+            for rank in range(self.k):
+                queue += torch.where(best[:, rank] == e)[0].tolist()
+            if self.capacity is not None:
+                queue = queue[: self.capacity]
+            if queue:
+                add = torch.zeros(flat.shape, dtype=x.dtype)
+                add[queue] = self.experts[e](flat[queue]) * p[queue, e].unsqueeze(1)
+                out = out + add
+        return out.reshape(x.shape)
+
+
+def load_balancing_loss(logits, k=1, *, mask=None):
+    E = logits.shape[-1]
+    if not (1 <= k <= E):
+        raise ValueError("k")
+    rows = logits.reshape(-1, E)
+    if mask is not None:
+        rows = rows[mask.reshape(-1)]
+    if rows.dtype in (torch.float16, torch.bfloat16):
+        rows = rows.float()
+    N = rows.shape[0]
+    P = torch.softmax(rows, -1).sum(0) / max(N, 1)
+    picks = torch.sort(rows.detach(), dim=-1, descending=True, stable=True)[1][:, :k]
+    f = torch.stack([(picks == e).sum() for e in range(E)]).to(rows.dtype) / max(N * k, 1)
+    return E * (f @ P)
+
+
+def flash_attention_backward(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    if query_block < 1 or key_block < 1:
+        raise ValueError("a block must hold one at least")
+    Tq, D = q.shape[-2:]
+    Tk = k.shape[-2]
+    r = math.sqrt(D)
+    dq, dk, dv = (torch.zeros(t.shape, dtype=t.dtype) for t in (q, k, v))
+    for k0 in range(0, Tk, key_block):
+        k1 = min(Tk, k0 + key_block)
+        for q0 in range(0, Tq, query_block):
+            q1 = min(Tq, q0 + query_block)
+            e = q[..., q0:q1, :] @ k[..., k0:k1, :].transpose(-1, -2) / r - lse[..., q0:q1].unsqueeze(-1)
+            if causal:
+                allowed = torch.arange(k0, k1)[None] <= torch.arange(q0, q1)[:, None] + (Tk - Tq)
+                e = torch.where(allowed, e, -math.inf)
+            w = torch.exp(e)
+            g = dy[..., q0:q1, :]
+            delta = torch.sum(y[..., q0:q1, :] * g, -1, keepdim=True)
+            ds = w * (g @ v[..., k0:k1, :].transpose(-1, -2) - delta) / r
+            dv[..., k0:k1, :] += w.transpose(-1, -2) @ g
+            dq[..., q0:q1, :] += ds @ k[..., k0:k1, :]
+            dk[..., k0:k1, :] += ds.transpose(-1, -2) @ q[..., q0:q1, :]
+    return dq, dk, dv
+
+
 class TinyGPT(nn.Module):
     def __init__(self, vocab_size, context, d_model, num_heads, num_layers):
         super().__init__()

@@ -174,6 +174,22 @@ def beam_search(log_probs, bos, eos, beam_size, max_length, *, alpha=0.0):
     return sorted(done, key=lambda item: item[1], reverse=True)
 
 
+def selective_scan(x, delta, A, B, C, D=None, h0=None):
+    """One channel's states at a time would do, too; here, all channels, step by step."""
+    S, T, d = x.shape
+    n = A.shape[1]
+    if h0 is not None and tuple(h0.shape) != (S, d, n):
+        raise ValueError(f"h0 must be ({S}, {d}, {n})")
+    state = torch.zeros(S, d, n, dtype=x.dtype) if h0 is None else h0
+    shown = []
+    for t in range(T):
+        step = delta[:, t].unsqueeze(2)
+        state = torch.exp(step * A) * state + step * x[:, t].unsqueeze(2) * B[:, t].unsqueeze(1)
+        out = torch.bmm(state, C[:, t].unsqueeze(2)).squeeze(2)
+        shown.append(out if D is None else out + D * x[:, t])
+    return torch.stack(shown, 1), state
+
+
 def train_char_gru(text, vocab_size, *, seed, updates=40):
     """Windows at random places, by index."""
     torch.manual_seed(seed)

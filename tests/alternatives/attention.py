@@ -1,6 +1,8 @@
 """Other correct answers to the tasks of attention: the hidden suite must accept every one."""
 
+import itertools
 import math
+from collections import Counter, defaultdict
 
 import numpy as np
 import torch
@@ -716,6 +718,278 @@ def in_a_race_of_exponentials(logits, *, temperature=1.0, top_k=None, top_p=None
         probs = probs.masked_fill(reached, 0.0)
     race = probs / torch.empty_like(probs).exponential_(1, generator=generator)
     return indices.gather(-1, race.argmax(-1, keepdim=True)).squeeze(-1)
+
+
+# bpe_merges
+
+
+@alternative("bpe_merges")
+def with_strings_of_tokens(counts, num_merges):
+    if num_merges < 0:
+        raise ValueError("num_merges")
+    vocabulary = {}
+    for word, n in counts.items():
+        vocabulary[tuple(word)] = vocabulary.get(tuple(word), 0) + n
+    merges = []
+    while len(merges) < num_merges:
+        stats = defaultdict(int)
+        for word, n in vocabulary.items():
+            for i in range(len(word) - 1):
+                stats[word[i], word[i + 1]] += n
+        top = max(stats.values(), default=0)
+        if top == 0:
+            break
+        best = min(pair for pair, n in stats.items() if n == top)
+        changed = {}
+        for word, n in vocabulary.items():
+            new, i = [], 0
+            while i < len(word):
+                if i < len(word) - 1 and word[i] == best[0] and word[i + 1] == best[1]:
+                    new.append(256 + len(merges))
+                    i += 2
+                else:
+                    new.append(word[i])
+                    i += 1
+            changed[tuple(new)] = changed.get(tuple(new), 0) + n
+        vocabulary = changed
+        merges.append(best)
+    return merges
+
+
+@alternative("bpe_merges")
+def counting_only_what_changed(counts, num_merges):
+    if num_merges < 0:
+        raise ValueError("num_merges")
+    words = [[list(word), n] for word, n in counts.items()]
+    pairs, where = Counter(), defaultdict(set)
+
+    def add(index, sign):
+        tokens, n = words[index]
+        for pair in itertools.pairwise(tokens):
+            pairs[pair] += sign * n
+            where[pair].add(index)
+
+    for index in range(len(words)):
+        add(index, 1)
+    merges = []
+    for k in range(num_merges):
+        left = [(-n, pair) for pair, n in pairs.items() if n]
+        if not left:
+            break
+        best = min(left)[1]
+        for index in list(where[best]):
+            add(index, -1)
+            tokens, i = words[index][0], 0
+            while i + 1 < len(tokens):
+                if (tokens[i], tokens[i + 1]) == best:
+                    tokens[i : i + 2] = [256 + k]
+                i += 1
+            add(index, 1)
+        merges.append(best)
+    return merges
+
+
+# bpe_encode
+
+
+@alternative("bpe_encode")
+def rank_by_rank(data, merges):
+    tokens = list(data)
+    for k, pair in enumerate(merges):
+        i = 0
+        while i < len(tokens) - 1:
+            if (tokens[i], tokens[i + 1]) == pair:
+                tokens[i : i + 2] = [256 + k]
+            i += 1
+    return torch.tensor(tokens, dtype=torch.long)
+
+
+@alternative("bpe_encode")
+def one_place_at_a_time(data, merges):
+    texts = [bytes([i]) for i in range(256)]
+    ranks = {}
+    for rank, (a, b) in enumerate(merges):
+        texts.append(texts[a] + texts[b])
+        ranks[a, b] = rank
+    parts = list(data)
+    while True:
+        best = None
+        for i, pair in enumerate(itertools.pairwise(parts)):
+            rank = ranks.get(pair)
+            if rank is not None and (best is None or rank < best[0]):
+                best = rank, i
+        if best is None:
+            break
+        rank, i = best
+        parts = [*parts[:i], 256 + rank, *parts[i + 2 :]]
+    return torch.LongTensor(parts)
+
+
+# MixtureOfExperts
+
+
+@alternative("MixtureOfExperts")
+class TokenByToken(nn.Module):
+    def __init__(self, d_model, d_hidden, num_experts, k, *, capacity=None):
+        super().__init__()
+        if k < 1 or k > num_experts:
+            raise ValueError("k")
+        if capacity is not None and capacity < 0:
+            raise ValueError("capacity")
+        self.k, self.limit = k, math.inf if capacity is None else capacity
+        self.router = nn.Linear(d_model, num_experts, bias=False)
+        experts = [nn.Sequential(nn.Linear(d_model, d_hidden), nn.GELU(), nn.Linear(d_hidden, d_model)) for _ in range(num_experts)]
+        self.experts = nn.ModuleList(experts)
+
+    def forward(self, x):
+        tokens = x.reshape(-1, x.shape[-1])
+        p = self.router(tokens).softmax(1)
+        order = [sorted(range(len(row)), key=lambda e: -row[e]) for row in self.router(tokens).tolist()]
+        load, sums = [0] * len(self.experts), [torch.zeros_like(token) for token in tokens]
+        for rank in range(self.k):
+            for t, token in enumerate(tokens):
+                e = order[t][rank]
+                if load[e] < self.limit:
+                    load[e] += 1
+                    sums[t] = sums[t] + p[t, e] * self.experts[e](token)
+        return torch.stack(sums).reshape(x.shape) if sums else x.clone()
+
+
+@alternative("MixtureOfExperts")
+class WithSlots(nn.Module):
+    """Counts each expert's choices with cumsum, and fills a buffer of (E, C, d), as GShard does."""
+
+    def __init__(self, d_model, d_hidden, num_experts, k, *, capacity=None):
+        super().__init__()
+        if not 0 < k <= num_experts or (capacity or 0) < 0:
+            raise ValueError("k or capacity")
+        self.k, self.capacity, self.num_experts = k, capacity, num_experts
+        self.router = nn.Linear(d_model, num_experts, bias=False)
+        self.experts = nn.ModuleList()
+        for _ in range(num_experts):
+            self.experts.append(nn.Sequential(nn.Linear(d_model, d_hidden), nn.GELU(), nn.Linear(d_hidden, d_model)))
+
+    def forward(self, x):
+        tokens = x.flatten(0, -2) if x.ndim > 1 else x[None]
+        N, E = len(tokens), self.num_experts
+        logits = F.linear(tokens, self.router.weight)
+        chosen = logits.sort(dim=1, descending=True, stable=True).indices[:, : self.k]
+        gates = F.softmax(logits, dim=1).gather(1, chosen)
+        hot = F.one_hot(chosen.T.reshape(-1), E)  # (k · N, E), first choices first
+        place = ((hot.cumsum(0) - 1) * hot).sum(1)
+        C = N * self.k if self.capacity is None else self.capacity
+        kept = place < C
+        token = torch.arange(N).repeat(self.k)[kept]
+        expert, place = chosen.T.reshape(-1)[kept], place[kept]
+        y = torch.zeros_like(tokens)
+        for e in range(E):
+            rows = token[expert == e][place[expert == e].argsort()]
+            out = self.experts[e](tokens[rows])
+            weight = (gates * (chosen == e)).sum(1)[rows]
+            y = torch.index_add(y, 0, rows, out * weight.unsqueeze(1))
+        return y.reshape(x.shape)
+
+
+# load_balancing_loss
+
+
+@alternative("load_balancing_loss")
+def with_one_hot_rows(logits, k=1, *, mask=None):
+    E = logits.size(-1)
+    if k < 1 or k > E:
+        raise ValueError("k")
+    flat = logits.reshape(-1, E)
+    if mask is not None:
+        flat = flat[mask.reshape(-1)]
+    if len(flat) == 0:
+        return flat.to(torch.promote_types(flat.dtype, torch.float32)).sum()
+    p = F.softmax(flat.double(), dim=-1)
+    order = torch.sort(flat, dim=-1, descending=True, stable=True).indices[:, :k]
+    share = F.one_hot(order, E).double().sum(1).mean(0) / k
+    loss = E * torch.dot(share, p.mean(0))
+    return loss if logits.dtype == torch.float64 else loss.float()
+
+
+@alternative("load_balancing_loss")
+def with_zeros_in_the_padding(logits, k=1, *, mask=None):
+    E = logits.shape[-1]
+    if k not in range(1, E + 1):
+        raise ValueError("k")
+    kept = (torch.ones_like(logits[..., 0]) if mask is None else mask).bool().unsqueeze(-1)
+    clean = torch.where(kept, logits, torch.zeros((), dtype=logits.dtype))
+    clean = clean if clean.dtype == torch.float64 else clean.float()
+    p = clean.softmax(-1) * kept
+    with torch.no_grad():
+        lower = torch.ones(E, E, dtype=torch.bool).tril(-1)  # [e, o]: o has the lower index
+        a, b = clean.unsqueeze(-1), clean.unsqueeze(-2)
+        before = (b > a) | ((b == a) & lower)
+        hot = (before.sum(-1) < k) & kept
+        f = hot.reshape(-1, E).sum(0).to(p.dtype)
+    n = kept.sum().clamp(min=1).to(p.dtype)
+    return torch.einsum("e,e->", f / (n * k), p.reshape(-1, E).sum(0) / n) * E
+
+
+# flash_attention_backward
+
+
+@alternative("flash_attention_backward")
+def keys_in_the_outer_loop(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    if min(query_block, key_block) <= 0:
+        raise ValueError("blocks")
+    Tq, Tk = q.size(-2), k.size(-2)
+    scale = 1 / math.sqrt(q.size(-1))
+    D = torch.einsum("...e,...e->...", y, dy)
+    dq, dks, dvs = torch.zeros(q.shape, dtype=q.dtype), [], []
+    for b in range(0, Tk, key_block):
+        kj, vj = k[..., b : b + key_block, :], v[..., b : b + key_block, :]
+        dk, dv = torch.zeros(kj.shape, dtype=q.dtype), torch.zeros(vj.shape, dtype=q.dtype)
+        for a in range(0, Tq, query_block):
+            qi, dyi = q[..., a : a + query_block, :], dy[..., a : a + query_block, :]
+            rows, columns = qi.size(-2), kj.size(-2)
+            if causal and b > a + rows - 1 + Tk - Tq:
+                continue
+            s = torch.einsum("...id,...jd->...ij", qi, kj) * scale
+            if causal:
+                visible = torch.ones(rows, columns, dtype=torch.bool).tril(a + Tk - Tq - b)
+                s = torch.where(visible, s, float("-inf"))
+            p = torch.exp(s - lse[..., a : a + rows].unsqueeze(-1))
+            dv += torch.einsum("...ij,...ie->...je", p, dyi)
+            dp = torch.einsum("...ie,...je->...ij", dyi, vj)
+            ds = p * (dp - D[..., a : a + rows].unsqueeze(-1))
+            dq[..., a : a + rows, :] += torch.einsum("...ij,...jd->...id", ds, kj) * scale
+            dk += torch.einsum("...ij,...id->...jd", ds, qi) * scale
+        dks.append(dk)
+        dvs.append(dv)
+    return dq, torch.cat(dks, dim=-2), torch.cat(dvs, dim=-2)
+
+
+@alternative("flash_attention_backward")
+def row_blocks_added_up(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    if query_block < 1:
+        raise ValueError("query_block")
+    if key_block < 1:
+        raise ValueError("key_block")
+    Tq, Tk = q.shape[-2], k.shape[-2]
+    scaled = q / q.shape[-1] ** 0.5
+    dq = []
+    dk, dv = k.new_zeros(k.shape), v.new_zeros(v.shape)
+    for a in range(0, Tq, query_block):
+        z = min(a + query_block, Tq)
+        row = 0
+        for b in range(0, Tk, key_block):
+            c = min(b + key_block, Tk)
+            exponent = scaled[..., a:z, :].matmul(k[..., b:c, :].transpose(-1, -2)) - lse[..., a:z, None]
+            if causal:
+                later = torch.arange(b, c).unsqueeze(0) - torch.arange(a, z).unsqueeze(1) > Tk - Tq
+                exponent = exponent.masked_fill(later, -math.inf)
+            p = exponent.exp()
+            dp = dy[..., a:z, :].matmul(v[..., b:c, :].transpose(-1, -2))
+            ds = p * dp - p * (dy[..., a:z, :] * y[..., a:z, :]).sum(-1, keepdim=True)
+            row = row + ds.matmul(k[..., b:c, :])
+            dk[..., b:c, :] = dk[..., b:c, :] + ds.transpose(-1, -2).matmul(scaled[..., a:z, :])
+            dv[..., b:c, :] = dv[..., b:c, :] + p.transpose(-1, -2).matmul(dy[..., a:z, :])
+        dq.append(row / q.shape[-1] ** 0.5)
+    return torch.cat(dq, -2), dk, dv
 
 
 # TinyGPT

@@ -422,6 +422,64 @@ def with_a_heap(log_probs, bos, eos, beam_size, max_length, *, alpha=0.0):
     return scored
 
 
+# selective_scan
+
+
+@alternative("selective_scan")
+def scans_in_doubling_steps(x, delta, A, B, C, D=None, h0=None):
+    """Hillis and Steele's scan: after i rounds, each step knows 2^i steps."""
+    S, T, _ = x.shape
+    if h0 is not None and tuple(h0.shape) != (S, *A.shape):
+        raise ValueError("h0")
+    a = torch.exp(torch.einsum("std,dn->stdn", delta, A))
+    b = torch.einsum("std,stn->stdn", delta * x, B)
+    if h0 is not None:
+        b = torch.cat([b[:, :1] + a[:, :1] * h0[:, None], b[:, 1:]], dim=1)
+    distance = 1
+    while distance < T:
+        b = torch.cat([b[:, :distance], b[:, distance:] + a[:, distance:] * b[:, :-distance]], dim=1)
+        a = torch.cat([a[:, :distance], a[:, distance:] * a[:, :-distance]], dim=1)
+        distance *= 2
+    y = torch.einsum("stdn,stn->std", b, C)
+    if D is not None:
+        y = y + x * D
+    return y, b[:, -1]
+
+
+@alternative("selective_scan")
+def loops_over_steps_as_mamba_does(u, delta, A, B, C, D=None, h0=None):
+    batch, length, dim = u.shape
+    state = torch.zeros(batch, dim, A.shape[1], dtype=u.dtype) if h0 is None else h0
+    if state.shape != torch.Size([batch, dim, A.shape[1]]):
+        raise ValueError("h0")
+    ys = []
+    for i in range(length):
+        deltaA = torch.exp(torch.einsum("bd,dn->bdn", delta[:, i], A))
+        deltaB_u = torch.einsum("bd,bn,bd->bdn", delta[:, i], B[:, i], u[:, i])
+        state = deltaA * state + deltaB_u
+        ys.append(torch.einsum("bdn,bn->bd", state, C[:, i]))
+    y = torch.stack(ys, dim=1)
+    return (y if D is None else y + u * D), state
+
+
+@alternative("selective_scan")
+def as_one_large_matrix(x, delta, A, B, C, D=None, h0=None):
+    """Mamba 2's view: each output is a sum over all earlier inputs; differences of sums of ΔA, which are never positive."""
+    S, T, d = x.shape
+    if h0 is None:
+        h0 = x.new_zeros(S, d, A.shape[1])
+    if h0.shape != (S, d, A.shape[1]):
+        raise ValueError("h0")
+    total = (delta.double()[..., None] * A.double()).cumsum(1)  # (S, T, d, n)
+    between = total[:, :, None] - total[:, None]  # (S, to, from, d, n)
+    past = torch.ones(T, T, dtype=torch.bool).tril()[:, :, None, None]
+    decay = between.masked_fill(~past, -math.inf).exp()
+    enters = (delta * x).double()[..., None] * B.double()[:, :, None]
+    h = torch.einsum("stfdn,sfdn->stdn", decay, enters) + total.exp() * h0.double()[:, None]
+    y = torch.einsum("stdn,stn->std", h, C.double()).to(x.dtype)
+    return y if D is None else y + D * x, h[:, -1].to(x.dtype)
+
+
 # train_char_gru
 
 

@@ -1427,6 +1427,559 @@ class TestSampleNext:
         agree(probe, rtol=0, atol=0)
 
 
+def some_words(draw, letters, count, longest):
+    """Words of some of the given bytes, with how often each occurs."""
+    words = [bytes(letters[draw.integers(0, len(letters), draw.integer(1, longest + 1))].tolist()) for _ in range(count)]
+    return {word: draw.integer(1, 99) for word in words}
+
+
+@task("bpe_merges")
+class TestBpeMerges:
+    @pytest.mark.parametrize(("letters", "num_merges"), [(2, 9), (4, 12), (25, 7)])
+    def test_values(self, agree, draw, letters, num_merges):
+        """The most frequent pair is merged, time after time, whatever the bytes are."""
+        words = some_words(draw, draw.permutation(256)[:letters], 30, 7)
+        agree(lambda m: m.bpe_merges(words, num_merges), rtol=0, atol=0)
+
+    def test_counts_weigh(self, agree, draw):
+        """One frequent word has more pairs than many rare ones."""
+        a, b, c, *others = draw.permutation(256)[:9].tolist()
+        words = {bytes([a, b, other]): 1 for other in others} | {bytes([b, c]): 7 + draw.integer(0, 2**40)}
+        agree(lambda m: m.bpe_merges(words, 3), rtol=0, atol=0)
+
+    def test_counts_are_exact(self, agree, draw):
+        """Counts are ints of any size: float64 can't tell these apart."""
+        a, b, d, c = sorted(draw.permutation(256)[:4].tolist())
+        n = 2**53 + 4 * draw.integer(0, 2**30)
+        words = {bytes([a, b]): n, bytes([c, d]): n + 1, bytes([d, a]): n, bytes([c, b]): n + 1}
+        agree(lambda m: m.bpe_merges(words, 4), rtol=0, atol=0)
+
+    def test_ties(self, agree, draw):
+        """Among equal counts, the smaller left token wins, then the smaller right one, in whatever order the words come."""
+        letters = draw.permutation(256)[:6].tolist()
+        pairs = [bytes([a, b]) for a in letters for b in letters]
+        words = {pairs[i]: 3 for i in draw.permutation(36).tolist()}
+        agree(lambda m: m.bpe_merges(words, 36), rtol=0, atol=0)
+
+    def test_ties_with_new_tokens(self, agree, draw):
+        """New tokens are larger than all bytes, and take part in ties."""
+        a, b, c = draw.permutation(256)[:3].tolist()
+        words = {bytes([a, b, a, b, c]): 1, bytes([a, b, c, c]): 1, bytes([c, c, a]): 1, bytes([c, a, b]): 1}
+        agree(lambda m: m.bpe_merges(words, 9), rtol=0, atol=0)
+
+    def test_overlapping_places_count(self, agree, draw):
+        """Of a run of five, four pairs count: more than a pair that occurs three times as often as the run."""
+        a, b, c, d, e = draw.permutation(256)[:5].tolist()
+        n = draw.integer(1, 1000)
+        words = {bytes([b, c]): 3 * n, bytes([a] * 5): n, bytes([d, e]): 5 * n}
+        agree(lambda m: m.bpe_merges(words, 2), rtol=0, atol=0)
+
+    def test_runs_are_merged_from_the_left(self, agree, draw):
+        """A run of an odd length keeps its last token, and a token is used once."""
+        a, b = draw.permutation(256)[:2].tolist()
+        words = {bytes([b] + [a] * n + [b]): draw.integer(1, 9) for n in draw.permutation(15)[:5].tolist()}
+        agree(lambda m: m.bpe_merges(words, 12), rtol=0, atol=0)
+
+    def test_words_are_apart(self, agree, draw):
+        """No pair goes from the end of one word into the next."""
+        a, b, c = draw.permutation(256)[:3].tolist()
+        words = {bytes([a]): 50, bytes([b]): 50, bytes([b, c, a]): 2, bytes([c, b, a]): 3}
+        agree(lambda m: m.bpe_merges(words, 7), rtol=0, atol=0)
+
+    def test_pairs_are_told_apart(self, agree, draw):
+        """A pair is two tokens, and tokens are larger than bytes: a · 256 + b is the same for (a, 256) and (a + 1, 0)."""
+        a, x, y, b = draw.integer(3, 100), draw.integer(110, 170), draw.integer(180, 220), draw.integer(230, 256)
+        words = {bytes([x, y]): 90, bytes([a, x, y]): 20, bytes([a + 1, 0]): 25, bytes([x, b]): 40}
+        agree(lambda m: m.bpe_merges(words, 4), rtol=0, atol=0)
+
+    def test_it_ends_when_all_is_merged(self, agree, draw):
+        """When each word is one token, there is nothing left to merge."""
+        words = some_words(draw, draw.permutation(256)[:3], 5, 6)
+        agree(lambda m: m.bpe_merges(words, 100), rtol=0, atol=0)
+
+    def test_words_that_do_not_occur(self, agree, draw):
+        """A count of 0 adds nothing, and a pair of such words only is never merged."""
+        a, b, c, d = draw.permutation(256)[:4].tolist()
+        words = {bytes([a, b]): 0, bytes([a, c, d]): 1, bytes([d, c]): 2, bytes([a, b, c]): 0}
+        agree(lambda m: [m.bpe_merges(words, 9), m.bpe_merges({bytes([a, b]): 0}, 2)], rtol=0, atol=0)
+
+    def test_nothing_to_merge(self, agree, draw):
+        """No merges, no words, empty words and words of one byte give no pairs."""
+        words = some_words(draw, draw.permutation(256)[:3], 9, 5) | {b"": 4}
+        single = {b"": 3, bytes([draw.integer(0, 256)]): 9}
+        agree(lambda m: [m.bpe_merges(words, 0), m.bpe_merges({}, 5), m.bpe_merges(single, 5), m.bpe_merges(words, 3)], rtol=0, atol=0)
+
+    def test_long_words(self, agree, draw):
+        """A word may be long: bytes of all kinds, and tokens of tokens of tokens."""
+        word = bytes(draw.integers(0, 256, 9).tolist()) * 8 + bytes(draw.integers(0, 3, 60).tolist())
+        agree(lambda m: m.bpe_merges({word: 1}, 25), rtol=0, atol=0)
+
+    def test_negative_numbers_are_refused(self, agree, draw):
+        """A negative number of merges is a ValueError."""
+        words = some_words(draw, draw.permutation(256)[:4], 9, 5)
+        agree(lambda m: [raised(ValueError, lambda: m.bpe_merges(words, -1)), m.bpe_merges(words, 4)], rtol=0, atol=0)
+
+
+def some_merges(draw, letters, count):
+    """Merges of random tokens: of the given bytes, and of earlier merges."""
+    tokens, merges = list(letters), []
+    while len(merges) < count:
+        pair = tokens[draw.integer(0, len(tokens))], tokens[draw.integer(0, len(tokens))]
+        if pair not in merges:
+            merges.append(pair)
+            tokens.append(255 + len(merges))
+    return merges
+
+
+def some_bytes(draw, letters, count):
+    """Random bytes of these."""
+    return bytes([letters[i] for i in draw.integers(0, len(letters), count).tolist()])
+
+
+@task("bpe_encode")
+class TestBpeEncode:
+    @pytest.mark.parametrize(("letters", "count"), [(2, 6), (3, 12), (9, 40)])
+    def test_values(self, agree, draw, letters, count):
+        """Merges are applied by their rank, merges of merges too."""
+        letters = draw.permutation(256)[:letters].tolist()
+        merges, texts = some_merges(draw, letters, count), [some_bytes(draw, letters, n) for n in (3, 4, 7, 60)]
+        agree(lambda m: [m.bpe_encode(text, merges) for text in texts], rtol=0, atol=0)
+
+    def test_the_lowest_rank_goes_first(self, agree, draw):
+        """Of two pairs that share a token, the one with the lower rank is merged, on the left or on the right, short or long."""
+        a, b, c, d = draw.permutation(256)[:4].tolist()
+        left, right, long = (a, b), (b, c), (256, d)
+        text = bytes([a, b, c, d])
+        agree(lambda m: [m.bpe_encode(text, merges) for merges in ([left, right], [right, left], [right, long, left])], rtol=0, atol=0)
+
+    def test_a_longer_token_may_lose(self, agree, draw):
+        """What counts is the rank, not how many bytes a token stands for, nor that most of the text fits."""
+        a, b, c, d = draw.permutation(256)[:4].tolist()
+        merges = [(c, d), (a, b), (257, c), (258, d)]
+        text = bytes([a, b, c, d, a, b, c, a])
+        agree(lambda m: m.bpe_encode(text, merges), rtol=0, atol=0)
+
+    def test_runs(self, agree, draw):
+        """In a run of one token, pairs are merged from left to right."""
+        a, b = draw.permutation(256)[:2].tolist()
+        tables = [[(a, a)], [(a, a), (256, 256)], [(a, a), (256, a), (a, b)], [(a, a), (a, 256), (b, 256)]]
+        texts = [bytes([b] + [a] * n + [b]) for n in range(1, 8)]
+        agree(lambda m: [m.bpe_encode(text, merges) for merges in tables for text in texts], rtol=0, atol=0)
+
+    def test_all_places_of_a_pair(self, agree, draw):
+        """A pair is merged wherever it stands, before the next one is looked for."""
+        a, b, c = draw.permutation(256)[:3].tolist()
+        merges = [(a, b), (b, a), (256, c), (256, 256)]
+        texts = [bytes([a, b, c, a, b, a, b, a, c, a, b]), bytes([b, a, b, a, b, c, b, a])]
+        agree(lambda m: [m.bpe_encode(text, merges) for text in texts], rtol=0, atol=0)
+
+    def test_chains(self, agree, draw):
+        """A whole text may become one token, or all but its end."""
+        letters = draw.permutation(256)[:8].tolist()
+        merges = [(letters[0], letters[1]), *((256 + i, letters[i + 2]) for i in range(6))]
+        texts = [bytes(letters), bytes(letters[:5] + letters), bytes(letters[1:])]
+        agree(lambda m: [m.bpe_encode(text, merges) for text in texts], rtol=0, atol=0)
+
+    def test_merges_that_do_not_apply(self, agree, draw):
+        """Without merges, or with none that fits, the tokens are the bytes, of any value."""
+        text, (a, b) = bytes([255, 0, 128, *draw.integers(0, 256, 20).tolist()]), draw.permutation(256)[:2].tolist()
+        agree(lambda m: [m.bpe_encode(text, []), m.bpe_encode(text, [(a, b), (256, 256)])], rtol=0, atol=0)
+
+    def test_short_texts(self, agree, draw):
+        """No bytes give no tokens, in int64 all the same; one byte or one pair is fine, too."""
+        a, b = draw.permutation(256)[:2].tolist()
+        texts = [b"", bytes([a]), bytes([a, b]), bytes([b, a])]
+        agree(lambda m: [m.bpe_encode(text, merges) for merges in ([], [(a, b)]) for text in texts], rtol=0, atol=0)
+
+    def test_pairs_are_told_apart(self, agree, draw):
+        """A pair is two tokens, and tokens are larger than bytes: a · 256 + b is the same for (a, 256) and (a + 1, 0)."""
+        a, x, y = draw.integer(3, 100), draw.integer(110, 170), draw.integer(180, 256)
+        merges = [(x, y), (a, 256), (a + 1, 0), (256, a)]
+        text = bytes([a, x, y, a, a + 1, 0, a, x, y])
+        agree(lambda m: m.bpe_encode(text, merges), rtol=0, atol=0)
+
+    def test_many_merges(self, agree, draw):
+        """There may be hundreds of merges: tokens are not bytes, nor are ranks."""
+        letters = draw.permutation(256)[:20].tolist()
+        pairs = [(a, b) for a in letters for b in letters]
+        merges = [pairs[i] for i in draw.permutation(400).tolist()]
+        text = some_bytes(draw, letters, 40)
+        agree(lambda m: m.bpe_encode(text, merges), rtol=0, atol=0)
+
+
+def moe_state(draw, d, h, E, dtype=F64):
+    """Weights of a mixture, under the names of the statement."""
+    state = {"router.weight": draw.normal(E, d, dtype=dtype)}
+    for e in range(E):
+        for layer, (rows, columns) in {0: (h, d), 2: (d, h)}.items():
+            state[f"experts.{e}.{layer}.weight"] = draw.normal(rows, columns, dtype=dtype)
+            state[f"experts.{e}.{layer}.bias"] = draw.normal(rows, dtype=dtype)
+    return state
+
+
+def all_gradients(model):
+    """The gradient of each parameter; zeros where there is none, as for an expert without tokens."""
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+
+
+@task("MixtureOfExperts")
+class TestMixtureOfExperts:
+    @pytest.mark.parametrize("k", [1, 2, 3])
+    def test_values(self, agree, draw, k):
+        """Each token is the sum of its k experts' outputs, times their probabilities among all experts."""
+        state, x = moe_state(draw, 4, 6, 5), draw.normal(2, 7, 4, dtype=F64)
+        agree(lambda m: loaded(m.MixtureOfExperts(4, 6, 5, k), state)(x), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("k", [1, 3])
+    @pytest.mark.parametrize("capacity", [1, 3])
+    def test_capacity(self, agree, draw, k, capacity):
+        """A full expert drops first choices of late tokens, and second choices of all tokens before those."""
+        state, x = moe_state(draw, 4, 6, 4), draw.normal(3, 4, 4, dtype=F64)
+        agree(lambda m: loaded(m.MixtureOfExperts(4, 6, 4, k, capacity=capacity), state)(x), rtol=1e-5, atol=1e-6)
+
+    def test_first_choices_go_before_second_ones(self, agree, draw):
+        """An early token's second choice gives way to a late token's first one."""
+        state, n = moe_state(draw, 3, 6, 3), draw.integer(2, 6)
+        state["router.weight"] = torch.tensor([[1.0, 0.0, -1.0], [0.5, 1.0, 0.0], [0.0, 0.5, 2.0]], dtype=F64)
+        x = torch.eye(3, dtype=F64)[[0] * n + [1] * n + [2, 0, 1]] * draw.uniform(2 * n + 3, 1, low=0.5, high=2.0, dtype=F64)
+        agree(lambda m: [loaded(m.MixtureOfExperts(3, 6, 3, 2, capacity=c), state)(x) for c in (2, n, n + 1)], rtol=1e-5, atol=1e-6)
+
+    def test_what_is_dropped_is_zero(self, agree, draw):
+        """With a capacity of 0 all is dropped, with a small one most tokens, and None or a large one sets no limit."""
+        state, x = moe_state(draw, 4, 6, 2), draw.normal(9, 4, dtype=F64)
+        agree(lambda m: [loaded(m.MixtureOfExperts(4, 6, 2, 1, capacity=c), state)(x) for c in (0, 1, 9, None)], rtol=1e-5, atol=1e-6)
+
+    def test_the_capacity_is_for_each_call(self, agree, draw):
+        """What an earlier call sent does not fill an expert."""
+        state, parts = moe_state(draw, 4, 6, 3), [draw.normal(5, 4, dtype=F64) for _ in range(3)]
+
+        def probe(m):
+            model = loaded(m.MixtureOfExperts(4, 6, 3, 1, capacity=2), state)
+            return [model(part) for part in parts]
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    def test_one_expert(self, agree, draw):
+        """A single expert has the probability 1, and takes the first tokens."""
+        state, x = moe_state(draw, 4, 6, 1), draw.normal(2, 3, 4, dtype=F64)
+        agree(lambda m: [loaded(m.MixtureOfExperts(4, 6, 1, 1, capacity=c), state)(x) for c in (None, 4)], rtol=1e-5, atol=1e-6)
+
+    def test_all_experts(self, agree, draw):
+        """With k = E every token goes everywhere, as far as there is room."""
+        state, x = moe_state(draw, 4, 6, 5), draw.normal(7, 4, dtype=F64)
+        agree(lambda m: [loaded(m.MixtureOfExperts(4, 6, 5, 5, capacity=c), state)(x) for c in (None, 5)], rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("capacity", [None, 2])
+    def test_ties(self, agree, draw, capacity):
+        """Among equal logits the expert with the lower index goes first."""
+        state, x = moe_state(draw, 2, 3, 17), draw.integers(-3, 4, 5, 2).double()
+        state["router.weight"] = draw.integers(0, 2, 17, 1).double().expand(17, 2).clone()
+        x[1], x[3], x[4] = 0.0, 0.0, -1.0
+        agree(lambda m: loaded(m.MixtureOfExperts(2, 3, 17, 3, capacity=capacity), state)(x), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(("k", "capacity"), [(1, None), (1, 2), (2, 3), (3, None)])
+    def test_gradients(self, agree, draw, k, capacity):
+        """Tokens, router and experts get their gradients, through the probabilities too, and a dropped token gets 0."""
+        state, x, w = moe_state(draw, 4, 6, 3), draw.normal(9, 4, dtype=F64), draw.normal(9, 4, dtype=F64)
+
+        def probe(m):
+            model, inputs = loaded(m.MixtureOfExperts(4, 6, 3, k, capacity=capacity), state), leaf(x)
+            (model(inputs) * w).sum().backward()
+            return inputs.grad, all_gradients(model)
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("value", [math.inf, math.nan])
+    def test_other_experts_change_nothing(self, agree, draw, value):
+        """An expert that takes no token may hold inf or NaN, and gradients are as ever."""
+        state, x, w = moe_state(draw, 4, 6, 3), draw.normal(9, 4, dtype=F64).abs(), draw.normal(9, 4, dtype=F64)
+        state["router.weight"][1] = -2 - state["router.weight"].abs().sum(0)
+        state["experts.1.2.bias"] = state["experts.1.2.bias"] * value
+
+        def probe(m):
+            model, inputs = loaded(m.MixtureOfExperts(4, 6, 3, 2), state), leaf(x)
+            y = model(inputs)
+            (y * w).sum().backward()
+            return y.detach(), inputs.grad, {name: g for name, g in all_gradients(model).items() if "experts.1" not in name}
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("shape", [(), (11,), (1, 1), (2, 3, 5), (2, 0)], ids=["one", "tokens", "ones", "four", "none"])
+    def test_leading_dimensions(self, agree, draw, shape):
+        """Any number of leading dimensions, also none; and there may be no token."""
+        state, x, y = moe_state(draw, 4, 6, 3), draw.normal(*shape, 4, dtype=F64), draw.normal(2, 4, dtype=F64)
+
+        def probe(m):
+            model = loaded(m.MixtureOfExperts(4, 6, 3, 2, capacity=7), state)
+            return model(x), model(y)
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    def test_sizes_of_one(self, agree, draw):
+        """Features, hidden features, experts and tokens may be 1."""
+        cases = [(E, moe_state(draw, d, h, E), draw.normal(N, d, dtype=F64)) for d, h, E, N in with_ones(4, 6, 3, 5)]
+
+        def probe(m):
+            return [loaded(m.MixtureOfExperts(x.shape[1], len(s["experts.0.0.bias"]), E, 1, capacity=2), s)(x) for E, s, x in cases]
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    def test_many_tokens(self, agree, draw):
+        """Hundreds of tokens and many experts, in single precision."""
+        state, x = moe_state(draw, 8, 5, 9, dtype=torch.float32), draw.normal(300, 8)
+        agree(lambda m: loaded(m.MixtureOfExperts(8, 5, 9, 2, capacity=31), state)(x), rtol=1e-3, atol=1e-3)
+
+    @measured("flags")
+    def test_parameters(self, agree, draw):
+        """The parameters have the names and shapes of the statement, all of them are trained, and the state_dict holds nothing else."""
+        d, h, E = draw.integer(2, 60), draw.integer(2, 60), draw.integer(2, 9)
+        agree(lambda m: parameters(m.MixtureOfExperts(d, h, E, 2, capacity=3)), rtol=0, atol=0)
+
+    @measured("flags")
+    def test_weights_that_change(self, agree, draw):
+        """Weights that are loaded or updated later count at once, in both modes, and the parameters stay the same objects."""
+        states, x = [moe_state(draw, 4, 6, 3, dtype=torch.float32) for _ in range(2)], draw.normal(7, 4)
+        agree(lambda m: changing(m.MixtureOfExperts(4, 6, 3, 2, capacity=3), states, lambda model: model(x)), rtol=1e-3, atol=1e-3)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """The tokens may lie in memory in any way, and keep their order."""
+        state, x = moe_state(draw, 4, 6, 3), draw.normal(3, 5, 4, dtype=F64, layout=layout)
+        rows = draw.normal(6, 4, dtype=F64, layout=layout)
+        agree(lambda m: [loaded(m.MixtureOfExperts(4, 6, 3, 2, capacity=4), state)(each) for each in (x, rows)], rtol=1e-5, atol=1e-6)
+
+    def test_impossible_numbers_are_refused(self, agree, draw):
+        """A k that is not in 1 … E, or a negative capacity, is a ValueError."""
+        state, x = moe_state(draw, 4, 6, 3), draw.normal(5, 4, dtype=F64)
+
+        def probe(m):
+            wrong = [
+                raised(ValueError, lambda k=k, c=c: m.MixtureOfExperts(4, 6, 3, k, capacity=c))
+                for k, c in [(0, None), (4, None), (-1, 5), (2, -1)]
+            ]
+            return wrong, loaded(m.MixtureOfExperts(4, 6, 3, 3), state)(x)
+
+        agree(probe, rtol=1e-3, atol=1e-3)
+
+
+@task("load_balancing_loss")
+class TestLoadBalancingLoss:
+    @pytest.mark.parametrize("k", [1, 2, 5])
+    def test_values(self, agree, draw, k):
+        """The shares of the choices times the mean probabilities, added up, times E; in the precision of the logits."""
+        logits = draw.normal(3, 11, 7, dtype=F64)
+        agree(lambda m: m.load_balancing_loss(logits, k), rtol=1e-12, atol=1e-12)
+
+    def test_balanced(self, agree, draw):
+        """Where all experts are chosen equally often the loss is 1, whatever the probabilities; so it is for k = E."""
+        chosen = torch.cat([draw.permutation(5) for _ in range(4)])
+        logits = draw.uniform(20, 5, dtype=F64).scatter_add(1, chosen[:, None], 1 + draw.uniform(20, 1, dtype=F64))
+        other = draw.normal(20, 5, dtype=F64)
+        agree(
+            lambda m: [m.load_balancing_loss(logits), m.load_balancing_loss(other, 5), m.load_balancing_loss(other)], rtol=1e-9, atol=1e-9
+        )
+
+    def test_one_expert_for_all(self, agree, draw):
+        """Where all tokens choose the same expert, the loss goes up to E, the surer they are."""
+        logits = draw.normal(9, 6, dtype=F64)
+        logits[:, draw.integer(0, 6)] += 3
+        agree(lambda m: [m.load_balancing_loss(logits * scale) for scale in (1, 2, 1000)], rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("k", [1, 2])
+    def test_gradient(self, agree, draw, k):
+        """The gradient goes through the probabilities only: counts are constants."""
+        logits = draw.normal(4, 5, 6, dtype=F64)
+
+        def probe(m):
+            x = leaf(logits)
+            m.load_balancing_loss(x, k).backward()
+            return x.grad
+
+        agree(probe, rtol=1e-9, atol=1e-12)
+
+    @pytest.mark.parametrize("k", [1, 3])
+    def test_ties(self, agree, draw, k):
+        """Among equal logits the expert with the lower index goes first."""
+        logits = draw.integers(0, 2, 9, 20).double() + draw.uniform(9, 1, dtype=F64)
+        agree(lambda m: m.load_balancing_loss(logits, k), rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("k", [1, 2])
+    def test_padding(self, agree, draw, k):
+        """Padding counts neither as a token nor as a choice, may hold anything, and gets the gradient 0."""
+        mask = draw.bools(4, 9)
+        mask[0, :2] = torch.tensor([True, False])
+        logits = draw.poisoned(draw.normal(4, 9, 5, dtype=F64), ~mask[..., None])
+
+        def probe(m):
+            x = leaf(logits)
+            loss = m.load_balancing_loss(x, k, mask=mask)
+            loss.backward()
+            return loss.detach(), x.grad
+
+        agree(probe, rtol=1e-9, atol=1e-12)
+
+    def test_no_tokens(self, agree, draw):
+        """Without any token the loss is 0, never NaN, and so is the gradient."""
+        logits, nothing = draw.normal(3, 5, dtype=F64), torch.zeros(3, dtype=torch.bool)
+
+        def probe(m):
+            x = leaf(logits)
+            loss = m.load_balancing_loss(x, mask=nothing)
+            loss.backward()
+            return loss.detach(), x.grad, m.load_balancing_loss(logits[:0], 2), m.load_balancing_loss(logits, mask=~nothing)
+
+        agree(probe, rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision(self, agree, draw, dtype):
+        """16-bit logits are computed in float32, and so is the loss."""
+        logits = (3 * draw.normal(700, 6)).to(dtype)
+        agree(lambda m: m.load_balancing_loss(logits, 2), rtol=1e-5, atol=1e-6)
+
+    def test_large_logits(self, agree, draw):
+        """Logits up to ±1e4 neither overflow nor turn NaN."""
+        logits = draw.uniform(12, 5, low=-1e4, high=1e4)
+        logits[3] = logits[3].abs() + 100
+        agree(lambda m: [m.load_balancing_loss(logits), m.load_balancing_loss(-logits.abs(), 2)], rtol=1e-5, atol=1e-6)
+
+    def test_leading_dimensions(self, agree, draw):
+        """A single token without a batch, or tokens in several dimensions, with a mask of the same shape."""
+        one, many, mask = draw.normal(6), draw.normal(2, 1, 3, 4, 6), draw.bools(2, 1, 3, 4)
+
+        def probe(m):
+            losses = [m.load_balancing_loss(one, 2), m.load_balancing_loss(one, mask=torch.tensor(True))]
+            return losses, m.load_balancing_loss(many), m.load_balancing_loss(many, 3, mask=mask)
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    def test_sizes_of_one(self, agree, draw):
+        """One sequence, one token or one expert: the loss stays a scalar."""
+        inputs = [draw.normal(*shape) for shape in with_ones(3, 5, 7)]
+        agree(lambda m: [m.load_balancing_loss(logits) for logits in inputs], rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """Logits and mask may lie in memory in any way."""
+        logits, mask = draw.normal(4, 9, 5, layout=layout), draw.bools(4, 9, layout=layout)
+        agree(lambda m: [m.load_balancing_loss(logits, 2), m.load_balancing_loss(logits, 2, mask=mask)], rtol=1e-5, atol=1e-6)
+
+    def test_impossible_k_is_refused(self, agree, draw):
+        """A k that is not in 1 … E is a ValueError."""
+        logits = draw.normal(7, 5)
+
+        def probe(m):
+            return [raised(ValueError, lambda k=k: m.load_balancing_loss(logits, k)) for k in (0, -1, 6)], m.load_balancing_loss(logits, 2)
+
+        agree(probe, rtol=1e-3, atol=1e-3)
+
+
+def kept_from_forward(q, k, v, causal=False):
+    """The output of attention, and the log of each query's sum of exponentials."""
+    s = q @ k.mT / math.sqrt(q.shape[-1])
+    if causal:
+        s = s.masked_fill(~torch.ones(s.shape[-2:], dtype=torch.bool).tril(s.shape[-1] - s.shape[-2]), -math.inf)
+    return s.softmax(-1) @ v, s.logsumexp(-1)
+
+
+def backward_inputs(draw, *batch, Tq=5, Tk=11, D=7, E=3, causal=False, dtype=F64, layout="contiguous"):
+    """All that the backward pass gets: q, k, v, y, lse and dy."""
+    q, k = draw.normal(*batch, Tq, D, dtype=dtype, layout=layout), draw.normal(*batch, Tk, D, dtype=dtype, layout=layout)
+    v = draw.normal(*batch, Tk, E, dtype=dtype, layout=layout)
+    return q, k, v, *kept_from_forward(q, k, v, causal), draw.normal(*batch, Tq, E, dtype=dtype, layout=layout)
+
+
+@task("flash_attention_backward")
+class TestFlashAttentionBackward:
+    @pytest.mark.parametrize("blocks", [(1, 2), (2, 3), (3, 4), (5, 11), (64, 64), (1, 64), (64, 1)])
+    def test_any_blocks(self, agree, draw, blocks):
+        """Whatever the blocks, those that don't divide the sizes or are larger too, the gradients are the same."""
+        inputs = backward_inputs(draw, 2, 3)
+        agree(lambda m: m.flash_attention_backward(*inputs, *blocks), rtol=1e-6, atol=1e-8)
+
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_equals_autograd(self, student, draw, causal):
+        """The gradients are those that autograd finds for ordinary attention."""
+        inputs = backward_inputs(draw, 2, Tq=6, Tk=8, causal=causal)
+        leaves = [leaf(x) for x in inputs[:3]]
+        y, _ = kept_from_forward(*leaves, causal)
+        want = torch.autograd.grad(y, leaves, inputs[-1])
+        got = student(lambda m: m.flash_attention_backward(*inputs, 4, 3, causal=causal))
+        assert isinstance(got, tuple) and len(got) == 3, "It must return three gradients."
+        for one, due, name in zip(got, want, ("dq", "dk", "dv"), strict=True):
+            check_close(one, due, 1e-8, name)
+
+    @pytest.mark.parametrize("num_queries", [1, 5, 11])
+    @pytest.mark.parametrize("blocks", [(1, 4), (4, 3), (64, 64)])
+    def test_causal(self, agree, draw, num_queries, blocks):
+        """The queries are the last Tq positions; no gradient comes from what is ahead, whatever the blocks."""
+        inputs = backward_inputs(draw, 2, Tq=num_queries, causal=True)
+        agree(lambda m: m.flash_attention_backward(*inputs, *blocks, causal=True), rtol=1e-6, atol=1e-8)
+
+    def test_some_of_the_keys(self, agree, draw):
+        """With some of the keys, y and lse from all of them give these keys' gradients, and their part of dq."""
+        q, k, v, *rest = backward_inputs(draw, 2)
+        n = draw.integer(2, 9)
+        parts = [(k[:, :n], v[:, :n]), (k[:, n:], v[:, n:])]
+        agree(lambda m: [m.flash_attention_backward(q, *part, *rest, 2, 3) for part in parts], rtol=1e-6, atol=1e-8)
+
+    def test_what_was_kept_is_used(self, agree, draw):
+        """y, lse and dy count as they are given."""
+        q, k, v, y, lse, dy = backward_inputs(draw, 3)
+        y, lse = y + draw.normal(3, 5, 3, dtype=F64), lse + draw.uniform(3, 5, dtype=F64)
+        agree(lambda m: m.flash_attention_backward(q, k, v, y, lse, dy, 3, 5), rtol=1e-6, atol=1e-8)
+
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_huge_scores(self, agree, draw, causal):
+        """Scores up to ±1e4, of keys ahead too, don't overflow."""
+        q, k, v = 20 * draw.normal(9, 4, dtype=F64), 100 * draw.normal(11, 4, dtype=F64), draw.normal(11, 3, dtype=F64)
+        k[-3:] = 3 * q[:3]  # for the first queries, what is ahead has the largest scores
+        kept, dy = kept_from_forward(q, k, v, causal), draw.normal(9, 3, dtype=F64)
+        agree(lambda m: m.flash_attention_backward(q, k, v, *kept, dy, 2, 4, causal=causal), rtol=1e-4, atol=1e-6)
+
+    @measured("memory, modes")
+    def test_memory(self, agree, draw):
+        """No tensor that is made on the way is larger than the statement allows; all weights, or a strip of them, would be."""
+        inputs = backward_inputs(draw, 2, Tq=50, Tk=50, D=2, E=1, causal=True)
+
+        def probe(m):
+            with torch.no_grad(), Largest() as seen:
+                gradients = m.flash_attention_backward(*inputs, 10, 11, causal=True)
+            allowed = 4 * 2 * max(50 * 2, 10 * 11)
+            return (
+                "within the limit" if seen.entries <= allowed else f"{seen.entries} entries in one tensor, {allowed} are allowed",
+                gradients,
+            )
+
+        agree(probe, rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("batch", [(), (2, 1, 3, 2)], ids=["none", "four"])
+    def test_leading_dimensions(self, agree, draw, batch):
+        """Any number of leading dimensions, also none, in the dtype of q."""
+        inputs = backward_inputs(draw, *batch, dtype=torch.float32)
+        agree(lambda m: m.flash_attention_backward(*inputs, 3, 4), rtol=1e-4, atol=1e-5)
+
+    def test_sizes_of_one(self, agree, draw):
+        """Batch, queries, keys and features may be 1, and the gradients keep all their dimensions."""
+        inputs = [backward_inputs(draw, B, Tq=Tq, Tk=Tk, D=D, E=E) for B, Tq, Tk, D, E in with_ones(2, 5, 7, 3, 4)]
+        agree(lambda m: [m.flash_attention_backward(*each, 2, 3) for each in inputs], rtol=1e-6, atol=1e-8)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """All inputs may lie in memory in any way, and be many."""
+        inputs = backward_inputs(draw, 2, 2, Tq=41, Tk=67, causal=True, layout=layout)
+        agree(lambda m: m.flash_attention_backward(*inputs, 16, 32, causal=True), rtol=1e-6, atol=1e-8)
+
+    def test_blocks_must_be_positive(self, agree, draw):
+        """A block below 1 is a ValueError."""
+        inputs = backward_inputs(draw, 2)
+
+        def probe(m):
+            wrong = [raised(ValueError, lambda b=b: m.flash_attention_backward(*inputs, *b)) for b in ((0, 3), (3, 0), (-1, 2), (2, -1))]
+            return wrong, m.flash_attention_backward(*inputs, 2, 3)
+
+        agree(probe, rtol=1e-3, atol=1e-3)
+
+
 class GPT(nn.Module):
     """The network of the statement, for the trusted side."""
 

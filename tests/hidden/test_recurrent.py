@@ -1095,6 +1095,120 @@ class TestBeamSearch:
         agree(probe, rtol=1e-2, atol=1e-2)
 
 
+def scan_inputs(draw, S=2, T=7, d=3, n=5, dtype=F64, layout="contiguous"):
+    """All that a selective scan gets: x, delta, A, B, C, D and h0."""
+    x, delta = draw.normal(S, T, d, dtype=dtype, layout=layout), draw.uniform(S, T, d, dtype=dtype, layout=layout)
+    A = -draw.uniform(d, n, high=2.0, dtype=dtype, layout=layout)
+    B, C = draw.normal(S, T, n, dtype=dtype, layout=layout), draw.normal(S, T, n, dtype=dtype, layout=layout)
+    return x, delta, A, B, C, draw.normal(d, dtype=dtype), draw.normal(S, d, n, dtype=dtype, layout=layout)
+
+
+@task("selective_scan")
+class TestSelectiveScan:
+    @pytest.mark.parametrize("steps", [1, 2, 9])
+    def test_values(self, agree, draw, steps):
+        """From a state of zeros, each step decays the state, lets the input in, and shows it; the last state comes back, too."""
+        inputs = scan_inputs(draw, T=steps)[:5]
+        agree(lambda m: m.selective_scan(*inputs), rtol=1e-6, atol=1e-8)
+
+    def test_input_shown_directly(self, agree, draw):
+        """D adds the input of each channel to the outputs, and changes no state."""
+        x, delta, A, B, C, D, h0 = scan_inputs(draw)
+        agree(lambda m: [m.selective_scan(x, delta, A, B, C, D), m.selective_scan(x, delta, A, B, C, D * 0, h0)], rtol=1e-6, atol=1e-8)
+
+    def test_first_state(self, agree, draw):
+        """The scan starts from h0, with D and without."""
+        *inputs, D, h0 = scan_inputs(draw)
+        agree(lambda m: [m.selective_scan(*inputs, h0=h0), m.selective_scan(*inputs, D, h0)], rtol=1e-6, atol=1e-8)
+
+    def test_large_steps(self, agree, draw):
+        """The decay is exact, exp(ΔA), and the input's share is Δ · B: with large steps other rules give other numbers."""
+        x, delta, A, B, C, D, h0 = scan_inputs(draw)
+        delta = 2 * delta + 0.5
+        agree(lambda m: m.selective_scan(x, delta, A, B, C, D, h0), rtol=1e-6, atol=1e-8)
+
+    def test_pieces(self, student, reference, draw):
+        """A text in pieces, each with the state after the one before, gives what one pass gives."""
+        x, delta, A, B, C, D, h0 = scan_inputs(draw, T=11)
+        cut, other = draw.integer(1, 5), draw.integer(6, 11)
+
+        def probe(m):
+            h, outputs = h0, []
+            for piece in (slice(0, cut), slice(cut, other), slice(other, 11)):
+                y, h = m.selective_scan(x[:, piece], delta[:, piece], A, B[:, piece], C[:, piece], D, h)
+                outputs.append(y)
+            return torch.cat(outputs, dim=1), h
+
+        got, want = student(probe), reference(lambda m: m.selective_scan(x, delta, A, B, C, D, h0))
+        for one, due, what in zip(got, want, ("outputs", "last state"), strict=True):
+            error = (one - due).abs().max().item()
+            assert error < 1e-8, f"The {what} must be those of one pass; they differ by up to {error:.3g}."
+
+    def test_steps_of_zero(self, agree, draw):
+        """A step of 0 leaves the state as it was, whatever the input is; the state is still shown."""
+        x, delta, A, B, C, D, h0 = scan_inputs(draw, S=3)
+        delta = delta * (torch.arange(7) < torch.tensor([[4], [7], [0]]))[..., None]
+        agree(lambda m: m.selective_scan(x, delta, A, B, C, D, h0), rtol=1e-6, atol=1e-8)
+
+    def test_no_decay(self, agree, draw):
+        """Where A is 0 nothing decays: the state adds up all that comes in."""
+        x, delta, A, B, C, D, h0 = scan_inputs(draw)
+        A = A * draw.bools(3, 1)
+        agree(lambda m: [m.selective_scan(x, delta, decay, B, C, D, h0) for decay in (A, A * 0)], rtol=1e-6, atol=1e-8)
+
+    def test_strong_decay(self, agree, draw):
+        """Hundreds of steps that decay to nothing or hardly at all neither overflow nor turn NaN, on the way back neither."""
+        x, delta, A, B, C, D, h0 = scan_inputs(draw, S=1, T=200, d=2, n=3)
+        delta, A, w = delta * 30, A * torch.tensor([[1e-4, 1.0, 100.0], [1.0, 30.0, 1e-3]]), draw.normal(1, 200, 2, dtype=F64)
+        delta[:, ::7] = 0.0
+
+        def probe(m):
+            inputs = [leaf(each) for each in (x, delta, A, B, C)]
+            y, h = m.selective_scan(*inputs, D, h0)
+            (y * w).sum().backward()
+            return y.detach(), h.detach(), [each.grad for each in inputs]
+
+        agree(probe, rtol=1e-6, atol=1e-6)
+
+    def test_gradients(self, agree, draw):
+        """Outputs and the last state have their gradients with respect to everything, D and h0 too."""
+        inputs, w, u = scan_inputs(draw), draw.normal(2, 7, 3, dtype=F64), draw.normal(2, 3, 5, dtype=F64)
+
+        def probe(m):
+            leaves = [leaf(each) for each in inputs]
+            y, h = m.selective_scan(*leaves)
+            ((y * w).sum() + (h * u).sum()).backward()
+            return [each.grad for each in leaves]
+
+        agree(probe, rtol=1e-6, atol=1e-8)
+
+    def test_single_precision(self, agree, draw):
+        """float32 in, float32 out."""
+        inputs = scan_inputs(draw, S=3, T=40, dtype=torch.float32)
+        agree(lambda m: [m.selective_scan(*inputs), m.selective_scan(*inputs[:5])], rtol=1e-4, atol=1e-4)
+
+    def test_sizes_of_one(self, agree, draw):
+        """Sequences, steps, channels and numbers of a state may be 1, and nothing loses a dimension."""
+        inputs = [scan_inputs(draw, *shape) for shape in with_ones(2, 4, 3, 5)]
+        agree(lambda m: [m.selective_scan(*each) for each in inputs], rtol=1e-6, atol=1e-8)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, agree, draw, layout):
+        """All inputs may lie in memory in any way."""
+        inputs = scan_inputs(draw, S=3, layout=layout)
+        agree(lambda m: m.selective_scan(*inputs), rtol=1e-6, atol=1e-8)
+
+    def test_states_must_fit(self, agree, draw):
+        """A first state that is not (S, d, n) is a ValueError: it is not stretched."""
+        *inputs, D, h0 = scan_inputs(draw)
+
+        def probe(m):
+            wrong = [raised(ValueError, lambda h=h: m.selective_scan(*inputs, D, h)) for h in (h0[:1], h0[0], h0.mT, h0[..., :1])]
+            return wrong, m.selective_scan(*inputs, D, h0)
+
+        agree(probe, rtol=1e-3, atol=1e-3)
+
+
 # train_char_gru
 
 

@@ -1,7 +1,9 @@
 """Named wrong answers to the tasks of attention: the hidden suite must reject every one."""
 
 import copy
+import itertools
 import math
+from collections import Counter
 
 import torch
 from torch import nn
@@ -10,12 +12,14 @@ from torch.nn import functional as F
 from grader.testing import misconception
 from solutions.attention import GroupedQueryAttention as ReferenceGQA
 from solutions.attention import KVCache as ReferenceKVCache
+from solutions.attention import MixtureOfExperts as ReferenceMixture
 from solutions.attention import MultiHeadAttention as ReferenceMHA
 from solutions.attention import TinyGPT as ReferenceTinyGPT
 from solutions.attention import TransformerBlock as ReferenceBlock
 from solutions.attention import apply_rope as reference_rope
 from solutions.attention import blockwise_attention as reference_blockwise
 from solutions.attention import causal_mask as reference_causal_mask
+from solutions.attention import load_balancing_loss as reference_balance
 from solutions.attention import padding_mask as reference_padding_mask
 from solutions.attention import sample_next as reference_sample_next
 from solutions.attention import scaled_dot_product_attention as reference_attention
@@ -1646,6 +1650,745 @@ def greedy_below_a_half(logits, *, temperature=1.0, top_k=None, top_p=None, gene
 def greedy_when_cool(logits, *, temperature=1.0, top_k=None, top_p=None, generator=None):
     temperature = 0.0 if 0 < temperature < 0.05 else temperature
     return reference_sample_next(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+
+# bpe_merges
+
+
+def _replaced(tokens, pair, token):
+    """Merging, done right."""
+    out, i = [], 0
+    while i < len(tokens):
+        if tuple(tokens[i : i + 2]) == pair:
+            out.append(token)
+            i += 2
+        else:
+            out.append(tokens[i])
+            i += 1
+    return out
+
+
+def _learnt(counts, num_merges, count=None, choose=None, merge=_replaced, least=0):
+    """Learning, done right save for what is given."""
+    if num_merges < 0:
+        raise ValueError("num_merges")
+    words, merges = [(list(word), n) for word, n in counts.items()], []
+    for k in range(num_merges):
+        pairs = {}
+        for tokens, n in words:
+            for pair, times in (count or _all_places)(tokens):
+                pairs[pair] = pairs.get(pair, 0) + n * times
+        pairs = {pair: n for pair, n in pairs.items() if n > least}
+        if not pairs:
+            break
+        merges.append((choose or _smallest_of_the_most)(pairs))
+        words = [(merge(tokens, merges[-1], 256 + k), n) for tokens, n in words]
+    return merges
+
+
+def _all_places(tokens):
+    return [(pair, 1) for pair in itertools.pairwise(tokens)]
+
+
+def _smallest_of_the_most(pairs):
+    return min(pairs, key=lambda pair: (-pairs[pair], pair))
+
+
+@misconception("bpe_merges", "Counts each word once: a word that occurs 100 times has 100 times the pairs.")
+def counts_each_word_once(counts, num_merges):
+    return _learnt({word: min(n, 1) for word, n in counts.items()}, num_merges)
+
+
+@misconception("bpe_merges", "Takes the pair that was met first among equals: the smallest is due, in whatever order the words come.")
+def takes_the_first_pair_met(counts, num_merges):
+    return _learnt(counts, num_merges, choose=lambda pairs: max(pairs, key=pairs.get))
+
+
+@misconception("bpe_merges", "Takes the largest pair among equals: the smallest is due.")
+def takes_the_largest_of_equals(counts, num_merges):
+    return _learnt(counts, num_merges, choose=lambda pairs: max(pairs, key=lambda pair: (pairs[pair], pair)))
+
+
+@misconception("bpe_merges", "Breaks ties by the right token alone: the left one decides first.")
+def breaks_ties_by_the_right_token(counts, num_merges):
+    return _learnt(counts, num_merges, choose=lambda pairs: min(pairs, key=lambda pair: (-pairs[pair], pair[1], pair[0])))
+
+
+@misconception("bpe_merges", 'Counts places that do not overlap, as bytes.count() does: "aaa" has the pair (a, a) twice.')
+def counts_without_overlap(counts, num_merges):
+    def places(tokens):
+        last = {}
+        for i, pair in enumerate(itertools.pairwise(tokens)):
+            if last.get(pair, (-2,))[-1] < i - 1:
+                last[pair] = (*last.get(pair, ()), i)
+        return [(pair, len(found)) for pair, found in last.items()]
+
+    return _learnt(counts, num_merges, count=places)
+
+
+@misconception("bpe_merges", "Counts a pair once in a word, however often it stands there.")
+def counts_a_pair_once_a_word(counts, num_merges):
+    return _learnt(counts, num_merges, count=lambda tokens: [(pair, 1) for pair in set(itertools.pairwise(tokens))])
+
+
+@misconception("bpe_merges", "Joins the words to one text: pairs go from the end of one word into the next.")
+def joins_the_words(counts, num_merges):
+    return _learnt({b"".join(word * min(n, 100) for word, n in counts.items()): 1}, num_merges)
+
+
+@misconception("bpe_merges", "Merges the first place of the pair in each word only.")
+def merges_the_first_place(counts, num_merges):
+    def merge(tokens, pair, token):
+        for i, found in enumerate(itertools.pairwise(tokens)):
+            if found == pair:
+                return [*tokens[:i], token, *tokens[i + 2 :]]
+        return tokens
+
+    return _learnt(counts, num_merges, merge=merge)
+
+
+@misconception("bpe_merges", "Merges from right to left: of three equal tokens, the first is left over, not the last.")
+def merges_from_the_right(counts, num_merges):
+    return _learnt(counts, num_merges, merge=lambda tokens, pair, token: _replaced(tokens[::-1], pair[::-1], token)[::-1])
+
+
+@misconception("bpe_merges", "Counts once, and takes the most frequent pairs of the bytes: each merge makes new pairs.")
+def never_counts_again(counts, num_merges):
+    if num_merges < 0:
+        raise ValueError("num_merges")
+    pairs = Counter()
+    for word, n in counts.items():
+        for pair in itertools.pairwise(word):
+            pairs[pair] += n
+    return sorted((pair for pair in pairs if pairs[pair]), key=lambda pair: (-pairs[pair], pair))[:num_merges]
+
+
+@misconception("bpe_merges", "Goes on when nothing is left: a pair that occurs in no word is no merge.")
+def merges_what_does_not_occur(counts, num_merges):
+    return _learnt(counts, num_merges, least=-1)
+
+
+@misconception("bpe_merges", "Ends at the first pair that occurs only once: the statement goes on down to a count of 1.")
+def stops_at_single_pairs(counts, num_merges):
+    return _learnt(counts, num_merges, least=1)
+
+
+@misconception("bpe_merges", "Reads the words as text: a byte above 127 is not a character by itself.")
+def reads_words_as_text(counts, num_merges):
+    return _learnt({word.decode(errors="replace").encode(): n for word, n in counts.items()}, num_merges)
+
+
+@misconception("bpe_merges", "Returns what the tokens stand for, not the pairs of tokens.")
+def returns_the_texts_of_pairs(counts, num_merges):
+    merges, texts = _learnt(counts, num_merges), {i: bytes([i]) for i in range(256)}
+    for k, (a, b) in enumerate(merges):
+        texts[256 + k] = texts[a] + texts[b]
+    return [(tuple(texts[a]), tuple(texts[b])) for a, b in merges]
+
+
+@misconception("bpe_merges", "Numbers the new tokens from 257: the bytes are 0 … 255, so the first new one is 256.")
+def numbers_from_257(counts, num_merges):
+    return _learnt(counts, num_merges, merge=lambda tokens, pair, token: _replaced(tokens, pair, token + 1))
+
+
+@misconception("bpe_merges", "Takes a negative number of merges for none: it is a ValueError.")
+def takes_negative_for_none(counts, num_merges):
+    return _learnt(counts, max(num_merges, 0))
+
+
+# bpe_encode
+
+
+@misconception("bpe_encode", "Merges the leftmost pair that it finds: the pair with the lowest rank goes first, wherever it stands.")
+def merges_the_leftmost_pair(data, merges):
+    tokens = list(data)
+    while True:
+        for i, pair in enumerate(itertools.pairwise(tokens)):
+            if pair in merges:
+                tokens[i : i + 2] = [256 + merges.index(pair)]
+                break
+        else:
+            return torch.tensor(tokens, dtype=torch.int64)
+
+
+@misconception("bpe_encode", "Takes the longest token that fits from the left, as WordPiece does: here the ranks decide.")
+def takes_the_longest_token(data, merges):
+    texts = [bytes([i]) for i in range(256)]
+    for a, b in merges:
+        texts.append(texts[a] + texts[b])
+    tokens, i = [], 0
+    while i < len(data):
+        best = max((t for t, text in enumerate(texts) if data.startswith(text, i)), key=lambda t: (len(texts[t]), -t))
+        tokens.append(best)
+        i += len(texts[best])
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+@misconception("bpe_encode", "Takes the highest rank first: what was learnt first goes first.")
+def takes_the_highest_rank(data, merges):
+    ranks, tokens = {pair: k for k, pair in enumerate(merges)}, list(data)
+    while found := [pair for pair in itertools.pairwise(tokens) if pair in ranks]:
+        pair = max(found, key=ranks.get)
+        tokens = _replaced(tokens, pair, 256 + ranks[pair])
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+@misconception("bpe_encode", "Merges each pair at one place only, and goes on to the next rank.")
+def merges_one_place_of_each(data, merges):
+    tokens = list(data)
+    for k, pair in enumerate(merges):
+        for i, found in enumerate(itertools.pairwise(tokens)):
+            if found == pair:
+                tokens[i : i + 2] = [256 + k]
+                break
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+@misconception("bpe_encode", "Looks for pairs of bytes once: tokens that were merged make new pairs.")
+def merges_bytes_only(data, merges):
+    tokens = list(data)
+    for k, pair in enumerate(merges):
+        if max(pair) < 256:
+            tokens = _replaced(tokens, pair, 256 + k)
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+@misconception("bpe_encode", "Counts how often each pair occurs in the text: learning is over, the ranks decide.")
+def takes_the_most_frequent(data, merges):
+    ranks, tokens = {pair: k for k, pair in enumerate(merges)}, list(data)
+    while found := [pair for pair in itertools.pairwise(tokens) if pair in ranks]:
+        pair = max(sorted(set(found), key=ranks.get), key=found.count)
+        tokens = _replaced(tokens, pair, 256 + ranks[pair])
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+@misconception("bpe_encode", "Merges a run from right to left: of three equal tokens, the first is left over, not the last.")
+def encodes_from_the_right(data, merges):
+    tokens = list(data)[::-1]
+    for k, pair in enumerate(merges):
+        tokens = _replaced(tokens, pair[::-1], 256 + k)
+    return torch.tensor(tokens[::-1], dtype=torch.int64)
+
+
+@misconception("bpe_encode", "Numbers tokens by rank alone: merges[k] is the token 256 + k, behind the bytes.")
+def numbers_tokens_by_rank(data, merges):
+    tokens = list(data)
+    for k, pair in enumerate(merges):
+        tokens = _replaced(tokens, pair, 256 + k)
+    return torch.tensor([t - 256 if t >= 256 else t for t in tokens], dtype=torch.int64)
+
+
+@misconception("bpe_encode", "Uses a token twice: in a run of three, both neighbours become a pair.")
+def uses_tokens_twice(data, merges):
+    tokens = list(data)
+    for k, pair in enumerate(merges):
+        hits = [False, *(found == pair for found in itertools.pairwise(tokens)), False]
+        tokens = [256 + k if hits[i + 1] else t for i, t in enumerate(tokens) if hits[i + 1] or not hits[i]]
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+@misconception("bpe_encode", "Returns an empty tensor of floats for no bytes: torch.tensor([]) is float32.")
+def forgets_the_dtype(data, merges):
+    tokens = list(data)
+    for k, pair in enumerate(merges):
+        tokens = _replaced(tokens, pair, 256 + k)
+    return torch.tensor(tokens)
+
+
+@misconception("bpe_encode", "Keeps the tokens in bytes: there is no 256 in uint8.")
+def keeps_tokens_in_bytes(data, merges):
+    tokens = list(data)
+    for k, pair in enumerate(merges):
+        tokens = _replaced(tokens, pair, 256 + k)
+    return torch.tensor([t % 256 for t in tokens], dtype=torch.int64)
+
+
+@misconception("bpe_encode", "Fails for fewer than two bytes: min() of no pairs is an error.")
+def needs_a_pair(data, merges):
+    ranks, tokens = {pair: k for k, pair in enumerate(merges)}, list(data)
+    while (pair := min(itertools.pairwise(tokens), key=lambda pair: ranks.get(pair, math.inf))) in ranks:
+        tokens = _replaced(tokens, pair, 256 + ranks[pair])
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+# MixtureOfExperts
+
+
+class _MixtureBase(ReferenceMixture):
+    """The layer, done right save for what a subclass changes."""
+
+    def order(self, logits):
+        return logits.argsort(descending=True, stable=True)[:, : self.k]
+
+    def gates(self, logits, chosen):
+        return logits.softmax(-1).gather(1, chosen)
+
+    def places(self, chosen, e):
+        """The choices of an expert, as (rank, token), in the order in which they are served."""
+        return (chosen.T == e).nonzero()[: self.capacity]
+
+    def forward(self, x):
+        tokens = x.reshape(-1, x.shape[-1])
+        logits = self.router(tokens)
+        chosen = self.order(logits)
+        gates, y = self.gates(logits, chosen), torch.zeros_like(tokens)
+        for e, expert in enumerate(self.experts):
+            rank, token = self.places(chosen, e).unbind(1)
+            y = y.index_add(0, token, gates[token, rank, None] * expert(tokens[token]))
+        return y.reshape(x.shape)
+
+
+@misconception(
+    "MixtureOfExperts", "Makes the chosen probabilities add up to 1: here they stay as they are, so that the router learns for k = 1."
+)
+class NormalisesTheGates(_MixtureBase):
+    def gates(self, logits, chosen):
+        return logits.gather(1, chosen).softmax(-1)
+
+
+@misconception("MixtureOfExperts", "Adds the experts' outputs up without the gates: the router then gets no gradient.")
+class LeavesOutTheGates(_MixtureBase):
+    def gates(self, logits, chosen):
+        return torch.ones_like(chosen, dtype=logits.dtype)
+
+
+@misconception("MixtureOfExperts", "Detaches the gates: the router can't learn.")
+class DetachesTheGates(_MixtureBase):
+    def gates(self, logits, chosen):
+        return super().gates(logits, chosen).detach()
+
+
+@misconception("MixtureOfExperts", "Weights the experts with the logits: softmax makes probabilities of them.")
+class WeightsWithLogits(_MixtureBase):
+    def gates(self, logits, chosen):
+        return logits.gather(1, chosen)
+
+
+@misconception("MixtureOfExperts", "Ignores the capacity: a full expert takes no more.")
+class IgnoresTheCapacity(_MixtureBase):
+    def places(self, chosen, e):
+        return (chosen.T == e).nonzero()
+
+
+@misconception("MixtureOfExperts", "Serves token by token: an early token's second choice pushes out a later token's first one.")
+class ServesTokenByToken(_MixtureBase):
+    def places(self, chosen, e):
+        return (chosen == e).nonzero()[: self.capacity].flip(1)
+
+
+@misconception("MixtureOfExperts", "Keeps the last tokens of a full expert: the first ones are due.")
+class KeepsTheLastTokens(_MixtureBase):
+    def places(self, chosen, e):
+        found = (chosen.T == e).nonzero()
+        return found if self.capacity is None else found[max(len(found) - self.capacity, 0) :]
+
+
+@misconception(
+    "MixtureOfExperts", "Gives each rank of choices a capacity of its own: first and second choices share the room of an expert."
+)
+class CapacityForEachRank(_MixtureBase):
+    def places(self, chosen, e):
+        of_each = [(row == e).nonzero()[: self.capacity] for row in chosen.T]
+        return torch.cat([F.pad(token, (1, 0), value=r) for r, token in enumerate(of_each)])
+
+
+@misconception("MixtureOfExperts", "Takes a capacity of 0 for none: `if capacity` can't tell them apart.")
+class TakesZeroForNoLimit(_MixtureBase):
+    def places(self, chosen, e):
+        return (chosen.T == e).nonzero()[: self.capacity or None]
+
+
+@misconception("MixtureOfExperts", "Lets a dropped token through unchanged: the layer gives 0, and whoever calls it adds the token.")
+class PassesDroppedTokens(_MixtureBase):
+    def forward(self, x):
+        y = super().forward(x)
+        return torch.where((y == 0).all(-1, keepdim=True), x, y)
+
+
+@misconception("MixtureOfExperts", "Sends what a full expert drops to the next best one.")
+class SendsDroppedTokensOn(_MixtureBase):
+    def forward(self, x):
+        tokens = x.reshape(-1, x.shape[-1])
+        logits = self.router(tokens)
+        order, p = logits.argsort(descending=True, stable=True), logits.softmax(-1)
+        load, taken, y = [0] * len(self.experts), [0] * len(tokens), torch.zeros_like(tokens)
+        for r in range(len(self.experts)):
+            for t in range(len(tokens)):
+                e = int(order[t, r])
+                if taken[t] < self.k and (self.capacity is None or load[e] < self.capacity):
+                    load[e], taken[t] = load[e] + 1, taken[t] + 1
+                    y = y.index_add(0, torch.tensor([t]), p[t, e] * self.experts[e](tokens[t : t + 1]))
+        return y.reshape(x.shape)
+
+
+@misconception(
+    "MixtureOfExperts",
+    "Runs every expert on every token and multiplies by 0: what another expert makes of it can be inf, and 0 · inf is NaN.",
+)
+class RunsAllExperts(_MixtureBase):
+    def forward(self, x):
+        tokens = x.reshape(-1, x.shape[-1])
+        logits = self.router(tokens)
+        chosen = self.order(logits)
+        gates, p = torch.zeros_like(logits), logits.softmax(-1)
+        for e in range(len(self.experts)):
+            token = self.places(chosen, e)[:, 1]
+            gates[token, e] = p[token, e]
+        y = sum(gates[:, e, None] * expert(tokens) for e, expert in enumerate(self.experts))
+        return y.reshape(x.shape)
+
+
+@misconception("MixtureOfExperts", "Puts an expert's output in the token's place: the second expert overwrites the first.")
+class OverwritesTheFirst(_MixtureBase):
+    def forward(self, x):
+        tokens = x.reshape(-1, x.shape[-1])
+        logits = self.router(tokens)
+        chosen = self.order(logits)
+        p, y = logits.softmax(-1), torch.zeros_like(tokens)
+        for e, expert in enumerate(self.experts):
+            token = self.places(chosen, e)[:, 1]
+            y[token] = p[token, e, None] * expert(tokens[token])
+        return y.reshape(x.shape)
+
+
+@misconception("MixtureOfExperts", "Routes each sequence by itself: an expert's capacity is for all tokens of a call.")
+class CapacityForEachSequence(_MixtureBase):
+    def forward(self, x):
+        if x.ndim < 3 or not x.numel():
+            return super().forward(x)
+        sequences = []
+        for row in x.flatten(0, -3):
+            sequences.append(super().forward(row))
+        return torch.stack(sequences).reshape(x.shape)
+
+
+@misconception("MixtureOfExperts", "Takes the higher index among equal logits: the lower one goes first.")
+class HigherIndexFirst(_MixtureBase):
+    def order(self, logits):
+        return logits.shape[1] - 1 - logits.flip(1).argsort(descending=True, stable=True)[:, : self.k]
+
+
+@misconception("MixtureOfExperts", "Flattens the tokens with view, which works for tensors without gaps only.")
+class FlattensTokensWithView(_MixtureBase):
+    def forward(self, x):
+        return super().forward(x.view(-1, x.shape[-1])).view(x.shape)
+
+
+@misconception("MixtureOfExperts", "Keeps the experts in a plain list: they are no submodules, so they are neither trained nor saved.")
+class ExpertsInAList(ReferenceMixture):
+    def __init__(self, d_model, d_hidden, num_experts, k, *, capacity=None):
+        super().__init__(d_model, d_hidden, num_experts, k, capacity=capacity)
+        experts = list(self.experts)
+        del self.experts
+        self.experts = experts
+
+
+@misconception("MixtureOfExperts", "Gives the router a bias.")
+class RouterWithBias(ReferenceMixture):
+    def __init__(self, d_model, d_hidden, num_experts, k, *, capacity=None):
+        super().__init__(d_model, d_hidden, num_experts, k, capacity=capacity)
+        self.router = nn.Linear(d_model, num_experts)
+
+
+@misconception("MixtureOfExperts", "Chooses all experts where k is too large: it is a ValueError.")
+class ClampsK(ReferenceMixture):
+    def __init__(self, d_model, d_hidden, num_experts, k, *, capacity=None):
+        super().__init__(d_model, d_hidden, num_experts, max(min(k, num_experts), 1), capacity=capacity)
+
+
+# load_balancing_loss
+
+
+def _balance(logits, k, mask, f=None, P=None):
+    """The loss, done right save for what is given."""
+    E = logits.shape[-1]
+    if not 1 <= k <= E:
+        raise ValueError("k")
+    rows = logits.reshape(-1, E) if mask is None else logits[mask]
+    h = torch.promote_types(rows.dtype, torch.float32)
+    p = rows.to(h).softmax(-1)
+    chosen = torch.zeros_like(p).scatter(1, rows.argsort(descending=True, stable=True)[:, :k], 1.0)
+    n = max(len(rows), 1)
+    return E * ((f or (lambda p, c: c.sum(0) / (n * k)))(p, chosen) * (P or (lambda p: p.sum(0) / n))(p)).sum()
+
+
+@misconception("load_balancing_loss", "Forgets the factor E: a balanced router should give 1.")
+def forgets_the_factor(logits, k=1, *, mask=None):
+    return reference_balance(logits, k, mask=mask) / logits.shape[-1]
+
+
+@misconception("load_balancing_loss", "Divides the choices by N alone: for k > 1, a balanced router gives k.")
+def divides_by_tokens_alone(logits, k=1, *, mask=None):
+    return reference_balance(logits, k, mask=mask) * k
+
+
+@misconception("load_balancing_loss", "Uses the mean probabilities for the shares, too: that has another value and another gradient.")
+def uses_probabilities_twice(logits, k=1, *, mask=None):
+    return _balance(logits, k, mask, f=lambda p, c: p.sum(0) / max(len(p), 1))
+
+
+@misconception("load_balancing_loss", "Detaches the probabilities: then nothing has a gradient, and the router can't learn.")
+def detaches_the_probabilities(logits, k=1, *, mask=None):
+    loss = reference_balance(logits, k, mask=mask)
+    return loss.detach() + 0 * logits.nan_to_num().sum().to(loss.dtype)
+
+
+@misconception("load_balancing_loss", "Lets a gradient into the counts (straight-through): f is made of constants.")
+def lets_gradients_into_counts(logits, k=1, *, mask=None):
+    def shares(p, c):
+        return (c + p - p.detach()).sum(0) / (max(len(p), 1) * k)
+
+    return _balance(logits, k, mask, f=shares)
+
+
+@misconception("load_balancing_loss", "Averages the logits, and takes the softmax of the mean.")
+def softmax_of_the_mean(logits, k=1, *, mask=None):
+    return _balance(logits, k, mask, P=lambda p: p.log().sum(0).div(max(len(p), 1)).softmax(0))
+
+
+@misconception("load_balancing_loss", "Takes P over the tokens that chose the expert only: it is the mean over all.")
+def averages_chosen_tokens_only(logits, k=1, *, mask=None):
+    E = logits.shape[-1]
+    if not 1 <= k <= E:
+        raise ValueError("k")
+    rows = logits.reshape(-1, E) if mask is None else logits[mask]
+    p = rows.to(torch.promote_types(rows.dtype, torch.float32)).softmax(-1)
+    c = torch.zeros_like(p).scatter(1, rows.argsort(descending=True, stable=True)[:, :k], 1.0)
+    n = max(len(rows), 1)
+    return E * (c.sum(0) / (n * k) * (p * c).sum(0) / n).sum()
+
+
+@misconception("load_balancing_loss", "Multiplies the shares by themselves: counts have no gradient, so that teaches nothing.")
+def squares_the_shares(logits, k=1, *, mask=None):
+    return _balance(logits, k, mask, f=lambda p, c: (c.sum(0) / max(len(p) * k, 1)).square(), P=lambda p: 1 + 0 * p.sum(0))
+
+
+@misconception("load_balancing_loss", "Ignores the mask: padding is counted.")
+def ignores_padding(logits, k=1, *, mask=None):
+    return reference_balance(logits, k)
+
+
+@misconception("load_balancing_loss", "Leaves padding out of the sums, but divides by all rows.")
+def divides_by_all_rows(logits, k=1, *, mask=None):
+    share = 1.0 if mask is None or not mask.numel() else mask.double().mean().item()
+    return reference_balance(logits, k, mask=mask) * share**2
+
+
+@misconception("load_balancing_loss", "Multiplies padding by 0: 0 · NaN is NaN.")
+def multiplies_padding_by_zero(logits, k=1, *, mask=None):
+    E = logits.shape[-1]
+    if not 1 <= k <= E:
+        raise ValueError("k")
+    kept = torch.ones(logits.shape[:-1], dtype=torch.bool) if mask is None else mask
+    h = torch.promote_types(logits.dtype, torch.float32)
+    p = logits.to(h).softmax(-1) * kept[..., None]
+    c = torch.zeros_like(p).scatter(-1, logits.argsort(descending=True, stable=True)[..., :k], 1.0) * kept[..., None]
+    n = kept.sum().clamp(min=1)
+    return E * (c.reshape(-1, E).sum(0) / (n * k) * p.reshape(-1, E).sum(0) / n).sum()
+
+
+@misconception("load_balancing_loss", "Divides by the number of tokens, which may be 0: the loss is NaN then.")
+def divides_by_no_tokens(logits, k=1, *, mask=None):
+    E = logits.shape[-1]
+    if not 1 <= k <= E:
+        raise ValueError("k")
+    rows = logits.reshape(-1, E) if mask is None else logits[mask]
+    p = rows.to(torch.promote_types(rows.dtype, torch.float32)).softmax(-1)
+    c = torch.zeros_like(p).scatter(1, rows.argsort(descending=True, stable=True)[:, :k], 1.0)
+    return E * (c.mean(0) / k * p.mean(0)).sum()
+
+
+@misconception("load_balancing_loss", "Computes 16-bit logits in 16 bits: the mean of many probabilities loses its digits.")
+def stays_in_sixteen_bits(logits, k=1, *, mask=None):
+    E = logits.shape[-1]
+    if not 1 <= k <= E:
+        raise ValueError("k")
+    rows = logits.reshape(-1, E) if mask is None else logits[mask]
+    p = rows.softmax(-1)
+    c = torch.zeros_like(p).scatter(1, rows.argsort(descending=True, stable=True)[:, :k], 1.0)
+    return (E * (c.sum(0) / max(len(p) * k, 1) * p.sum(0) / max(len(p), 1)).sum()).to(torch.promote_types(p.dtype, torch.float32))
+
+
+@misconception("load_balancing_loss", "Counts in float32, also for float64 logits.")
+def counts_in_single_precision(logits, k=1, *, mask=None):
+    return _balance(logits, k, mask, f=lambda p, c: c.float().sum(0) / (max(len(p), 1) * k))
+
+
+@misconception("load_balancing_loss", "Looks at the first choice only, whatever k is.")
+def first_choices_only(logits, k=1, *, mask=None):
+    if not 1 <= k <= logits.shape[-1]:
+        raise ValueError("k")
+    return reference_balance(logits, 1, mask=mask)
+
+
+@misconception("load_balancing_loss", "Takes all experts where k is too large: it is a ValueError.")
+def clamps_k(logits, k=1, *, mask=None):
+    return reference_balance(logits, max(1, min(k, logits.shape[-1])), mask=mask)
+
+
+# flash_attention_backward
+
+
+def _tiles(q, k, v, y, lse, dy, query_block, key_block, causal, w=None, ds=None, scales=(True, True), last=True):
+    """The gradients tile by tile, done right save for what is given."""
+    if query_block < 1 or key_block < 1:
+        raise ValueError("blocks")
+    Tq, Tk, scale = q.shape[-2], k.shape[-2], q.shape[-1] ** -0.5
+    delta = (y * dy).sum(-1, keepdim=True)
+    dq, dk, dv = (torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v))
+    for a in range(0, Tq if last else max(Tq // query_block, 1) * query_block, query_block):
+        for b in range(0, Tk if last else max(Tk // key_block, 1) * key_block, key_block):
+            i, j = slice(a, min(a + query_block, Tq)), slice(b, min(b + key_block, Tk))
+            s = q[..., i, :] @ k[..., j, :].mT * scale
+            if causal:
+                ahead = torch.arange(Tk)[j] > torch.arange(Tq)[i, None] + Tk - Tq
+                s = s.masked_fill(ahead, -torch.inf)
+            weights = (w or (lambda s, lse: (s - lse).exp()))(s, lse[..., i, None])
+            dw = dy[..., i, :] @ v[..., j, :].mT
+            ds_ = (ds or (lambda w, dw, delta: w * (dw - delta)))(weights, dw, delta[..., i, :])
+            dq[..., i, :] += ds_ @ k[..., j, :] * (scale if scales[0] else 1)
+            dk[..., j, :] += ds_.mT @ q[..., i, :] * (scale if scales[1] else 1)
+            dv[..., j, :] += weights.mT @ dy[..., i, :]
+    return dq, dk, dv
+
+
+@misconception("flash_attention_backward", "Takes the softmax of each tile by itself: the weights are normalised over all keys, by lse.")
+def softmax_of_each_tile(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    return _tiles(q, k, v, y, lse, dy, query_block, key_block, causal, w=lambda s, lse: s.softmax(-1).nan_to_num())
+
+
+@misconception("flash_attention_backward", "Divides by exp(lse) instead of subtracting lse: exp of a large score overflows.")
+def divides_by_the_sum(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    return _tiles(q, k, v, y, lse, dy, query_block, key_block, causal, w=lambda s, lse: s.exp() / lse.exp())
+
+
+@misconception("flash_attention_backward", "Divides by lse as if it were the sum of the exponentials; it is the sum's logarithm.")
+def takes_lse_for_the_sum(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    return _tiles(q, k, v, y, lse, dy, query_block, key_block, causal, w=lambda s, lse: s.exp() / lse)
+
+
+@misconception("flash_attention_backward", "Leaves δ out: softmax's gradient has a second term.")
+def leaves_out_delta(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    return _tiles(q, k, v, y, lse, dy, query_block, key_block, causal, ds=lambda w, dw, delta: w * dw)
+
+
+@misconception("flash_attention_backward", "Computes δ from the tile alone: it is a sum over all keys, which y · dy gives at once.")
+def delta_of_the_tile(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    return _tiles(q, k, v, y, lse, dy, query_block, key_block, causal, ds=lambda w, dw, delta: w * (dw - (w * dw).sum(-1, keepdim=True)))
+
+
+@misconception("flash_attention_backward", "Forgets 1/√D in the gradient of q.")
+def forgets_the_scale_of_dq(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    return _tiles(q, k, v, y, lse, dy, query_block, key_block, causal, scales=(False, True))
+
+
+@misconception("flash_attention_backward", "Forgets 1/√D in the gradient of k.")
+def forgets_the_scale_of_dk(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    return _tiles(q, k, v, y, lse, dy, query_block, key_block, causal, scales=(True, False))
+
+
+@misconception("flash_attention_backward", "Drops the last, shorter blocks.")
+def drops_the_last_blocks(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    return _tiles(q, k, v, y, lse, dy, query_block, key_block, causal, last=False)
+
+
+@misconception("flash_attention_backward", "Ignores `causal`: keys ahead get weights.")
+def ignores_causal(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    return _tiles(q, k, v, y, lse, dy, query_block, key_block, False)
+
+
+@misconception("flash_attention_backward", "Aligns the causal mask at the first key: the queries are the last Tq positions.")
+def aligns_at_the_first_key(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    Tq, Tk = q.shape[-2], k.shape[-2]
+    if not causal or Tq == Tk:
+        return _tiles(q, k, v, y, lse, dy, query_block, key_block, causal)
+    dq, dk, dv = _tiles(q, k[..., :Tq, :], v[..., :Tq, :], y, lse, dy, query_block, key_block, True)
+    pad = (0, 0, 0, Tk - Tq)
+    return dq, F.pad(dk, pad), F.pad(dv, pad)
+
+
+@misconception("flash_attention_backward", "Counts positions within the tile: the causal mask needs those in the whole text.")
+def counts_within_the_tile(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    def weights(s, lse):
+        w = (s - lse).exp()
+        return w.tril(k.shape[-2] - q.shape[-2]) if causal else w
+
+    return _tiles(q, k, v, y, lse, dy, query_block, key_block, False, w=weights)
+
+
+@misconception("flash_attention_backward", "Sets weights ahead to 0 by multiplying: exp of a hidden score may be inf, and 0 · inf is NaN.")
+def multiplies_hidden_weights(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    if query_block < 1 or key_block < 1:
+        raise ValueError("blocks")
+    Tq, Tk, scale = q.shape[-2], k.shape[-2], q.shape[-1] ** -0.5
+    delta = (y * dy).sum(-1, keepdim=True)
+    dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for i in torch.arange(Tq).split(query_block):
+        for j in torch.arange(Tk).split(key_block):
+            w = (q[..., i, :] @ k[..., j, :].mT * scale - lse[..., i, None]).exp()
+            if causal:
+                w = w * (j <= i[:, None] + Tk - Tq)
+            ds = w * (dy[..., i, :] @ v[..., j, :].mT - delta[..., i, :]) * scale
+            dq[..., i, :] += ds @ k[..., j, :]
+            dk[..., j, :] += ds.mT @ q[..., i, :]
+            dv[..., j, :] += w.mT @ dy[..., i, :]
+    return dq, dk, dv
+
+
+def _whole(q, k, v, y, lse, dy, causal):
+    """All weights at once."""
+    return _tiles(q, k, v, y, lse, dy, q.shape[-2], k.shape[-2], causal)
+
+
+@misconception("flash_attention_backward", "Makes all weights at once: that is the memory that tiles are to save.")
+def all_weights_at_once(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    if query_block < 1 or key_block < 1:
+        raise ValueError("blocks")
+    return _whole(q, k, v, y, lse, dy, causal)
+
+
+@misconception("flash_attention_backward", "Goes through the keys in blocks, but takes all queries at once.")
+def blocks_of_keys_only(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    if query_block < 1:
+        raise ValueError("blocks")
+    return _tiles(q, k, v, y, lse, dy, q.shape[-2], key_block, causal)
+
+
+@misconception("flash_attention_backward", "Makes the causal mask for the whole text: it has as many entries as the weights.")
+def makes_a_whole_mask(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    Tq, Tk = q.shape[-2], k.shape[-2]
+    mask = torch.ones(Tq, Tk, dtype=torch.bool).tril(Tk - Tq)
+    got = _tiles(q, k, v, y, lse, dy, query_block, key_block, causal)
+    return got if mask.any() else None
+
+
+@misconception(
+    "flash_attention_backward", "Computes y and lse anew: where k and v are some of the keys only, they differ from those that are given."
+)
+def computes_the_forward_pass_anew(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    s = q @ k.mT * q.shape[-1] ** -0.5
+    if causal:
+        s = s.masked_fill(~torch.ones(s.shape[-2:], dtype=torch.bool).tril(s.shape[-1] - s.shape[-2]), -torch.inf)
+    return _tiles(q, k, v, s.softmax(-1) @ v, s.logsumexp(-1), dy, query_block, key_block, causal)
+
+
+@misconception("flash_attention_backward", "Stores the gradients of the last block of queries: dk and dv are sums over all blocks.")
+def keeps_the_last_tile(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    if query_block < 1:
+        raise ValueError("blocks")
+    parts = [
+        _tiles(q[..., i, :], k, v, y[..., i, :], lse[..., i], dy[..., i, :], query_block, key_block, False)
+        for i in torch.arange(q.shape[-2]).split(query_block)
+    ]
+    if causal:
+        return _tiles(q, k, v, y, lse, dy, query_block, key_block, True)
+    return torch.cat([part[0] for part in parts], -2), parts[-1][1], parts[-1][2]
+
+
+@misconception("flash_attention_backward", "Sends the gradient of k and v back in the wrong order: dq, dk, dv are due.")
+def exchanges_dk_and_dv(q, k, v, y, lse, dy, query_block, key_block, *, causal=False):
+    dq, dk, dv = _tiles(q, k, v, y, lse, dy, query_block, key_block, causal)
+    return dq, dv, dk
 
 
 # TinyGPT

@@ -916,6 +916,162 @@ def takes_any_size(log_probs, bos, eos, beam_size, max_length, *, alpha=0.0):
     return reference_beam_search(log_probs, bos, eos, max(beam_size, 1), max(max_length, 1), alpha=alpha)
 
 
+# selective_scan
+
+
+def _scanned(x, delta, A, B, C, D=None, h0=None, decay=None, enters=None, shown=None):
+    """The scan, done right save for what is given."""
+    shape = (len(x), *A.shape)
+    if h0 is not None and h0.shape != shape:
+        raise ValueError("h0")
+    h = torch.zeros(shape, dtype=x.dtype) if h0 is None else h0
+    outputs = []
+    for t in range(x.shape[1]):
+        step = delta[:, t, :, None] * A  # (S, d, n)
+        a = step.exp() if decay is None else decay(step)
+        b = delta[:, t, :, None] if enters is None else enters(delta[:, t, :, None], step, A)
+        new = a * h + b * B[:, t, None] * x[:, t, :, None]
+        outputs.append(((new if shown is None else shown(h, new)) * C[:, t, None]).sum(-1))
+        h = new
+    y = torch.stack(outputs, dim=1)
+    return y if D is None else y + D * x, h
+
+
+@misconception("selective_scan", "Takes 1 + ΔA for the decay (Euler's rule): for large steps it is far from exp(ΔA), and even negative.")
+def decays_by_euler(x, delta, A, B, C, D=None, h0=None):
+    return _scanned(x, delta, A, B, C, D, h0, decay=lambda step: 1 + step)
+
+
+@misconception("selective_scan", "Forgets the step in the decay: exp(A) is the same at all steps.")
+def forgets_the_step_in_the_decay(x, delta, A, B, C, D=None, h0=None):
+    return _scanned(x, delta, A, B, C, D, h0, decay=lambda step: A.exp().expand_as(step))
+
+
+@misconception("selective_scan", "Forgets the step in what comes in: it is Δ · B · x.")
+def forgets_the_step_in_the_input(x, delta, A, B, C, D=None, h0=None):
+    return _scanned(x, delta, A, B, C, D, h0, enters=lambda delta, step, A: torch.ones_like(step))
+
+
+@misconception(
+    "selective_scan",
+    "Discretises B exactly, (exp(ΔA) − 1) / A · B, as in the paper's equation 4: its code, and this statement, take Δ · B.",
+)
+def discretises_b_exactly(x, delta, A, B, C, D=None, h0=None):
+    def exact(delta, step, A):
+        return torch.where(A == 0, delta, step.expm1() / torch.where(A == 0, 1.0, A))
+
+    return _scanned(x, delta, A, B, C, D, h0, enters=exact)
+
+
+@misconception("selective_scan", "Puts Δ through softplus, which has been done before.")
+def softplus_of_the_step(x, delta, A, B, C, D=None, h0=None):
+    return _scanned(x, F.softplus(delta), A, B, C, D, h0)
+
+
+@misconception("selective_scan", "Takes A for the logarithm that models store, and uses −exp(A).")
+def takes_a_for_its_logarithm(x, delta, A, B, C, D=None, h0=None):
+    return _scanned(x, delta, -A.exp(), B, C, D, h0)
+
+
+@misconception("selective_scan", "Shows the state before the step, not the one after it.")
+def shows_the_old_state(x, delta, A, B, C, D=None, h0=None):
+    return _scanned(x, delta, A, B, C, D, h0, shown=lambda old, new: old)
+
+
+@misconception("selective_scan", "Uses the first step's B and C at all steps: the input decides anew at each.")
+def same_b_and_c_at_all_steps(x, delta, A, B, C, D=None, h0=None):
+    return _scanned(x, delta, A, B[:, :1].expand_as(B), C[:, :1].expand_as(C), D, h0)
+
+
+@misconception("selective_scan", "Leaves D out.")
+def leaves_out_the_direct_part(x, delta, A, B, C, D=None, h0=None):
+    return _scanned(x, delta, A, B, C, None, h0)
+
+
+@misconception("selective_scan", "Multiplies the direct part by the step, too.")
+def scales_the_direct_part(x, delta, A, B, C, D=None, h0=None):
+    y, h = _scanned(x, delta, A, B, C, None, h0)
+    return y if D is None else y + D * delta * x, h
+
+
+@misconception("selective_scan", "Starts from zeros, whatever h0 is: a second piece forgets the first.")
+def forgets_h0(x, delta, A, B, C, D=None, h0=None):
+    if h0 is not None and h0.shape != (len(x), *A.shape):
+        raise ValueError("h0")
+    return _scanned(x, delta, A, B, C, D)
+
+
+@misconception("selective_scan", "Detaches h0: its gradient is lost.")
+def detaches_the_first_state(x, delta, A, B, C, D=None, h0=None):
+    return _scanned(x, delta, A, B, C, D, None if h0 is None else h0.detach())
+
+
+@misconception("selective_scan", "Divides by the product of all decays so far, to do without a loop: it soon is 0, and 0 / 0 is NaN.")
+def divides_by_the_product_of_decays(x, delta, A, B, C, D=None, h0=None):
+    shape = (len(x), *A.shape)
+    if h0 is not None and h0.shape != shape:
+        raise ValueError("h0")
+    product = (delta[..., None] * A).cumsum(1).exp()
+    states = (((delta * x)[..., None] * B[:, :, None]) / product).cumsum(1) + (0 if h0 is None else h0[:, None])
+    states = states * product
+    y = (states * C[:, :, None]).sum(-1)
+    return y if D is None else y + D * x, states[:, -1]
+
+
+@misconception("selective_scan", "Keeps the product of decays above 1e-6, so that it can be divided by: small states come out wrong.")
+def keeps_the_product_above_zero(x, delta, A, B, C, D=None, h0=None):
+    shape = (len(x), *A.shape)
+    if h0 is not None and h0.shape != shape:
+        raise ValueError("h0")
+    product = (delta[..., None] * A).cumsum(1).exp()
+    states = (((delta * x)[..., None] * B[:, :, None]) / product.clamp(min=1e-6)).cumsum(1) + (0 if h0 is None else h0[:, None])
+    states = states * product
+    y = (states * C[:, :, None]).sum(-1)
+    return y if D is None else y + D * x, states[:, -1]
+
+
+@misconception("selective_scan", "Averages over the numbers of the state: they are added up.")
+def averages_the_state(x, delta, A, B, C, D=None, h0=None):
+    y, h = _scanned(x, delta, A, B, C, None, h0)
+    y = y / A.shape[1]
+    return y if D is None else y + D * x, h
+
+
+@misconception("selective_scan", "Exchanges B and C: one lets in, the other shows.")
+def exchanges_b_and_c(x, delta, A, B, C, D=None, h0=None):
+    return _scanned(x, delta, A, C, B, D, h0)
+
+
+@misconception("selective_scan", "Stretches a single first state over the batch: it is a ValueError.")
+def stretches_the_first_state(x, delta, A, B, C, D=None, h0=None):
+    shape = (len(x), *A.shape)
+    if h0 is not None and h0.mT.shape != h0.shape and h0.ndim == 3 and h0.shape[1:] == shape[1:]:
+        h0 = h0.expand(shape)
+    return _scanned(x, delta, A, B, C, D, h0)
+
+
+@misconception("selective_scan", "Updates the state in place: the caller's h0 is changed.")
+def changes_the_first_state(x, delta, A, B, C, D=None, h0=None):
+    y, h = _scanned(x, delta, A, B, C, D, h0)
+    if h0 is not None and not h0.requires_grad and h0.stride(0):
+        h0.copy_(h)
+    return y, h
+
+
+@misconception("selective_scan", "Squeezes the outputs: a single channel or sequence loses its axis.")
+def squeezes_the_scan(x, delta, A, B, C, D=None, h0=None):
+    y, h = _scanned(x, delta, A, B, C, D, h0)
+    return y.squeeze(), h
+
+
+@misconception("selective_scan", "Returns all outputs, but the state before the last step.")
+def returns_the_state_before(x, delta, A, B, C, D=None, h0=None):
+    y, h = _scanned(x, delta, A, B, C, D, h0)
+    if x.shape[1] > 1:
+        h = _scanned(x[:, :-1], delta[:, :-1], A, B[:, :-1], C[:, :-1], D, h0)[1]
+    return y, h
+
+
 # train_char_gru
 
 

@@ -7,12 +7,17 @@ import torch
 from attention import (
     GroupedQueryAttention,
     KVCache,
+    MixtureOfExperts,
     MultiHeadAttention,
     TinyGPT,
     TransformerBlock,
     apply_rope,
     blockwise_attention,
+    bpe_encode,
+    bpe_merges,
     causal_mask,
+    flash_attention_backward,
+    load_balancing_loss,
     padding_mask,
     sample_next,
     scaled_dot_product_attention,
@@ -178,6 +183,78 @@ def test_sample_next_keeps_the_token_that_reaches_top_p():
     tokens = sample_next(logits, top_p=0.6, generator=torch.Generator().manual_seed(0))
     assert set(tokens.tolist()) == {0, 2}
     assert set(sample_next(logits, top_k=1).tolist()) == {2}
+
+
+def test_bpe_merges_takes_the_most_frequent_pair():
+    """(a, b) occurs 5 times; then (256, c), 3 times, is ahead of (b, d), twice."""
+    a, b, c, d = b"abcd"
+    assert bpe_merges({b"abc": 3, b"ab": 2, b"bd": 2}, 3) == [(a, b), (256, c), (b, d)]
+
+
+def test_bpe_merges_counts_places_and_breaks_ties():
+    """(a, a) stands at three places of "aaaa", more than (x, y) has. Among equals, the pair that is first in order wins."""
+    a, x, y = b"axy"
+    assert bpe_merges({b"aaaa": 1, b"xy": 2}, 9) == [(a, a), (x, y), (256, 256)]
+    assert bpe_merges({b"ya": 1, b"xy": 1, b"xa": 1}, 2) == [(x, a), (x, y)]
+
+
+def test_bpe_encode_takes_the_lowest_rank():
+    """(b, c) comes before (a, b), though it stands behind it; (a, a) is merged from left to right."""
+    a, b, c = b"abc"
+    merges = [(b, c), (a, b), (a, a)]
+    assert_close(bpe_encode(b"abc", merges), torch.tensor([a, 256]))
+    assert_close(bpe_encode(b"aaab", merges), torch.tensor([258, 257]))
+    assert_close(bpe_encode(b"", merges), torch.tensor([], dtype=torch.int64))
+
+
+def constant_experts(k):
+    """A router of one feature that prefers expert 0 for positive tokens and 1 for negative ones, and experts that give 8 and 16."""
+    model = MixtureOfExperts(1, 1, 2, k, capacity=2)
+    weights = {name: torch.zeros_like(p) for name, p in model.state_dict().items()}
+    weights |= {"router.weight": torch.tensor([[math.log(3)], [0.0]])}
+    weights |= {"experts.0.2.bias": torch.tensor([8.0]), "experts.1.2.bias": torch.tensor([16.0])}
+    model.load_state_dict(weights)
+    return model
+
+
+def test_MixtureOfExperts_drops_what_is_too_much():
+    """The chosen expert has p = 3/4. Expert 0 has room for two of the three tokens that choose it."""
+    x = torch.tensor([[1.0], [-1.0], [1.0], [1.0]])
+    assert_close(constant_experts(1)(x), torch.tensor([[6.0], [12.0], [6.0], [0.0]]))
+
+
+def test_MixtureOfExperts_serves_first_choices_first():
+    """With k = 2, every token chooses both. Expert 1 takes its two first choices, so the second choice of token 0 is dropped."""
+    y = constant_experts(2)(torch.tensor([[1.0], [-1.0], [-1.0]]))
+    assert_close(y, torch.tensor([[6.0], [12.0 + 2.0], [12.0]]))
+
+
+def test_load_balancing_loss_of_a_balanced_router():
+    """Each of two experts is chosen once: 1. With both tokens at expert 0, and P = (3/4, 1/4): 2 · 3/4."""
+    x = math.log(3)
+    assert_close(load_balancing_loss(torch.tensor([[x, 0.0], [0.0, x]])), torch.tensor(1.0))
+    assert_close(load_balancing_loss(torch.tensor([[x, 0.0], [x, 0.0]])), torch.tensor(1.5))
+
+
+def test_load_balancing_loss_leaves_out_padding():
+    """The second row is no token."""
+    logits = torch.tensor([[math.log(3), 0.0], [math.nan, 5.0]])
+    assert_close(load_balancing_loss(logits, mask=torch.tensor([True, False])), torch.tensor(1.5))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_flash_attention_backward_gives_autograds_numbers(causal):
+    """The gradients of softmax(s) v, in tiles of 2 × 3."""
+    q, k, v = (torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    dy = torch.randn(5, 4, dtype=torch.float64)
+    s = q @ k.mT / 2
+    if causal:
+        s = s.masked_fill(torch.ones(5, 5, dtype=torch.bool).triu(1), -math.inf)
+    y = s.softmax(-1) @ v
+    y.backward(dy)
+    kept = [x.detach() for x in (q, k, v, y, s.logsumexp(-1))]
+    got = flash_attention_backward(*kept, dy, query_block=2, key_block=3, causal=causal)
+    assert_close(got, (q.grad, k.grad, v.grad))
 
 
 def test_TinyGPT_gives_logits_for_each_position():

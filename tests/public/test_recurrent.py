@@ -12,6 +12,7 @@ from recurrent import (
     beam_search,
     rnn_forward,
     run_padded,
+    selective_scan,
     train_char_gru,
     truncated_bptt,
 )
@@ -151,6 +152,29 @@ def test_beam_search_with_two_prefixes():
     found = beam_search(after_the_last, 0, 0, 2, 3)
     assert [tokens for tokens, _ in found] == [[1, 2, 0], [2, 0], [1, 2, 1]]
     assert [score for _, score in found] == pytest.approx([math.log(p) for p in (0.36, 0.27, 0.02)], rel=1e-4)
+
+
+def test_selective_scan_of_one_number():
+    """Steps of log 2 halve the state (A is −1), a step of 0 leaves it alone; D shows the input, too."""
+    step = math.log(2.0)
+    x, delta = torch.tensor([8.0, 4.0, 9.0]).view(1, 3, 1) / step, torch.tensor([step, step, 0.0]).view(1, 3, 1)
+    one, C = torch.ones(1, 3, 1), torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1)
+    y, h = selective_scan(x, delta, -torch.ones(1, 1), one, C)
+    assert_close(y.flatten(), torch.tensor([8.0, 2 * 8.0, 3 * 8.0]))
+    assert_close(h, torch.tensor([[[8.0]]]))
+    shown, _ = selective_scan(x, delta, -torch.ones(1, 1), one, C, D=torch.tensor([step]))
+    assert_close(shown.flatten(), torch.tensor([8.0 + 8.0, 16.0 + 4.0, 24.0 + 9.0]))
+
+
+def test_selective_scan_goes_on():
+    """Two pieces, the second with the state after the first, give what one pass gives."""
+    x, delta, A = torch.randn(2, 5, 3), torch.rand(2, 5, 3), -torch.rand(3, 4)
+    B, C = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    y, h = selective_scan(x, delta, A, B, C)
+    first, state = selective_scan(x[:, :2], delta[:, :2], A, B[:, :2], C[:, :2])
+    second, last = selective_scan(x[:, 2:], delta[:, 2:], A, B[:, 2:], C[:, 2:], h0=state)
+    assert_close(torch.cat([first, second], dim=1), y)
+    assert_close(last, h)
 
 
 def test_train_char_gru_learns_a_rhyme():
