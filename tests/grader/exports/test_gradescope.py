@@ -76,7 +76,7 @@ def test_what_makes_scores_doubtful_is_said(tmp_path):
     )
     said = grader("export", "gradescope", "results.json", cwd=tmp_path).stderr.splitlines()
     assert said[0].startswith("Practice mode")
-    assert said[1] == ": :error: :mallory: the grader itself failed on double. These points are missing: grade again."
+    assert said[1] == ": :error::mallory: the grader itself failed on double. These points are missing: grade again."
 
 
 # ---- the zip
