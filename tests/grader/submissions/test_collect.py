@@ -160,7 +160,7 @@ def test_git_is_told_nothing_but_what_is_needed(root, tmp_path):
     (root / "list.csv").write_text(f"repository,commit\nschool/anna,{COMMIT}\n")
     done = grader("collect", "list.csv", cwd=root, PATH=str(tools), GRADER_GIT_TOKEN="t0ken", GIT_SSH_COMMAND="evil", GIT_TRACE="1")
     assert done.returncode == 1
-    assert "anna (school/anna): the commit can't be fetched: fatal: : :error: :no" in done.stderr
+    assert "anna (school/anna): the commit can't be fetched: fatal: ::error::no" in done.stderr
     seen = (tmp_path / "seen").read_text()
     secret = base64.b64encode(b"x-access-token:t0ken").decode()
     header = next(line for line in seen.splitlines() if secret in line)
