@@ -131,7 +131,7 @@ def test_results_have_the_promised_keys_and_decode_strictly():
     data = msgspec.json.encode(results())
     assert msgspec.json.decode(data, type=Results, strict=True) == results()
     plain = json.loads(data)
-    assert set(plain) == {"schema", "seed", "environment", "isolation", "submissions", "problems"}
+    assert set(plain) == {"schema", "seed", "environment", "isolation", "submissions", "problems", "feedback"}
     (submission,) = plain["submissions"]
     assert set(submission) == {"id", "score", "max_score", "modules", "files"}
     assert set(submission["modules"][0]) == {"name", "score", "max_score", "tasks"}
@@ -148,6 +148,8 @@ def _conforms(schema, node, value) -> bool:
     node = _follow(schema, node)
     if "enum" in node:
         return value in node["enum"]
+    if "anyOf" in node:
+        return any(_conforms(schema, kind, value) for kind in node["anyOf"])
     match node["type"]:
         case "object" if "properties" not in node:
             return all(_conforms(schema, node["additionalProperties"], item) for item in value.values())
@@ -156,7 +158,7 @@ def _conforms(schema, node, value) -> bool:
         case "array":
             return all(_conforms(schema, node["items"], item) for item in value)
         case kind:
-            kinds = {"string": str, "integer": int, "number": (int, float), "boolean": bool}
+            kinds = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None)}
             return isinstance(value, kinds[kind])
 
 

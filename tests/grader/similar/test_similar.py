@@ -128,7 +128,7 @@ def test_the_command(tmp_path):
         (tmp_path / "hand-in" / name / "mini.py").write_text(text)
     done = grader("similar", tmp_path / "hand-in", "--out", "page.html", cwd=root)
     assert done.returncode == 0, done.stderr
-    assert "1 pairs look alike, of 3 modules. Side by side: page.html" in done.stdout
+    assert "Pairs that look alike: 1, among 3 hand-ins. Side by side: page.html" in done.stdout
     assert "<h3>anna</h3>" in (root / "page.html").read_text()
     (plain,) = json.loads(grader("similar", tmp_path / "hand-in", "--json", cwd=root).stdout)
     assert (plain["module"], plain["one"], plain["other"]) == ("mini", "anna", "ben")
