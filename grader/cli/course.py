@@ -43,13 +43,15 @@ def list_tasks(path: PathOption = None, course: CourseOption = None, json: JsonO
         table.add_section()
         table.add_row("", "all", f"{module.points:g}", str(module.minutes))
         Console().print(table)
-    hours = f"{sum(module.minutes for module in loaded.modules) / 60:.0f} hours in all"
-    Console().print(Text(f"{sum(len(module.tasks) for module in loaded.modules)} tasks, about {hours}."))
+    Console().print(Text(f"{sum(len(module.tasks) for module in loaded.modules)} tasks, about {_hours(loaded)} hours in all."))
     for one in () if path else loaded.paths:
-        hours = f"{sum(module.minutes for module in loaded.along(one.name).modules) / 60:.0f} hours"
-        Console().print(Text(f"--path {one.name}: {one.title}, about {hours}: {', '.join(one.modules)}."))
+        Console().print(Text(f"--path {one.name}: {one.title}, about {_hours(loaded.along(one.name))} hours: {', '.join(one.modules)}."))
     if "changed" in marks.values():
         Console().print(Text("? passed, and was changed since: `grader run` tests it again.", "dim"))
+
+
+def _hours(course: Course) -> str:
+    return f"{sum(module.minutes for module in course.modules) / 60:.0f}"
 
 
 def _plain(module: Module, marks: "dict[str, Mark]") -> dict[str, Any]:

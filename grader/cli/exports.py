@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -20,8 +21,11 @@ from grader.exports.classroom50_result import BadIdentity, Identity
 from grader.exports.escape import file_name, log_line
 from grader.exports.files import WouldOverwrite, chosen, write_files
 from grader.exports.github_classroom import reporter_files
+from grader.exports.gradebooks import Sheet, days_late, filled, plain_sheet
 from grader.reports.detail import for_students
-from grader.runner.results import Results, ResultsError, read_results
+from grader.reports.rules import mark
+from grader.runner.results import Results, ResultsError, read_results, rounded
+from grader.submissions.roster import Roster
 from grader.submissions.sources import BadInput
 
 __all__ = ["app"]
@@ -202,13 +206,6 @@ def marks(
     course: CourseOption = None,
 ) -> None:
     """Write marks by the rules of the course, as a table of their own or into a gradebook of Canvas or Moodle."""
-    from fractions import Fraction
-
-    from grader.exports.gradebooks import Sheet, days_late, filled, plain_sheet
-    from grader.reports.rules import mark
-    from grader.runner.results import rounded
-    from grader.submissions.roster import Roster
-
     read, loaded = _read(results), load(course)
     try:
         if late and not loaded.rules.late_per_day:

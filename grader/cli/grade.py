@@ -18,6 +18,7 @@ from grader.cli.terminal import (
     JsonOption,
     ModuleOption,
     PathOption,
+    RosterOption,
     TaskOption,
     TrustedOption,
     UnconfinedOption,
@@ -35,9 +36,6 @@ __all__ = ["grade", "regrade"]
 
 PathsArgument = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Submissions, or folders of submissions.")]
 OutOption = Annotated[Path, typer.Option(help="Where results are written.")]
-RosterOption = Annotated[
-    Path | None, typer.Option(help="A class list as CSV: the column `id`, and names, numbers, addresses or files in the others.")
-]
 EachIsOneOption = Annotated[bool, typer.Option("--each-is-one", help="Each PATH is one student's, whatever it looks like.")]
 JobsOption = Annotated[int, typer.Option(min=1, help="How many grading processes run at once.")]
 DataOption = Annotated[Path | None, typer.Option(help="The folder that holds MNIST/raw (default: the course's data/).")]
@@ -68,7 +66,12 @@ def grade(
 
     loaded = load(course, path)
     finished = _run(
-        *(loaded, paths, out, module, task, roster),
+        loaded,
+        paths,
+        out,
+        module=module,
+        task=task,
+        roster=roster,
         each_is_one=each_is_one,
         seed=seed,
         jobs=jobs,
@@ -115,7 +118,12 @@ def regrade(
     loaded, before = load(course), read_from(out)
     graded = dict.fromkeys(one.name for submission in before.submissions for one in submission.modules)
     finished = _run(
-        *(loaded, paths, out, module or list(graded), task, roster),
+        loaded,
+        paths,
+        out,
+        module=module or list(graded),
+        task=task,
+        roster=roster,
         each_is_one=each_is_one,
         seed=before.seed,
         jobs=jobs,
@@ -125,11 +133,11 @@ def regrade(
     )
     difference = compared(before, finished.results)
     print_difference(difference)
-    if write and difference.only_before:
+    if write and difference.lost:
         discard(out)
         raise stop(
-            "Nothing was written, because results would be lost: name the paths of all submissions again, with the same --roster, or grade "
-            "into another folder.",
+            "Nothing was written, because results would be lost: name all submissions, modules and tasks again, with the same --roster, or "
+            "grade into another folder.",
             EXIT_BAD_INPUT,
         )
     if write:
@@ -147,10 +155,10 @@ def _run(
     loaded: Course,
     paths: list[Path],
     out: Path,
+    *,
     module: list[str] | None,
     task: list[str] | None,
     roster: Path | None,
-    *,
     each_is_one: bool,
     seed: int | None,
     jobs: int,

@@ -10,7 +10,7 @@ from rich.text import Text as Words
 
 from grader.base.exit_codes import EXIT_BAD_INPUT
 from grader.base.text import without_commands
-from grader.cli.terminal import CourseOption, JsonOption, ModuleOption, console, load, print_json, stop
+from grader.cli.terminal import CourseOption, JsonOption, ModuleOption, RosterOption, console, load, print_json, stop
 from grader.course.manifest import ManifestError
 
 __all__ = ["similar"]
@@ -21,6 +21,7 @@ def similar(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("similar.html"),
     least: Annotated[float, typer.Option(min=0.05, max=1, help="Show pairs that share at least this part of what is their own.")] = 0.5,
     module: ModuleOption = None,
+    roster: RosterOption = None,
     json: JsonOption = False,
     course: CourseOption = None,
 ) -> None:
@@ -30,16 +31,18 @@ def similar(
     from grader.similar.page import page
     from grader.similar.pairs import Text, alike
     from grader.submissions.find import find_submissions
+    from grader.submissions.roster import Roster
     from grader.submissions.sources import BadInput
 
     loaded = load(course)
     try:
         names = [one.name for one in loaded.select(module or [], [])]
-        submissions, notes = find_submissions(paths, loaded)
+        submissions, notes = find_submissions(paths, loaded, Roster.read(roster) if roster else Roster())
     except (BadInput, ManifestError) as error:
         raise stop(str(error), EXIT_BAD_INPUT) from None
-    texts = [Text(one.id, name, one.sources[name].text) for one in submissions for name in names if name in one.sources]
-    texts = [text for text in texts if text.source]
+    sources = [(one.id, name, one.sources[name]) for one in submissions for name in names if name in one.sources]
+    texts = [Text(id, name, source.text) for id, name, source in sources if source.text]
+    notes += [f"{id}: {source.problem}" for id, _, source in sources if source.problem and not source.missing]
     references = {name: loaded.solution(name) for name in names}
     given = {
         name: [handed_out(loaded, name) or "", path.read_text(encoding="utf-8") if path.is_file() else ""]

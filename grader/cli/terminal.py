@@ -23,6 +23,7 @@ __all__ = [
     "JsonOption",
     "ModuleOption",
     "PathOption",
+    "RosterOption",
     "TaskOption",
     "TrustedOption",
     "UnconfinedOption",
@@ -40,6 +41,9 @@ CourseOption = Annotated[
 ModuleOption = Annotated[list[str] | None, typer.Option("--module", "-m", help="Only this module; can be given again.")]
 PathOption = Annotated[
     str | None, typer.Option("--path", metavar="NAME", help="Only the modules of this path, in its order; `grader list` shows the paths.")
+]
+RosterOption = Annotated[
+    Path | None, typer.Option(help="A class list as CSV: the column `id`, and names, numbers, addresses or files in the others.")
 ]
 TaskOption = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task; can be given again.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

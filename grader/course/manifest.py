@@ -391,7 +391,9 @@ def _locate(message: str, path: Path) -> str:
     fixes = {
         r"missing required field `(\w+)`": "add the key `{0}`",
         r"contains unknown field `(\w+)`": "remove the key `{0}` or correct its spelling",
-        r"Invalid enum value": "a picture is a heatmap, lines, steps or points",
+        r"Invalid enum value": (
+            'say "full", "sentence" or "points"' if where.startswith("feedback") else "a picture is a heatmap, lines, steps or points"
+        ),
         r"Expected (.*), got (.*)": "give it a value of that kind",
     }
     fix = next((text.format(*found.groups()) for pattern, text in fixes.items() if (found := re.search(pattern, what))), "correct it")

@@ -37,6 +37,11 @@ class Difference:
         """Whether a submission's result differs."""
         return bool(self.changes or self.only_before or self.only_after)
 
+    @property
+    def lost(self) -> bool:
+        """Whether something was graded before and is not any more."""
+        return bool(self.only_before) or any(change.after is None for change in self.changes)
+
 
 def compared(before: Results, after: Results) -> Difference:
     """Compare two runs, submission by submission and task by task."""

@@ -1,7 +1,7 @@
 """What a class's results say about the tasks and tests: for authors, so that banks grow from real answers. It names nobody.
 
-An item is a task or a test. A failure that no known mistake explains is kept as what came back, without numbers and quoted text; the text
-of an exception, which is the student's own, only where several students have the same.
+An item is a task or a test. A failure that no known mistake explains is kept as what was expected and what came back, without numbers and
+quoted text. What may be the student's own words, the text of an exception and what came back, is shown only where several have the same.
 """
 
 import re
@@ -85,22 +85,21 @@ def _mistake(answer: TaskResult) -> str:
 
 
 def _unexplained(tests: list[TestResult]) -> list[Unexplained]:
-    texts = Counter((test.id, _without_own_words(test)) for test in tests)
-    groups = Counter((test.id, _without_own_words(test) if _is_shown(test, texts) else _kind(test)) for test in tests)
+    texts = [(test.id, _sentence(test)) for test in tests]
+    students = Counter(texts)
+    groups = Counter(text if students[text] >= FEWEST else (test.id, _kind(test)) for test, text in zip(tests, texts, strict=True))
     return [Unexplained(id, what, count) for (id, what), count in groups.most_common()]
 
 
-def _is_shown(test: TestResult, texts: Counter[tuple[str, str]]) -> bool:
-    return test.status is Status.FAILED or texts[test.id, _without_own_words(test)] >= FEWEST
-
-
-def _without_own_words(test: TestResult) -> str:
-    """The first sentence of a message without what is only this student's: numbers, quoted text, and places in the code."""
+def _sentence(test: TestResult) -> str:
+    """The first sentence of a message without numbers, quoted text, and places in the code."""
     first = re.sub(r" \(line \d+[^()]*\)", "", test.message.split("\n")[0])
     return re.sub(r"\d[\d.e+-]*", "#", re.sub(r"'[^']*'|\"[^\"]*\"", "…", first))
 
 
 def _kind(test: TestResult) -> str:
-    """The status, and of an error the exception's type."""
+    """What the course says of a failure: what was expected; of an error, the exception's type."""
+    if test.status is Status.FAILED:
+        return re.sub(r"\bgot\b.*", "got …", _sentence(test))
     name = re.match(r"[A-Za-z_.]{1,60}(?=:)", test.message) if test.status is Status.ERROR else None
     return name[0] if name else test.status.replace("_", " ")

@@ -104,7 +104,7 @@ def _chosen(tiers: list[_Candidates], module: Module, course: Course) -> Source:
     if len(answers) > 1 or len(others) > _MOST_CANDIDATES:
         names = " and ".join(one_line(str(entry.path), 80) for entry in others[:3])
         return Source(problem=f"{names} may each be {module.name}.py. Keep one, and give it that name.")
-    return replace(answers[0], note=_misplaced(PurePosixPath(answers[0].file), module)) if answers else first
+    return replace(answers[0], note=_misplaced(PurePosixPath(answers[0].file), module, course)) if answers else first
 
 
 def _left(others: list[Entry], module: Module) -> str:
@@ -114,12 +114,14 @@ def _left(others: list[Entry], module: Module) -> str:
     return f"not read, because {module.name} is in its place already: {', '.join(names[:3])}{more}."
 
 
-def _misplaced(path: PurePosixPath, module: Module) -> str:
+def _misplaced(path: PurePosixPath, module: Module, course: Course) -> str:
     """What to do about the name or the place of a file that was taken all the same."""
     if path.name not in (f"{module.name}.py", f"{module.name}.ipynb"):
-        added = path.name != without_platform(path.name) or " - " in path.name  # by a platform, or the student's name
+        found = meant(path.name, course)
+        if path.name != without_platform(path.name) or (found and found.person):
+            return ""  # as the platform, or the course, wants it
         suffix = ".ipynb" if ".ipynb" in path.name.lower() else ".py"
-        return "" if added else f"{one_line(str(path))} was taken for {module.name}{suffix}: give it that name."
+        return f"{one_line(str(path))} was taken for {module.name}{suffix}: give it that name."
     return f"{one_line(str(path))} was found deep down: put it at the top or into exercises/."
 
 

@@ -25,7 +25,7 @@ from grader.submissions.sources import BadInput, Entry, Source, Submission, Unre
 __all__ = ["find_submissions", "read_submission"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Found:
     """A submission as it was found: the path to show, the name that its id is made from, and what is in it."""
 
@@ -33,6 +33,8 @@ class _Found:
     name: str
     sources: dict[str, Source]
     only: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    """What else a class list may call the student."""
 
 
 class _NoModules(BadInput):
@@ -87,9 +89,8 @@ def find_submissions(
             notes += more
     if refused and len(found) == unread:
         raise refused[0]
-    listed = [roster.id_of(one.name) for one in found]
-    names = [id if id and listed.count(id) == 1 else one.name for one, id in zip(found, listed, strict=True)]
-    notes += _about_ids([one.name for one in found], listed)
+    names, said = _listed_names(found, roster)
+    notes += said
     ids = distinct_ids(names)
     for one, name, id in zip(found, names, ids, strict=True):
         if id != submission_id(name):
@@ -107,15 +108,22 @@ def read_submission(path: Path, course: Course) -> Submission:
     return Submission(submission_id(found.name), found.sources, found.only)
 
 
-def _about_ids(names: list[str], listed: list[str]) -> list[str]:
-    """What the class list made of the names. An id that several claim is given to none of them."""
-    claims = {id: [name for name, other in zip(names, listed, strict=True) if other == id] for id in dict.fromkeys(listed) if id}
-    taken = [f"{one_line(some[0], 60)} is {id}" for id, some in claims.items() if len(some) == 1 and some[0] != id]
-    clashes = [
-        f"{_some(some)} may each be {id} of the class list, so none of them has that id." for id, some in claims.items() if len(some) > 1
-    ]
+def _listed_names(found: list[_Found], roster: Roster) -> tuple[list[str], list[str]]:
+    """What each submission is called, by its id in the class list where it has one, and the sentences about that."""
+    claims: dict[str, list[_Found]] = {}
+    for one in found:
+        if id := roster.id_of(one.name, *one.also):
+            claims.setdefault(id, []).append(one)
+    names = {some[0]: id for id, some in claims.items() if len(some) == 1}
+    taken = [f"{one_line(one.name, 60)} is {id}" for one, id in names.items() if one.name != id]
     more = f", and {len(taken) - _MOST_LISTED} more" if len(taken) > _MOST_LISTED else ""
-    return ([f"By the class list: {', '.join(taken[:_MOST_LISTED])}{more}."] if taken else []) + clashes
+    said = [f"By the class list: {', '.join(taken[:_MOST_LISTED])}{more}."] if taken else []
+    said += [
+        f"{_some([one.name for one in some])} may each be {id} of the class list, so each keeps the name that it has."
+        for id, some in claims.items()
+        if len(some) > 1
+    ]
+    return [names.get(one, one.name) for one in found], said
 
 
 _Students = tuple[list[_Found], list[str]]
@@ -354,11 +362,11 @@ def _of_layout(
     """The submissions of a layout, and the sentences that say whose each file is."""
     found, students = [], layout.students()
     for owner, names in students.items():
-        name = next((known for known in (owner.name, *owner.also, *names) if roster.id_of(known)), owner.name)
         try:
-            found.append(_Found(path / names[0], name, choose(files(names), course)))
+            one = _Found(path / names[0], owner.name, choose(files(names), course))
         except (OSError, Unreadable) as error:
-            found.append(_unreadable(path / names[0], name, error, course))
+            one = _unreadable(path / names[0], owner.name, error, course)
+        found.append(replace(one, also=(*owner.also, *names)))
     listed = [f"{one_line(owner.name, 60)} ({', '.join(one_line(name, 80) for name in names[:3])})" for owner, names in students.items()]
     more = f", and {len(listed) - _MOST_LISTED} more: `files` in results.json has them all" if len(listed) > _MOST_LISTED else ""
     count = f"{len(students)} student{'s' if len(students) != 1 else ''}"

@@ -87,12 +87,9 @@ _NOBODY = ("Participant", "Teilnehmer", "Teilnehmer-in", "Teilnehmerin")
 
 def _canvas(children: Sequence[Child], course: Course) -> Layout | None:
     """Where one name can only be Canvas's, others of that form are, too, whatever the student called the file."""
-    certain = any(_may_be_of_canvas(child, course) and CANVAS.fullmatch(child.name[:400]) for child in children)
-    return (
-        _of_platform("Canvas", CANVAS, [child for child in children if not child.is_folder or _may_be_of_canvas(child, course)])
-        if certain
-        else None
-    )
+    if not any(_may_be_of_canvas(child, course) and CANVAS.fullmatch(child.name[:400]) for child in children):
+        return None
+    return _of_platform("Canvas", CANVAS, [child for child in children if not child.is_folder or _may_be_of_canvas(child, course)])
 
 
 def _may_be_of_canvas(child: Child, course: Course) -> bool:

@@ -52,7 +52,7 @@ class Roster:
         column = next((columns[name] for name in _IDS if name in columns), None)
         if column is None:
             raise BadInput(f"{path} has no column of ids: call one `id`, and put names, numbers or files into the others")
-        ids, owners = list[str](), dict[str, set[str]]()
+        ids, called = list[str](), list[tuple[str, str]]()
         for number, row in enumerate(rows, 2):
             id = (row[column] or "").strip()
             if not id:
@@ -64,20 +64,15 @@ class Roster:
             ids.append(id)
             cells = {name: value for name, value in row.items() if isinstance(value, str)}
             parts = [value for name, value in cells.items() if _PARTS.search(name) and value.strip()]
-            called = [value for name, value in cells.items() if not _PARTS.search(name) and _may_name(name, value)]
-            for value in [*called, *map(" ".join, itertools.permutations(parts, 2))]:
-                for key in _keys_of(value):
-                    owners.setdefault(key, set()).add(id)
-        return cls(tuple(ids), {key: next(iter(some)) for key, some in owners.items() if len(some) == 1})
+            wholes = [value for name, value in cells.items() if not _PARTS.search(name) and _may_name(name, value)]
+            called += [(id, value) for value in [*wholes, *map(" ".join, itertools.permutations(parts, 2))]]
+        return cls(tuple(ids), _by_name(called))
 
     @classmethod
     def of(cls, ids: Iterable[str]) -> Self:
         """A class of which only the ids are known. An id that could be taken for another one's name is left out."""
-        owners: dict[str, set[str]] = {}
-        for id in (ids := tuple(ids)):
-            for key in _keys_of(id):
-                owners.setdefault(key, set()).add(id)
-        return cls(ids, {key: next(iter(some)) for key, some in owners.items() if len(some) == 1})
+        ids = tuple(ids)
+        return cls(ids, _by_name((id, id) for id in ids))
 
     def id_of(self, *names: str) -> str:
         """The id of the student whom one of these names means. Empty if there is none."""
@@ -87,6 +82,15 @@ class Roster:
         """The ids that are not among those found."""
         seen = {look(id) for id in found}
         return [id for id in self.ids if look(id) not in seen]
+
+
+def _by_name(called: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The ids by everything that names one student and no other, from pairs of an id and a name."""
+    owners: dict[str, set[str]] = {}
+    for id, name in called:
+        for key in _keys_of(name):
+            owners.setdefault(key, set()).add(id)
+    return {key: next(iter(some)) for key, some in owners.items() if len(some) == 1}
 
 
 def _may_name(column: str, value: str) -> bool:

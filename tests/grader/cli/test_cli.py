@@ -265,8 +265,9 @@ def test_regrading_shows_before_it_writes(root):
     assert scores(root) == {"anna": 7, "ben": 3}
     assert grader("compare", "results", "results", cwd=root).returncode == 0
     assert grader("regrade", "../hand-in", "--out", "nowhere", cwd=root).returncode == 2
-    partly = grader("regrade", "../hand-in/anna", "--write", cwd=root)
-    assert (partly.returncode, "results would be lost" in partly.stderr) == (2, True)
+    for part in (("../hand-in/anna",), ("../hand-in", "--task", "double")):
+        partly = grader("regrade", *part, "--write", cwd=root)
+        assert (partly.returncode, "results would be lost" in partly.stderr) == (2, True)
     assert scores(root) == {"anna": 7, "ben": 3}
 
 

@@ -46,6 +46,14 @@ WRONG = {
         "task 'double', limits, threads: Expected `int`, got `str`: give it a value of that kind",
     ),
     "a limit of nothing": (("test_seconds = 4", "test_seconds = 0"), "in limits, test_seconds: Expected `float` > 0.0"),
+    "a detail that is none": (
+        ("[[modules]]", '[feedback]\ndetail = "some"\n\n[[modules]]'),
+        """in feedback, detail: Invalid enum value 'some': say "full", "sentence" or "points\"""",
+    ),
+    "an extra task that is none": (
+        ("[[modules]]", '[rules]\nextra = ["triple"]\n\n[[modules]]'),
+        "rules, extra: there is no task 'triple': correct it",
+    ),
     "a path of nothing": (("[[modules]]", PATH.replace('["mini"]', "[]")), "modules: Expected `array` of length >= 1"),
     "a path to nowhere": (("[[modules]]", PATH.replace("mini", "maxi")), "path 'short' names 'maxi', which is no module: correct it"),
     "a path in a circle": (("[[modules]]", PATH.replace('"mini"', '"mini", "mini"')), "path 'short' names 'mini', more than once"),

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from grader.base.outcome import Status
 from grader.cli.app import app as command
-from grader.course.manifest import Course
+from grader.course.manifest import Course, Feedback
 from grader.reports.feedback import explain
 from grader.runner.results import SCHEMA, ModuleResult, Results, SubmissionResult, TestResult, environment, score_module, submission_result
 from grader.sandbox.supervisor.isolation import Isolation
@@ -33,6 +33,7 @@ from nbgrader.api import Gradebook
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")  # of nbgrader's own making
 
+ALL = Feedback()
 GOOD = TestResult("t", Status.PASSED, 1.0, "")
 HOSTILE = "<script>alert(1)</script> **bold** ![](http://127.0.0.1:9/x.png) $$<b>x</b>$$"
 
@@ -76,10 +77,13 @@ def export(course: Course, folder: Path, students: dict[str, ModuleResult], *opt
     return export_submissions(course, folder, submissions, *options, code=code)
 
 
-def export_submissions(course: Course, folder: Path, submissions: list[SubmissionResult], *options: str, code: int = 0) -> Result:
+def export_submissions(
+    course: Course, folder: Path, submissions: list[SubmissionResult], *options: str, code: int = 0, feedback: Feedback = ALL
+) -> Result:
     """The same, of whole submissions."""
     results = folder.parent / "results.json"
-    results.write_bytes(msgspec.json.encode(Results(SCHEMA, 1, environment(), Isolation(True, 6, True, True), submissions)))
+    whole = Results(SCHEMA, 1, environment(), Isolation(True, 6, True, True), submissions, feedback=feedback)
+    results.write_bytes(msgspec.json.encode(whole))
     arguments = ["export", "gradebook", str(results), "--course", str(course.root), "--course-dir", str(folder), *options]
     done = CliRunner().invoke(command, arguments, env={"COLUMNS": "200"})
     assert done.exit_code == code, done.output
@@ -129,6 +133,16 @@ def test_scores_arrive_unrounded_with_explanations(course, folder):
         assert (submission.score, submission.max_score) == (partial.score, 5.0)
         comment = gradebook.find_comment("solve-double", "mini", "mini", "ben").comment
     assert [line.strip() for line in comment.splitlines()] == explain(partial.tasks[0]).splitlines()
+
+
+def test_students_are_told_what_the_course_says(course, folder):
+    """With points alone, neither the comment nor the sheet says what failed."""
+    wrong = submission_result("ben", [graded(course, [bad("SECRET")], [GOOD])])
+    export_submissions(course, folder, [wrong], feedback=Feedback("points"))
+    with opened(folder) as gradebook:
+        comment = gradebook.find_comment("solve-double", "mini", "mini", "ben").comment
+    assert "0.00 of 2 points" in comment
+    assert not any(b"SECRET" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 def test_again_changes_nothing(course, folder):

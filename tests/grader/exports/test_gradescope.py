@@ -123,6 +123,17 @@ def run(autograder: Path, **environment: str) -> tuple[int, dict | None, str]:
 
 
 @pytest.mark.skipif(bool(supported()), reason="needs confinement")
+def test_students_are_told_what_the_course_says(autograder):
+    """The course's setting goes along in the zip, and holds there."""
+    manifest = autograder / "source" / "course" / "course.toml"
+    manifest.write_text(manifest.read_text().replace("[[modules]]", '[feedback]\ndetail = "points"\n\n[[modules]]', 1))
+    (autograder / "submission" / "mini.py").write_text("def double(x):\n    return 3 * x\n")
+    status, plain, log = run(autograder)
+    assert status == 0, log
+    assert plain["tests"][0]["output"] == "double: 0.00 of 2 points, failed; 0 of 3 tests passed."
+
+
+@pytest.mark.skipif(bool(supported()), reason="needs confinement")
 def test_run_autograder(autograder):
     """A wrapped, partly right submission: the hidden suite's score, a test a task."""
     (autograder / "submission" / "my-work").mkdir()

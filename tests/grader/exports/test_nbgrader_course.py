@@ -257,6 +257,7 @@ EXPECTED = {
 }
 """Points of `double` and of `Counter`."""
 OTHERS = (
+    "unaware",
     "next0",
     "next1",
     "next2",
@@ -632,6 +633,21 @@ def test_a_fault_of_the_graders_is_no_zero(written):
     assert scores(written, "unlucky")["grade-double"][0] is None
     nbgrader("autograde", "mini", "--student", "unlucky", cwd=written)
     assert scores(written, "unlucky")["grade-double"][0] == 2
+
+
+def test_students_are_told_what_the_course_says(written):
+    """With points alone, the autograded notebook says that a task failed, and not why."""
+    manifest = written.parent / "ours/course.toml"
+    before = manifest.read_text()
+    hand_in(written, "unaware", solve(double=FAILS, Counter=COUNTER))
+    manifest.write_text(before.replace("[[modules]]", '[feedback]\ndetail = "points"\n\n[[modules]]', 1))
+    try:
+        nbgrader("autograde", "mini", "--student", "unaware", cwd=written)
+    finally:
+        manifest.write_text(before)
+    said = (written / "autograded/unaware/mini/mini.ipynb").read_text()
+    assert "FAILED" in said
+    assert "Checked:" not in said and "expected" not in said
 
 
 def test_a_task_that_could_not_be_tried_asks_for_a_manual_grade(written):

@@ -73,20 +73,17 @@ def test_another_from_the_day_after():
 def test_every_export_keeps_it(tmp_path, detail):
     """No input or value gets into what students see, and with points alone, no test's name."""
     (tmp_path / "results.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(GRADED, feedback=Feedback(detail))))
-    (tmp_path / "collected.json").write_text(
-        json.dumps(
-            {"schema": "pytorch-exercises/collected/v1", "entries": [{"student": "anna", "repository": "o/anna", "commit": "0" * 40}]}
-        )
-    )
+    (tmp_path / "collected.json").write_text(json.dumps([{"student": "anna", "repository": "o/anna", "commit": "0" * 40}]))
     identity = ("--classroom", "c", "--assignment", "a", "--owner", "anna", "--repository", "o/c-a-anna", "--commit", "0" * 40)
     times = ("--committed", "2026-10-01T12:00:00Z", "--tag", "submit/1")
-    for name, *options in (("github-classroom",), ("feedback",), ("gradescope",), ("classroom50", "-s", "anna", *identity, *times)):
+    classroom50, checks = ("classroom50", "-s", "anna", *identity, *times), ("checks", "--collected", "collected.json")
+    for name, *options in (("github-classroom",), ("feedback",), ("gradescope",), classroom50, checks):
         done = grader("export", name, "results.json", "--out", name, *options, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file() and path.name not in ("results.json", "collected.json")]
     encoded = json.loads((tmp_path / "github-classroom/anna/module0.json").read_text())["results"].values()
     texts += [b64decode(value).decode() for value in encoded]
-    assert len(texts) >= 6
+    assert len(texts) >= 7
     assert not any(SECRET in text for text in texts)
     assert any("Divides by n." in text for text in texts) == (detail == "sentence")
     assert any("secret_case" in text for text in texts) == (detail == "sentence")

@@ -21,7 +21,7 @@ CLASS = results(
     one("ben", outcome(F, 1.0, NAMED, "a"), outcome(F, 1.0, "values: 4 of 5 are wrong.", "b")),
     one("cy", outcome(F, 1.0, NAMED.replace("3", "2"), "a"), outcome(P, id="b")),
     one("dee", outcome(P, id="a"), outcome(F, 1.0, "value: expected the int 65, got the str 'Dee Zed'.", "b")),
-    one("eve", outcome(P, id="a"), outcome(F, 1.0, 'value: expected the int 7, got the str "Eve".', "b")),
+    one("eve", outcome(P, id="a"), outcome(F, 1.0, "value: expected the int 7, got a EvesNet.", "b")),
     one("fay", outcome(E, 1.0, "ValueError: Fay was here (line 3, in double)", "a"), outcome(P, id="b")),
     *(one(f"g{i}", outcome(E, 1.0, f"TypeError: bad argument (line {i}, in double)", "a"), outcome(P, id="b")) for i in range(3)),
     one("hal", outcome(N, 1.0, "not implemented yet", "a"), outcome(N, 1.0, "not implemented yet", "b")),
@@ -36,7 +36,7 @@ def test_what_an_item_says():
     assert item.mistakes == {"Divides by n.": 2}
     assert [(group.test, group.what, group.students) for group in item.unexplained] == [
         ("a", "TypeError: bad argument", 3),
-        ("b", "value: expected the int #, got the str ….", 2),
+        ("b", "value: expected the int #, got …", 2),
         ("a", "ValueError", 1),
     ]
 

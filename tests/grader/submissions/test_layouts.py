@@ -143,7 +143,17 @@ def test_a_first_name_alone_is_nobody(tmp_path, course):
     submissions, notes = find_submissions([root], course, roster)
     assert sorted(one.id for one in submissions) == ["Ben Ott", "al", "anna", "ott"]
     assert "By the class list: lee22 is al." in notes
-    assert "Ben Ott, ott may each be bo of the class list, so none of them has that id." in notes
+    assert "Ben Ott, ott may each be bo of the class list, so each keeps the name that it has." in notes
+
+
+def test_names_that_are_as_they_should_be_are_not_blamed(tmp_path, course):
+    """A file with the student's name in it is what a folder of Drive needs; a copy by Windows is not."""
+    root = filled(tmp_path / "drive", {"Anna Lee - mini.ipynb": "a", "Ben Ott - mini.ipynb": "b"})
+    _, notes = find_submissions([root], course)
+    assert not any("give it that name" in note for note in notes)
+    (tmp_path / "anna").mkdir()
+    copy = read_submission(filled(tmp_path / "anna", {"mini - Copy.py": "a"}), course).sources["mini"]
+    assert copy.note == "mini - Copy.py was taken for mini.py: give it that name."
 
 
 def test_clones_beside_a_list(tmp_path, course):
