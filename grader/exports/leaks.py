@@ -111,9 +111,10 @@ def _secret_texts(course: Course, module: Module) -> Iterator[tuple[str, str]]:
 
 
 def _public_texts(course: Course) -> Iterator[str]:
-    """Texts that students may see: task names, stubs, public tests, first hints, released solutions. Stubs are made anew, in case a
-    file was edited.
+    """Texts that students may see: task names, stubs, public tests, first hints, bans, released solutions. Stubs are made anew, in case
+    a file was edited.
     """
+    yield "\n".join(course.bans)
     for module in course.modules:
         yield cut_to(course.solution(module.name).read_text(), [task.name for task in module.tasks if task.released])
         yield module_stub(course, module.name)
