@@ -33,7 +33,7 @@ _GRACE_SECONDS = 0.2
 """How long a job may take to notice that its connection is closed."""
 
 
-def serve(control: Connection, course: Course, zygote: ZygoteHandle) -> None:
+def serve(control: Connection, zygote: ZygoteHandle) -> None:
     """Fork jobs and end them, as they are asked for, until the control connection closes or the zygote is gone."""
     warnings.simplefilter("ignore")  # what references and known mistakes warn of is no news to an instructor
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
@@ -50,7 +50,7 @@ def serve(control: Connection, course: Course, zygote: ZygoteHandle) -> None:
     jobs: dict[int, int] = {}
     while True:
         try:
-            order, number = control.recv()
+            order, number, course = control.recv()
         except EOFError:
             break
         if order == "start":

@@ -173,7 +173,7 @@ class JobServer:
             self._started += 1
             assert self._process is not None and self._process.pid is not None
             with contextlib.suppress(OSError):  # a server that has died meanwhile is noticed when the job's answer is awaited
-                self._control.send(("start", self._started))
+                self._control.send(("start", self._started, self.course))
                 reduction.send_handle(self._control, theirs.fileno(), self._process.pid)
             theirs.close()
             return Job(self, self._process.pid, self._started, ours)
@@ -184,7 +184,7 @@ class JobServer:
             if self._process is None or self._process.pid != process:
                 return None
             try:
-                self._control.send(("end", number))
+                self._control.send(("end", number, None))
                 status: int = self._control.recv()
             except (EOFError, OSError):
                 status = ZYGOTE_GONE
@@ -202,7 +202,7 @@ class JobServer:
         self._scratch = tempfile.mkdtemp(prefix="grader-run-")
         context = multiprocessing.get_context("spawn")
         self._control, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.course, self._layers, self._scratch), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self.course.bans, self._layers, self._scratch), daemon=True)
         with _STARTING, _bare():
             self._process.start()
         theirs.close()
@@ -323,15 +323,15 @@ def _bare() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serve(control: Connection, course: Course, layers: Layers | None, scratch: str) -> None:
+def _serve(control: Connection, bans: Sequence[str], layers: Layers | None, scratch: str) -> None:
     """The server process. It starts the zygote before it loads torch itself, so that both load at the same time."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process decides what an interrupt means
     tempfile.tempdir = scratch
     gc.disable()  # until all is imported: imports make hardly any garbage, and looking for it takes a fifth of their time
     try:
-        with ZygoteHandle(layers, course.bans) as zygote:
+        with ZygoteHandle(layers, bans) as zygote:
             from grader.runner.job import serve
 
-            serve(control, course, zygote)
+            serve(control, zygote)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # the calling process may have been killed

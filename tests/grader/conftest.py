@@ -19,6 +19,7 @@ from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.sandbox.supervisor.zygote_handle import ZygoteHandle
 from grader.submissions.sources import Source
+from tests.grader import warm
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # tests that look for what is left behind must not find their neighbours' files
     tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"{worker}-")
@@ -328,9 +329,19 @@ def tasks_of(result: ModuleResult) -> dict[str, TaskResult]:
     return {task.name: task for task in result.tasks}
 
 
-def grader(*arguments: object, cwd: Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command `grader`."""
-    command = [sys.executable, "-m", "grader", *map(str, arguments)]
+def grader(
+    *arguments: object, cwd: Path, timeout: float = 300, alone: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command `grader`: in a fork of this process with a warm job server or, with an environment of its own, `alone`."""
+    words = list(map(str, arguments))
+    if not alone and environment.keys() <= {"COLUMNS"} and hasattr(os, "pidfd_open"):
+        return warm.run(words, cwd, timeout, {"COLUMNS": "200", **environment})
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, "COLUMNS": "200", **environment}, check=False
+        [sys.executable, "-m", "grader", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        check=False,
     )
