@@ -25,7 +25,7 @@ from grader.course.manifest import Course
 from grader.runner import jobs
 from grader.sandbox.supervisor.isolation import machine_layers
 
-__all__ = ["run"]
+__all__ = ["process", "run"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +39,11 @@ def run(arguments: Sequence[str], cwd: Path, timeout: float, environment: dict[s
             _be_the_command(arguments, cwd, environment, (out, errors), server)
         status = _wait(child, timeout, arguments)
         return subprocess.CompletedProcess(["grader", *arguments], status, _text(out), _text(errors))
+
+
+def process() -> int | None:
+    """The server's process. None if no command was run yet."""
+    return _server()._process.pid if _server.cache_info().currsize else None
 
 
 @cache

@@ -15,6 +15,7 @@ from grader.runner.jobs import Died, JobServer, Refused, WarmJob, grade_units
 from grader.runner.units import Unit
 from grader.sandbox.supervisor.isolation import machine_layers
 from grader.submissions.sources import Source
+from tests.grader import warm
 from tests.grader.conftest import HIDDEN, RIGHT, mini_course
 
 
@@ -31,8 +32,9 @@ def children(process: int) -> list[int]:
 
 
 def ours() -> list[int]:
-    """Those of this process that are servers of jobs."""
-    return [pid for pid in children(os.getpid()) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    """Those of this process that are servers of jobs, without the one that commands of tests share."""
+    servers = [pid for pid in children(os.getpid()) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in servers if pid != warm.process()]
 
 
 def test_one_process_grades_many_and_is_replaced_when_it_has_died(course, server):
