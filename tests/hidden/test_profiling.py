@@ -387,7 +387,7 @@ class TestActivationBytes:
 
     def test_freed_memory_counts(self, agree, draw):
         """What is saved and freed again while the model runs counts, although others get its address afterwards."""
-        x, n = draw.normal(draw.integer(20, 60), 41), draw.integer(3, 9)
+        x, n = draw.normal(draw.integer(20, 60), 41), draw.integer(50, 90)  # so many that some get a number again
 
         def lavish(y):
             for _ in range(n):

@@ -1,7 +1,7 @@
 """F 76: folders within folders, too deep to be taken away by their path.
 
 Attacks: batched_gather
-Status: error
+Status: error or timed_out
 Honest: one_hot
 Defence: D6
 """
