@@ -37,7 +37,7 @@ def test_fifty_kills(tmp_path):
     undisturbed, _ = run(root, tmp_path / "undisturbed", random.Random(0), kills=0, within=0)
     whole = time.monotonic() - start
     assert undisturbed == 0
-    expected = (tmp_path / "undisturbed" / "results.json").read_bytes()
+    expected = (tmp_path / "undisturbed" / "results.json").read_text().splitlines()
     seed = random.SystemRandom().getrandbits(32)
     rng, left, attempts, completed = random.Random(seed), KILLS, 0, 0
     out = tmp_path / "disturbed 0"
@@ -46,14 +46,14 @@ def test_fifty_kills(tmp_path):
         left -= killed
         attempts += 1
         if status == 0:
-            assert (out / "results.json").read_bytes() == expected, f"seed {seed}, run {attempts}"
+            assert (out / "results.json").read_text().splitlines() == expected, f"seed {seed}, run {attempts}"
             completed += 1
             out = tmp_path / f"disturbed {attempts}"
         else:
             assert status in (-signal.SIGKILL, EXIT_GRADER_FAILED), f"seed {seed}, run {attempts}"
             assert not (out / "results.json").exists()
     assert run(root, out, rng, kills=0, within=0) == (0, 0)
-    assert (out / "results.json").read_bytes() == expected, f"seed {seed}, the last run"
+    assert (out / "results.json").read_text().splitlines() == expected, f"seed {seed}, the last run"
     assert completed < attempts, "nothing that was killed ended a run"
 
 
