@@ -305,6 +305,8 @@ class WarmJob:
             raise
         if self._job.ended:
             self.close()
+        else:
+            del self._job.unit  # a student's text is not kept
         return entry
 
     def close(self) -> None:
