@@ -131,14 +131,15 @@ def _received(server: "JobServer", job: "Job") -> Entry:
 
 
 def _alone(server: "JobServer", unit: Unit) -> Entry:
-    """The result of a task. If a job dies over it, and none over the reference, it is the student's error. It is never if it was killed."""
+    """The result of a task. If a job dies over it, and none over the reference, it is the student's error: if killed, time after time."""
     for _ in range(_ATTEMPTS):
         try:
             return _once(server, unit)
         except Died as death:
+            last = death
             if not death.killed:
-                return _who_ended_it(server, unit, death)
-    return grading_fault(unit.module, "something on this machine kills grading processes again and again: the system, for want of memory?")
+                break
+    return _who_ended_it(server, unit, last)
 
 
 def _who_ended_it(server: "JobServer", unit: Unit, death: Died) -> Entry:
