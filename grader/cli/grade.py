@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,7 @@ OutOption = Annotated[Path, typer.Option(help="Where results are written.")]
 EachIsOneOption = Annotated[bool, typer.Option("--each-is-one", help="Each PATH is one student's, whatever it looks like.")]
 JobsOption = Annotated[int, typer.Option(min=1, help="How many grading processes run at once.")]
 DataOption = Annotated[Path | None, typer.Option(help="The folder that holds MNIST/raw (default: the course's data/).")]
+_SAFE_ADDRESSES = ("tls://", "tcp://127.", "127.", "localhost", "tcp://localhost", "inproc://")
 _RESULTS = Path("results")
 _JOBS = min(4, os.cpu_count() or 1)
 
@@ -55,6 +57,10 @@ def grade(
         int | None, typer.Option(min=0, max=2**53, help="The run's seed (default: that of an unfinished run in --out, or a fresh one).")
     ] = None,
     jobs: JobsOption = _JOBS,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Grade on the machines of a Dask cluster, whose scheduler is there (docs/scale.md)."),
+    ] = None,
     data: DataOption = None,
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
@@ -75,6 +81,7 @@ def grade(
         each_is_one=each_is_one,
         seed=seed,
         jobs=jobs,
+        cluster=cluster,
         data=data,
         allow_unconfined=allow_unconfined,
         trusted=trusted,
@@ -165,9 +172,11 @@ def _run(
     data: Path | None,
     allow_unconfined: bool,
     trusted: bool,
+    cluster: str | None = None,
 ) -> "Finished":
     """Find the submissions and grade them. Raises: typer.Exit."""
     from grader.base.text import without_commands
+    from grader.runner.cluster import grade_on_cluster
     from grader.runner.flow import Interrupted, run
     from grader.runner.jobs import Refused
     from grader.sandbox.supervisor.isolation import NotConfined, choose_layers
@@ -193,7 +202,10 @@ def _run(
     except NotConfined as error:
         raise stop(str(error), EXIT_GRADER_FAILED) from None
     for sentence in notes:
-        console.print(Text(without_commands(sentence), "yellow"), soft_wrap=True)
+        _say(without_commands(sentence))
+    elsewhere = partial(grade_on_cluster, cluster, on_refusal=_say) if cluster else None
+    if cluster and not cluster.startswith(_SAFE_ADDRESSES):
+        _say(f"Whoever can listen on the network between here and {cluster} can read hand-ins and change scores: use TLS (docs/scale.md).")
     try:
         with _own_files(out), progress_bar() as progress:
             bar = progress.add_task("grading", total=None)
@@ -206,12 +218,17 @@ def _run(
                 jobs=jobs,
                 layers=layers,
                 absent=absent,
+                elsewhere=elsewhere,
                 on_progress=lambda now: progress.update(bar, completed=now.done, total=now.total, description=now.what or "grading"),
             )
     except Refused as error:
         raise stop(str(error), EXIT_GRADER_FAILED) from None
     except Interrupted as error:
         raise stop(str(error), EXIT_INTERRUPTED) from None
+
+
+def _say(sentence: str) -> None:
+    console.print(Text(sentence, "yellow"), soft_wrap=True)
 
 
 def _keep(finished: "Finished", out: Path) -> None:

@@ -125,10 +125,20 @@ class StudentSide:
         self._places: dict[tuple[float, int, int], _Workplace] = {}
         self._closed_tasks: dict[str, Outcome] = {}  # these tasks are not tried again
         self._task_seconds: dict[str, float] = {}
+        self._killed: set[str] = set()
         self._uses: dict[str, str] | None = None
 
     def call(self, task: str, probe: bytes, seed: int) -> Answer:
         """What comes of the probe for the student's module. Raises: Ended, ZygoteError."""
+        try:
+            return self._ask(task, probe, seed)
+        except Ended as end:
+            if not end.killed or task in self._killed:
+                raise
+            self._killed.add(task)  # what kills is mostly not the student: once for each task, the question is put again
+        return self._ask(task, probe, seed)
+
+    def _ask(self, task: str, probe: bytes, seed: int) -> Answer:
         self._check_open(task)
         chosen = self._module.task(task)
         limits = chosen.limits_within(self._limits)
@@ -222,6 +232,8 @@ class _Workplace:
         self._packages = packages
         self._worker: WorkerHandle | None = None
         self._tried = False
+        self._killed = False
+        """Whether a worker was killed during the import, after which it is tried once more."""
         self._fatal: Outcome | None = None  # set when nothing more can be tried here
         self.kinds: dict[str, str] = {}
         self.usage = Usage()
@@ -244,6 +256,9 @@ class _Workplace:
                 self.kinds = self._worker.load(self._module.name, self._source.text, tasks, self._bans, self._source.cells)
             except Ended as end:
                 self.close()
+                if end.killed and not self._killed:
+                    self._killed = True
+                    return self.worker(seconds)
                 if seconds >= self._limits.import_seconds:  # otherwise only the task that had no more time is done
                     self._fatal = end.outcome
                 raise

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -75,6 +76,7 @@ def run(
     layers: Layers | None,
     on_progress: Callable[[Progress], None],
     absent: Mapping[str, str] = MappingProxyType({}),
+    elsewhere: Callable[..., None] | None = None,
 ) -> Finished:
     """Grade the submissions.
 
@@ -88,6 +90,7 @@ def run(
         layers: what confines students' code.
         on_progress: called at the beginning, and when a unit is finished.
         absent: why there is nothing of these students.
+        elsewhere: what grades in place of `grade_units` on this machine; `grade_on_cluster` with its address.
 
     Raises: Refused, Interrupted.
     """
@@ -114,7 +117,8 @@ def run(
 
     try:
         references = reference_units(todo, course)
-        grade_units(todo, course, jobs=min(jobs, max(1, len(todo))), layers=layers, on_done=on_done, references=references)
+        grade = elsewhere or partial(grade_units, jobs=min(jobs, max(1, len(todo))))
+        grade(todo, course, layers=layers, on_done=on_done, references=references)
     except Refused:
         if not entries:  # a reference that fails under one seed may pass under another
             (out / _UNFINISHED).unlink(missing_ok=True)

@@ -44,6 +44,8 @@ def serve(control: Connection, zygote: ZygoteHandle) -> None:
             ensure_confined(zygote)
         refusal = ""
     except (NotConfined, ZygoteError) as error:
+        if zygote.killed:
+            return  # whoever asked for a job starts another server
         refusal = str(error)
     gc.freeze()  # a collection in a job would copy every page it touches
     gc.enable()
@@ -106,7 +108,7 @@ def _end(process: int) -> int:
 
 
 def _grade_all(connection: Connection, engine: Engine) -> None:
-    """Grade units until the connection closes."""
+    """Grade units until the connection closes, or breaks."""
     while True:
         try:
             unit = connection.recv()
@@ -118,7 +120,10 @@ def _grade_all(connection: Connection, engine: Engine) -> None:
             raise
         except Exception as error:
             entry = grading_fault(unit.module, f"{type(error).__name__}: {one_line(str(error), 400)}")
-        connection.send(entry)
+        try:
+            connection.send(entry)
+        except OSError:  # the command is gone
+            return
 
 
 def grade(unit: Unit, engine: Engine) -> Entry:

@@ -45,6 +45,11 @@ class Refused(Exception):
 class Died(Exception):
     """A job ended over its unit, and its server goes on."""
 
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the grading process ended with status {status}")
+        self.killed = status == -signal.SIGKILL
+        """Whether somebody killed it: the system for want of memory, or a person. Its own limits end it in other ways."""
+
 
 class Lost(Exception):
     """The server or the zygote ended, and the unit with it."""
@@ -126,16 +131,25 @@ def _received(server: "JobServer", job: "Job") -> Entry:
 
 
 def _alone(server: "JobServer", unit: Unit) -> Entry:
-    """The result of a task. If a job dies over it, and none over the reference, it is the student's error."""
-    try:
-        return _once(server, unit)
-    except Died as death:
+    """The result of a task. If a job dies over it, and none over the reference, it is the student's error: if killed, time after time."""
+    for _ in range(_ATTEMPTS):
         try:
-            _once(server, replace(unit, source=Source(server.course.solution(unit.module.name).read_text())))
-        except Died:
-            return grading_fault(unit.module, str(death))
-        sentence = f"what came back can't be judged: {death} over it. Return values of the stated shape, size and range."
-        return grading_fault(unit.module, sentence, Status.ERROR)
+            return _once(server, unit)
+        except Died as death:
+            last = death
+            if not death.killed:
+                break
+    return _who_ended_it(server, unit, last)
+
+
+def _who_ended_it(server: "JobServer", unit: Unit, death: Died) -> Entry:
+    """The grader's fault where the reference ends a job too, else the student's."""
+    try:
+        _once(server, replace(unit, source=Source(server.course.solution(unit.module.name).read_text())))
+    except Died:
+        return grading_fault(unit.module, str(death))
+    sentence = f"what came back can't be judged: {death} over it. Return values of the stated shape, size and range."
+    return grading_fault(unit.module, sentence, Status.ERROR)
 
 
 def _once(server: "JobServer", unit: Unit) -> Entry:
@@ -244,7 +258,7 @@ class Job:
             if status is None:
                 raise Lost("the server of the grading processes ended again and again") from None
             self.ended = True
-            raise Died(f"the grading process ended with status {status}") from None
+            raise Died(status) from None
         if isinstance(answer, str):
             raise Refused(answer)
         assert isinstance(answer, Entry)
@@ -292,6 +306,8 @@ class WarmJob:
             raise
         if self._job.ended:
             self.close()
+        else:
+            del self._job.unit  # a student's text is not kept
         return entry
 
     def close(self) -> None:

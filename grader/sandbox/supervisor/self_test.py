@@ -130,19 +130,21 @@ def inspect_protections(zygote: ZygoteHandle) -> list[Protection]:
     return protections
 
 
-def _try(zygote: ZygoteHandle, source: str, names: list[str]) -> Iterator[Protection]:
-    """Try these in one worker, until one of them takes the worker along."""
+def _try(zygote: ZygoteHandle, source: str, names: list[str], *, again: bool = False) -> Iterator[Protection]:
+    """Try these in one worker, until one of them takes the worker along. One that was killed is tried again."""
     limits = Limits(test_seconds=5, test_cpu_seconds=5)
     with WorkerHandle(zygote, limits) as worker:
-        worker.load("hostile", source, [], [])
-        for name in names:
-            code = _ATTEMPTS[name]
-            try:
-                refusal = worker.call(_attempt(code), 0, (), limits).value
-            except Ended as end:
+        name = names[0]
+        try:
+            worker.load("hostile", source, [], [])
+            for name in names:
+                refusal = worker.call(_attempt(_ATTEMPTS[name]), 0, (), limits).value
+                yield Protection(name, refusal is not None, str(refusal or "it worked"), name not in _NOT_REQUIRED)
+        except Ended as end:
+            if end.killed and not again:  # not by an attempt
+                yield from _try(zygote, source, [name], again=True)
+            else:
                 yield Protection(name, False, f"the worker did not come back: {end.outcome.message}")
-                return
-            yield Protection(name, refusal is not None, str(refusal or "it worked"), name not in _NOT_REQUIRED)
 
 
 def _attempt(code: str) -> bytes:

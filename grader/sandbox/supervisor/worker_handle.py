@@ -52,6 +52,8 @@ class Ended(Exception):
         self.call = call
         self.in_probe = False
         """Whether the student's code had been asked something."""
+        self.killed = False
+        """Whether somebody killed the process: the system for want of memory, a person, or the code itself."""
 
 
 class WorkerHandle:
@@ -256,7 +258,9 @@ class WorkerHandle:
             return self._malformed()  # it closed its channel and lived on
         code = self._exit or 0
         if code == -signal.SIGKILL:
-            return Ended(Outcome(Status.OUT_OF_MEMORY, f"was killed while {doing} ran: out of memory, most likely."), died=True)
+            end = Ended(Outcome(Status.OUT_OF_MEMORY, f"was killed while {doing} ran: out of memory, most likely."), died=True)
+            end.killed = True
+            return end
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             return Ended(Outcome(Status.ERROR, f"crashed the process ({name}) while {doing} ran."), died=True)

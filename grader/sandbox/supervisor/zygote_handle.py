@@ -5,6 +5,7 @@ import contextlib
 import copy
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -108,6 +109,8 @@ class ZygoteHandle:
         theirs.close()
         self._control = ours
         self._ready, self._shared = False, False
+        self.killed = False
+        """Whether its end, as far as it is known here, was that somebody killed it."""
         enclosure = Enclosure(self._readable, self.home) if layers and layers.namespaces else None
         with contextlib.suppress(OSError):  # if it has died, waiting for its answer will tell
             self._control.send(pack(Start(enclosure, tuple(bans))))
@@ -183,6 +186,8 @@ class ZygoteHandle:
         """What it wrote to standard error; only its parent can end it and wait for that."""
         if self._shared or self._process.stderr is None:
             return "no more is known in this process"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.killed = self._process.wait(1) == -signal.SIGKILL
         self._process.kill()
         return one_line(self._process.stderr.read().decode(errors="replace")[-400:], 400)
 
