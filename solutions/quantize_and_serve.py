@@ -173,7 +173,8 @@ class RequestHandler:
     are whole numbers, and the layers come in their order: 9 before 10. A weight is q · scale of its row. Layers have no other tensors.
     Compute in float32 or float64.
 
-    Everything is read in the constructor: afterwards, the file may be gone. Handlers of several files live side by side.
+    Everything is read in the constructor: afterwards, the file may be gone. Handlers of several files live side by side. The
+    constructor may draw random numbers from torch's global generator, as nn.Linear does when it is made; handle may not.
 
     Args of the constructor:
         path: a str or a Path.

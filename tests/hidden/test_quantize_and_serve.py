@@ -542,7 +542,8 @@ def handler(m, file, kind=Path):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(bytes(file.tolist()))
-        return m.RequestHandler(kind(path))
+        with torch.random.fork_rng(devices=[]):
+            return m.RequestHandler(kind(path))
 
 
 def picture(draw, D):
@@ -797,7 +798,7 @@ def picky(requests):
     """Refuse odd numbers."""
     for x in requests:
         if x % 2:
-            raise KeyError(f"{x} is odd")
+            raise TypeError(f"{x} is odd")
     return mixed(requests)
 
 
@@ -926,7 +927,15 @@ class TestTicketBatcher:
         def probe(m):
             world = World(m, max_size=4)
             world.at(0, *requests)
-            return world.results(*order), world.results(*order), world.results(8, -1, 99), world.at(0, requests[0]), world.results(9, -1)
+            early = world.results(-1, -8, 8)
+            return (
+                early,
+                world.results(*order),
+                world.results(*order),
+                world.results(8, -1, 99),
+                world.at(0, requests[0]),
+                world.results(9, -1),
+            )
 
         agree(probe, rtol=0, atol=0)
 
@@ -986,7 +995,7 @@ class TestTicketBatcher:
             for ticket in range(3):
                 try:
                     out.append(world.batcher.result(ticket))
-                except KeyError as error:
+                except TypeError as error:
                     out.append(("raised", error.args))
             return out, world.results(0, 1, 2, 3), world.at(20, requests[3]), world.batcher.flush(), world.results(4)
 
