@@ -36,7 +36,7 @@ def train_sparse_digits(images: Tensor, labels: Tensor, *, classes: int, keep: i
     Of the entries of "1.weight" and "3.weight" together, at most `keep` are other than 0, however small. Biases don't count. With `keep` of
     all entries or more, none has to be 0.
 
-    On held-out digits of 8×8 pixels, the weights that you return must be right for at least 86 %, on average over two draws of 900 images,
+    On held-out digits of 8×8 pixels, the weights that you return must be right for at least 88 %, on average over two draws of 900 images,
     with ten classes and `keep` around 400. That is a sixth of the 2,368 weights.
 
     One way reaches about 92 %, in 0.2 seconds; ten seconds is the limit. Take 60 steps of AdamW on all images, with a learning rate of
@@ -57,8 +57,8 @@ def train_sparse_digits(images: Tensor, labels: Tensor, *, classes: int, keep: i
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 32), nn.ReLU(), nn.Linear(32, classes))
     weights = [model[1].weight, model[3].weight]
-    masks = [torch.ones_like(w) for w in weights]
-    for steps in (60, 100):
+
+    def train(steps: int, masks: Sequence[Tensor | int]) -> None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, fused=True)
         for _ in range(steps):
             optimizer.zero_grad()
@@ -67,11 +67,13 @@ def train_sparse_digits(images: Tensor, labels: Tensor, *, classes: int, keep: i
             with torch.no_grad():
                 for w, mask in zip(weights, masks, strict=True):
                     w.mul_(mask)
-        if steps == 60:
-            sizes = torch.cat([w.detach().abs().flatten() for w in weights])
-            kept = torch.zeros_like(sizes)
-            kept[sizes.topk(min(keep, len(sizes))).indices] = 1
-            masks = [mask.view_as(w) for mask, w in zip(kept.split([w.numel() for w in weights]), weights, strict=True)]
+
+    train(60, [1, 1])
+    sizes = torch.cat([w.detach().abs().flatten() for w in weights])
+    kept = torch.zeros_like(sizes)
+    kept[sizes.topk(min(keep, len(sizes))).indices] = 1
+    parts = kept.split([w.numel() for w in weights])
+    train(100, [part.view_as(w) for part, w in zip(parts, weights, strict=True)])
     return model.state_dict()
 
 
@@ -144,7 +146,7 @@ def pack_model(path: str | Path, tensors: Mapping[str, Tensor], labels: Sequence
         path: in a folder that exists; a str or a Path. An old file is replaced.
         tensors: by name; of any dtype and shape. They may be non-contiguous, share memory (also be the same tensor twice; each is written),
             and require gradients. safetensors itself refuses some of these.
-        labels: names of the classes, any text.
+        labels: names of the classes, any texts, in a list or a tuple.
 
     Raises: ValueError if a floating tensor has an entry that is not finite; the folder stays as it is, with an old file in it or not.
     """
@@ -152,15 +154,15 @@ def pack_model(path: str | Path, tensors: Mapping[str, Tensor], labels: Sequence
         raise ValueError("a tensor is not finite")
     packed, shapes = {}, {}
     for name, t in tensors.items():
-        flat = t.detach().flatten()
+        flat = t.flatten()
         kept, n = flat != 0, t.numel()
-        if t.dtype == torch.int8 and -(-n // 8) + int(kept.sum()) < n:
+        if t.dtype == torch.int8 and -(-n // 8) + kept.sum() < n:
             bits = F.pad(kept, (0, -n % 8)).view(-1, 8) * (2 ** torch.arange(8))
             packed[f"{name}.bits"], packed[f"{name}.values"] = bits.sum(1).to(torch.uint8), flat[kept]
-            shapes[name] = list(t.shape)
+            shapes[name] = t.shape
         else:
-            packed[name] = t.detach().clone(memory_format=torch.contiguous_format)
-    metadata = {"format": "sparse-int8", "labels": json.dumps(list(labels)), "shapes": json.dumps(shapes)}
+            packed[name] = t.clone(memory_format=torch.contiguous_format)
+    metadata = {"format": "sparse-int8", "labels": json.dumps(labels), "shapes": json.dumps(shapes)}
     safetensors.torch.save_file(packed, f"{path}.new", metadata)
     os.replace(f"{path}.new", path)
 
@@ -191,7 +193,7 @@ class RequestHandler:
             raise ValueError(f"{path} is not of the format sparse-int8")
         self.labels = json.loads(metadata["labels"])
         for name, shape in json.loads(metadata["shapes"]).items():
-            bits = tensors[f"{name}.bits"][:, None].int() & (2 ** torch.arange(8))
+            bits = tensors[f"{name}.bits"][:, None] & (2 ** torch.arange(8))
             tensors[name] = torch.zeros(shape, dtype=torch.int8)
             tensors[name].view(-1)[bits.flatten().nonzero()[:, 0]] = tensors[f"{name}.values"]
         self.layers = []
@@ -232,11 +234,11 @@ class RequestHandler:
                 good.append(answer)
             answers.append(answer)
         if rows:
-            x = torch.tensor(rows, dtype=torch.float32) / 255
+            x = torch.tensor(rows) / 255
             for number, (weight, bias) in enumerate(self.layers):
                 x = F.linear(x.relu() if number else x, weight, bias)
             best = x.softmax(1).max(1)
-            for answer, probability, label in zip(good, best.values.tolist(), best.indices.tolist(), strict=True):
+            for answer, probability, label in zip(good, best.values.tolist(), best.indices, strict=True):
                 answer |= {"label": self.labels[label], "probability": probability}
         return answers
 
@@ -343,9 +345,8 @@ class TicketBatcher:
     def _run(self, batch: list[tuple[int, float, Any]]) -> None:
         """Handle a batch, and note what became of each request."""
         try:
-            responses = list(self._handle([request for _, _, request in batch]))
-            if len(responses) != len(batch):
-                raise ValueError(f"{len(batch)} requests got {len(responses)} responses")
+            responses = self._handle([request for _, _, request in batch])
+            done = {ticket: (response, None) for (ticket, _, _), response in zip(batch, responses, strict=True)}
         except Exception as error:  # whatever it is, the others go on
             if len(batch) == 1:
                 self._done[batch[0][0]] = None, error
@@ -353,5 +354,4 @@ class TicketBatcher:
                 for entry in batch:
                     self._run([entry])
         else:
-            for (ticket, _, _), response in zip(batch, responses, strict=True):
-                self._done[ticket] = response, None
+            self._done |= done

@@ -60,7 +60,7 @@ def check_sparse(weights, D, classes, keep):
 @task("train_sparse_digits")
 class TestTrainSparseDigits:
     def test_reads_digits_with_few_weights(self, student, draw, digits):
-        """With a sixth of the weights, 86 % of held-out digits are right, on average over two draws."""
+        """With a sixth of the weights, 88 % of held-out digits are right, on average over two draws."""
         cases = [(some_digits(draw, digits), draw.integer(380, 421), draw.seed()) for _ in range(2)]
         given = [(case[0], case[1], keep, seed) for case, keep, seed in cases]
 
@@ -72,7 +72,7 @@ class TestTrainSparseDigits:
         for weights, (_, keep, _) in zip(got, cases, strict=True):
             check_sparse(weights, 64, 10, keep)
         share = sum(right(weights, *case[2:]) for weights, (case, _, _) in zip(got, cases, strict=True)) / 2
-        assert share >= 0.86, f"{share:.1%} of the held-out digits are right; 86 % are needed."
+        assert share >= 0.88, f"{share:.1%} of the held-out digits are right; 88 % are needed."
 
     @pytest.mark.parametrize("everything", [False, True])
     def test_other_numbers(self, student, draw, digits, everything):

@@ -95,10 +95,12 @@ def keeps_the_smallest(images, labels, *, classes, keep, seed):
         total = sum(w.numel() for w in weights)
         return [1 - mask for mask in _largest(weights, max(total - k, 0))]
 
-    return _trained(images, labels, classes, keep, seed, prune=smallest, second=30)
+    return _trained(images, labels, classes, keep, seed, prune=smallest, second=20)
 
 
-@misconception("train_sparse_digits", "Prunes by the value, not by its size: large negative weights go.")
+@misconception(
+    "train_sparse_digits", "Prunes by the value, not by its size: large negative weights go, and few steps do not make up for that."
+)
 def prunes_by_value(images, labels, *, classes, keep, seed):
     def highest(weights, k):
         values = torch.cat([w.detach().flatten() for w in weights])
@@ -106,7 +108,7 @@ def prunes_by_value(images, labels, *, classes, keep, seed):
         kept[values.topk(min(k, len(values))).indices] = 1
         return [part.view_as(w) for part, w in zip(kept.split([w.numel() for w in weights]), weights, strict=True)]
 
-    return _trained(images, labels, classes, keep, seed, prune=highest, second=20)
+    return _trained(images, labels, classes, keep, seed, prune=highest, second=5)
 
 
 @misconception("train_sparse_digits", "Makes weights small in place of 0: a file still has to hold them.")
