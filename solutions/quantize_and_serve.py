@@ -129,8 +129,8 @@ def pack_model(path: str | Path, tensors: Mapping[str, Tensor], labels: Sequence
                            is 1 if the entry is not 0; bits that are left over are 0
         name + ".values"   int8, (k,): the entries that are not 0, in row-major order
 
-    All other tensors are written under their own names, with their dtype, shape and values. Nothing else is in the file, but its metadata,
-    which safetensors wants as a dict of strings:
+    All other tensors are written under their own names, with their dtype, shape and values. Nothing else is in the file but its
+    metadata, which safetensors wants as a dict of strings, with these three keys:
 
         "format"   "sparse-int8"
         "labels"   the labels as JSON, a list
@@ -281,8 +281,8 @@ class TicketBatcher:
     never raise what handle raised.
 
     Args of the constructor:
-        handle: takes a list of requests and returns a sequence with a response to each, in order, which has a len. Requests and
-            responses are any objects, also None.
+        handle: takes a list of requests and returns a sequence with a response to each, in order. It may return the same list each time,
+            with new responses in it. Requests and responses are any objects, also None.
         max_size: at least 1.
         max_wait: 0 or more, in the clock's units. With 0, every request is handled at once.
         clock: a function without arguments that returns the time, a number.

@@ -139,8 +139,8 @@ def check_close(got, weights):
 class TestQuantizeWeights:
     @pytest.mark.parametrize("shape", [(7, 5), (5, 3, 2), (3, 2, 5, 7), (2, 3, 1, 2, 3)])
     def test_codes_and_scales(self, agree, draw, shape):
-        """Each slice along the first dimension has its own scale, whatever the number of dimensions."""
-        weights = {"a.weight": exact(draw, *shape), "b.weight": exact(draw, *shape[::-1])}
+        """Each slice along the first dimension has its own scale, whatever the number of dimensions, and the name."""
+        weights = {"a.weight": exact(draw, *shape), "b.bias": exact(draw, *shape[::-1])}
         agree(lambda m: m.quantize_weights(weights), rtol=1e-6, atol=0)
 
     @pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -343,7 +343,8 @@ class TestPackModel:
         """The bits are in row-major order, the lowest bit of a byte first; those that are left over are 0."""
         k = draw.integer(1, 6) if n < 100 else draw.integer(80, 120)
         tensors, labels = {"w": with_k(draw, n, k), "last": torch.zeros(n, dtype=torch.int8)}, names(draw)
-        tensors["last"][-1] = draw.integer(1, 128)
+        tensors["last"][-1] = -draw.integer(1, 129)
+        tensors["w"][draw.integer(0, n)] = -128
         check_file(student(lambda m: packing(m, tensors, labels), like=None), reference(lambda m: packing(m, tensors, labels)))
 
     def test_several_dimensions(self, student, reference, draw):
@@ -415,12 +416,13 @@ class TestPackModel:
 
     @pytest.mark.parametrize("kind", [str, Path])
     def test_old_files_are_replaced(self, student, reference, draw, kind):
-        """A path may be a str or a Path. A new file takes the old one's place, and no other file is left."""
+        """A path may be a str or a Path. A new file takes the old one's place, and there is no other file but those that were there."""
         old, new = {"w": codes(draw, 40, 9), "old": draw.normal(50)}, {"w": codes(draw, 4, 9), "b": draw.normal(4)}
         labels, more = names(draw), names(draw, 2)
 
         def probe(m):
             with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "a neighbour").write_bytes(b"left alone")
                 m.pack_model(kind(Path(folder) / "a model"), old, labels)
                 first = content(Path(folder) / "a model")
                 m.pack_model(kind(Path(folder) / "a model"), new, more)
@@ -690,7 +692,7 @@ class TestRequestHandler:
     def test_small_and_large_logits(self, agree, draw, size):
         """Probabilities are right for logits that are all alike, and for logits far beyond what exp can take."""
         file, requests = packed({1: layer(draw, 9, 4, size=size)}, names(draw, 4)), [good(draw, 9) for _ in range(4)]
-        agree(lambda m: handler(m, file).handle(requests), rtol=1e-3, atol=1e-5)
+        agree(lambda m: handler(m, file).handle(requests), rtol=1e-3, atol=2e-2 if size > 100 else 1e-4)
 
     def test_plain_answers(self, agree, draw):
         """Answers can be written as JSON at once: labels are texts, probabilities plain floats."""
@@ -780,11 +782,13 @@ class World:
 
 
 def outcome(batcher, ticket):
-    """A ticket's result, or the name of the error that comes in its place."""
+    """A ticket's result, or the name of the error that comes in its place: of the one that is due, where it is a subclass."""
     try:
         return batcher.result(ticket)
     except NotImplementedError:
         raise
+    except (KeyError, RuntimeError, ValueError) as error:
+        return next(kind.__name__ for kind in (KeyError, RuntimeError, ValueError) if isinstance(error, kind))
     except Exception as error:
         return type(error).__name__
 
@@ -1086,6 +1090,23 @@ class TestTicketBatcher:
                 world.at(0, *requests)
                 out.append(world.results(0, 1, 2, 3, 4))
             return out
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_one_list_for_all_responses(self, agree, draw):
+        """Handle may give the same list for every batch, with new responses in it."""
+        requests = numbers(draw, 9)
+
+        def probe(m):
+            responses = [None] * 3
+
+            def handle(batch):
+                responses[:] = mixed(batch)
+                return responses
+
+            world = World(m, handle, max_size=3)
+            world.at(0, *requests)
+            return world.results(*range(9))
 
         agree(probe, rtol=0, atol=0)
 

@@ -343,6 +343,21 @@ def in_place(weights):
     return out
 
 
+@misconception("quantize_weights", "Takes what is called a bias for one, whatever its dimensions.")
+def biases_by_name(weights):
+    out = {}
+    for name, w in weights.items():
+        out |= {name: w.detach().float().clone()} if name.endswith("bias") and w.is_floating_point() else reference_quantize({name: w})
+    return out
+
+
+@misconception(
+    "quantize_weights", "Keeps scales away from 0 with clamp: tiny channels are lost, and those of zeros do not have the scale 1."
+)
+def clamps_scales(weights):
+    return _quantized(weights, lambda rows: (rows.abs().amax(1) / 127).clamp(min=1e-8))
+
+
 @misconception("quantize_weights", "Puts weight and scale into a pair under the weight's name.")
 def pairs(weights):
     out = reference_quantize(weights)
@@ -392,6 +407,24 @@ def high_bit_first(path, tensors, labels):
 def bits_of_zeros(path, tensors, labels):
     _finite(tensors)
     _save(path, *_parts(tensors, bits=lambda rows: _low_first(~rows)), labels)
+
+
+@misconception("pack_model", "Looks for entries with abs() > 0: in int8, abs(-128) is -128.")
+def abs_overflows(path, tensors, labels):
+    reference_pack(path, {name: t.where(t != -128, 0) if t.dtype == torch.int8 else t for name, t in tensors.items()}, labels)
+
+
+@misconception("pack_model", "Looks for entries above 0: negative ones are lost.")
+def positive_ones(path, tensors, labels):
+    reference_pack(path, {name: t.clamp(min=0) if t.dtype == torch.int8 else t for name, t in tensors.items()}, labels)
+
+
+@misconception("pack_model", "Cleans the folder of everything else.")
+def cleans_the_folder(path, tensors, labels):
+    reference_pack(path, tensors, labels)
+    for other in Path(path).parent.iterdir():
+        if other != Path(path):
+            other.unlink()
 
 
 @misconception("pack_model", "Fills the last byte with ones.")
@@ -699,6 +732,16 @@ class CatchesNoRecursion(_Handler):
         try:
             json.loads(request)
         except ValueError:
+            pass
+        return super().answer(request)
+
+
+@misconception("RequestHandler", "Names the errors that come to mind: a number of 10,000 digits raises a plain ValueError.")
+class NamesErrors(_Handler):
+    def answer(self, request):
+        try:
+            json.loads(request)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             pass
         return super().answer(request)
 
@@ -1523,6 +1566,71 @@ class OneList(_Batcher):
         else:
             for (ticket, _, _), response in zip(batch, responses, strict=True):
                 self._done[ticket] = response, None
+
+
+@misconception("TicketBatcher", "Keeps the list of responses and looks into it when somebody asks: by then, it may hold others.")
+class LooksLater(_Batcher):
+    def __init__(self, handle, *, max_size, max_wait, clock):
+        super().__init__(handle, max_size=max_size, max_wait=max_wait, clock=clock)
+        self._lists = {}
+
+    def _run(self, batch):
+        kept = []
+        handle = self._handle
+
+        def watched(requests):
+            kept.append(handle(requests))
+            return kept[-1]
+
+        self._handle = watched
+        super()._run(batch)
+        self._handle = handle
+        for i, (ticket, _, _) in enumerate(batch):
+            if self._done[ticket][1] is None and len(kept) == 1:
+                self._lists[ticket] = kept[0], i
+
+    def result(self, ticket):
+        response = super().result(ticket)
+        if ticket in self._lists:
+            responses, i = self._lists.pop(ticket)
+            return responses[i]
+        return response
+
+
+@misconception("TicketBatcher", "Counts the requests after the call: handle may have emptied its list.")
+class CountsAfterwards(_Batcher):
+    def __init__(self, handle, *, max_size, max_wait, clock):
+        def checked(requests):
+            responses = handle(requests)
+            if len(responses) != len(requests):
+                raise ValueError("another number of responses")
+            return responses
+
+        super().__init__(checked, max_size=max_size, max_wait=max_wait, clock=clock)
+
+
+@misconception("TicketBatcher", "Tries requests of a failed batch alone only when somebody asks for them.")
+class TriesLater(_Batcher):
+    def __init__(self, handle, *, max_size, max_wait, clock):
+        super().__init__(handle, max_size=max_size, max_wait=max_wait, clock=clock)
+        self._later = {}
+
+    def _run(self, batch):
+        if len(batch) == 1:
+            super()._run(batch)
+            return
+        try:
+            responses = self._handle([request for _, _, request in batch])
+            done = {ticket: (response, None) for (ticket, _, _), response in zip(batch, responses, strict=True)}
+        except Exception:
+            self._later |= {entry[0]: entry for entry in batch}
+        else:
+            self._done |= done
+
+    def result(self, ticket):
+        if ticket in self._later:
+            self._run([self._later.pop(ticket)])
+        return super().result(ticket)
 
 
 @misconception("TicketBatcher", "Takes a list of responses only: a tuple is an error.")
