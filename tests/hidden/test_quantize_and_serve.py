@@ -454,6 +454,21 @@ class TestPackModel:
         same = isinstance(got[0], torch.Tensor) and got[0].dtype == old.dtype and torch.equal(got[0], old)
         assert same, "Who has the old file open does not read the old bytes any more."
 
+    def test_the_new_file_is_made_next_to_the_old_one(self, student, reference, draw):
+        """The folder for temporary files is not used: it may be on another disk, from which os.replace can't move."""
+        tensors, labels = {"w": codes(draw, 4, 9), "b": draw.normal(4)}, names(draw)
+
+        def probe(m):
+            with tempfile.TemporaryDirectory() as folder:
+                usual, tempfile.tempdir = tempfile.tempdir, str(Path(folder) / "no such folder")
+                try:
+                    m.pack_model(Path(folder) / "model", tensors, labels)
+                finally:
+                    tempfile.tempdir = usual
+                return content(Path(folder) / "model")
+
+        check_file(student(probe, like=None), reference(probe))
+
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
     def test_refuses_what_is_not_finite(self, student, reference, draw, bad):
         """A floating tensor that is not finite is a ValueError, and the folder stays as it is, with an old file or without."""

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -550,6 +551,16 @@ def forgets_to_rename(path, tensors, labels):
 def leaves_the_new_one(path, tensors, labels):
     reference_pack(path, tensors, labels)
     Path(f"{path}.tmp").write_bytes(Path(path).read_bytes())
+
+
+@misconception("pack_model", "Makes the new file in the folder for temporary files: from another disk, os.replace can't move it.")
+def in_the_temporary_folder(path, tensors, labels):
+    _finite(tensors)
+    packed, shapes = _parts(tensors)
+    metadata = {"format": "sparse-int8", "labels": json.dumps(list(labels)), "shapes": json.dumps(shapes)}
+    with tempfile.NamedTemporaryFile(delete=False) as file:
+        file.write(safetensors.torch.save(packed, metadata))
+    os.replace(file.name, path)
 
 
 @misconception("pack_model", "Refuses to replace an old file.")
