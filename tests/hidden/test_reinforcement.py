@@ -60,6 +60,11 @@ class TestDiscountedReturns:
         rewards, done, last = *walks(draw, 120, 3, F64, p=0.01), draw.normal(3, dtype=F64)
         agree(lambda m: m.discounted_returns(rewards, done, 0.99, last), rtol=1e-10, atol=1e-10)
 
+    def test_a_long_walk(self, agree, draw):
+        """A walk of many steps without an end runs neither under nor over."""
+        rewards, last = draw.normal(draw.integer(300, 400), 2), draw.normal(2)
+        agree(lambda m: m.discounted_returns(rewards, torch.zeros_like(rewards, dtype=torch.bool), 0.6, last), rtol=1e-4, atol=1e-4)
+
     @pytest.mark.parametrize("shape", with_ones(5, 3))
     def test_sizes_of_one(self, agree, draw, shape):
         """One step, and one walk; an end at every step, and at none."""
@@ -731,7 +736,7 @@ class TestPpoLoss:
         given = ppo_task(draw, dtype=F64)
 
         def probe(m):
-            leaves = [x if x.dtype is torch.int64 else leaf(x) for x in given]
+            leaves = [leaf(x) if x.is_floating_point() else x for x in given]
             m.ppo_loss(*leaves, entropy_weight=0.3)["loss"].backward()
             return [x.grad for x in leaves]
 
@@ -1098,11 +1103,11 @@ def taught(m, start, goal, order, env_seed, seed, **settings):
 @task("train_gridworld")
 class TestTrainGridworld:
     def test_reaches_the_goal(self, student, draw):
-        """After 60 iterations the goal is 6 steps away or fewer, on average over all starts, wherever it is and whatever actions do."""
+        """After 60 iterations the goal is 5 steps away or fewer, on average over all starts, wherever it is and whatever actions do."""
         goal, order, env_seed, seed = puzzle(draw)
         logits = student(lambda m: taught(m, torch.zeros(16, 4), goal, order, env_seed, seed))
         steps = steps_to_goal(logits, goal, order)
-        assert steps <= 6, f"The policy takes {steps:.1f} steps to the goal on average; at most 6 are asked for."
+        assert steps <= 5, f"The policy takes {steps:.1f} steps to the goal on average; at most 5 are asked for."
 
     def test_generator_decides(self, student, draw):
         """The same generator gives the same policy whatever the global state is, another another; and it has begun to learn."""

@@ -1,6 +1,7 @@
 """Named wrong answers to the tasks of reinforcement: the hidden suite must reject every one."""
 
 from collections import deque
+from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -13,7 +14,6 @@ from solutions.reinforcement import dpo_loss as reference_dpo
 from solutions.reinforcement import dqn_targets as reference_targets
 from solutions.reinforcement import gae as reference_gae
 from solutions.reinforcement import grpo_loss as reference_grpo
-from solutions.reinforcement import ppo_loss as reference_ppo
 from solutions.reinforcement import reinforce_loss as reference_reinforce
 from solutions.reinforcement import train_gridworld as reference_training
 
@@ -479,7 +479,7 @@ class CountsWaiting(ReferenceBuffer):
 
 @misconception("ReplayBuffer", "Keeps its entries in the class, for all buffers together.")
 class SharedEntries(ReferenceBuffer):
-    shared = {}
+    shared: ClassVar = {}
 
     def __init__(self, capacity, *, n=1, gamma=0.99):
         super().__init__(capacity, n=n, gamma=gamma)
