@@ -361,13 +361,14 @@ def with_weights(log_probs, old_log_probs, reference_log_probs, rewards, mask, *
         spread = centred.pow(2).mean(1, keepdim=True).sqrt()
         varied = (rewards != rewards[:, :1]).any(1, keepdim=True)
         A = torch.where(varied, centred / torch.where(varied, spread, 1.0), 0.0).to(log_probs.dtype)[..., None]
-        weight = mask / mask.sum(-1, keepdim=True).clamp(min=1)
+        weight = mask.to(log_probs.dtype)
+        weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
         old, ref = (torch.where(mask, x, 0.0) for x in (old_log_probs, reference_log_probs))
     p = torch.where(mask, log_probs, 0.0)
     ratio = torch.exp(p - old)
     gain = torch.min(torch.stack([ratio * A, torch.clip(ratio, 1 - clip, 1 + clip) * A]), 0).values
     ahead = ref - p
-    return ((beta * (ahead.exp() - 1 - ahead) - gain) * weight.to(p.dtype)).sum(-1).mean()
+    return ((beta * (ahead.exp() - 1 - ahead) - gain) * weight).sum(-1).mean()
 
 
 # train_gridworld
