@@ -1,0 +1,901 @@
+"""Hidden suite of the module ecosystem."""
+
+import contextlib
+import io
+import math
+import operator
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from grader.testing import LAYOUTS, measured, raised, task, with_ones
+
+F64 = torch.float64
+
+
+# Helpers for probes
+
+
+def leaf(x):
+    """A fresh parameter with the values of x."""
+    return x.clone().requires_grad_()
+
+
+def collected(graphs):
+    """A backend that runs graphs as they are, and appends each to a list."""
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    return backend
+
+
+# twice_op
+
+
+def name_of(draw):
+    """A name for an operator that nobody has used."""
+    return f"lab_{draw.integer(0, 10**9)}::twice_{draw.integer(0, 10**9)}"
+
+
+def registered(name):
+    """The operator of this name, as everybody finds it."""
+    from torch import ops  # here, because it can't be shipped with a probe
+
+    namespace, _, own = name.partition("::")
+    return getattr(getattr(ops, namespace), own)
+
+
+def scale_of(draw):
+    """A factor that is neither 0 nor 1."""
+    return 1.5 + draw.integer(0, 10**6) / 10**6
+
+
+@task("twice_op")
+class TestTwiceOp:
+    @pytest.mark.parametrize("layout", ["contiguous", *LAYOUTS])
+    def test_values(self, agree, draw, layout):
+        """X comes first, and then x times scale, along the first axis, in every layout."""
+        name, scale, x = name_of(draw), scale_of(draw), draw.normal(3, 5, 2, dtype=F64, layout=layout)
+        agree(lambda m: m.twice_op(name)(x, scale), rtol=1e-14, atol=0)
+
+    @pytest.mark.parametrize("shape", [*with_ones(5, 3), (7,), (2, 3, 2, 5)])
+    def test_shapes(self, agree, draw, shape):
+        """Any number of axes from one on, and sizes of 1."""
+        name, scale, x = name_of(draw), scale_of(draw), draw.normal(*shape)
+        agree(lambda m: m.twice_op(name)(x, scale), rtol=1e-6, atol=0)
+
+    def test_nothing(self, agree, draw):
+        """No rows give no rows, and the other sizes stay."""
+        name, scale, n = name_of(draw), scale_of(draw), draw.integer(2, 10**5)
+
+        def probe(m):
+            op = m.twice_op(name)
+            x = torch.zeros(0, n, requires_grad=True)
+            y = op(x, scale)
+            return y, torch.autograd.grad(y.sum(), x), op(torch.ones(2), scale)
+
+        agree(probe, rtol=1e-6, atol=0)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, F64])
+    def test_dtypes(self, agree, draw, dtype):
+        """The result has the dtype of x, and its precision."""
+        name, scale, x = name_of(draw), scale_of(draw), draw.magnitudes(11, low=1e-30, high=1e30, dtype=dtype)
+        agree(lambda m: m.twice_op(name)(x, scale), rtol=1e-6 if dtype is torch.float32 else 1e-14, atol=0)
+
+    @pytest.mark.parametrize("scale", [0.0, -1.0, -2.5, 1.0, 1e-3])
+    def test_scales(self, agree, draw, scale):
+        """A scale may be 0, 1 or negative, in the value and in the gradient."""
+        name, x, g = name_of(draw), draw.normal(3, 2, dtype=F64), draw.normal(6, 2, dtype=F64)
+
+        def probe(m):
+            inner = leaf(x)
+            y = m.twice_op(name)(inner, scale)
+            return y.detach(), torch.autograd.grad(y, inner, g)
+
+        agree(probe, rtol=1e-14, atol=0)
+
+    def test_found_by_its_name(self, agree, draw):
+        """The operator is torch.ops' under the name that was given, with the schema that the statement has."""
+        name, scale, x = name_of(draw), scale_of(draw), draw.normal(4, 3)
+
+        def probe(m):
+            op = m.twice_op(name)
+            found = registered(name)
+            return str(found.default._schema), found(x, scale), found(scale=scale, x=x), op(x=x, scale=scale)
+
+        agree(probe, rtol=1e-6, atol=0)
+
+    def test_two_names(self, agree, draw):
+        """Two operators stand beside each other."""
+        first, second, scale, x = name_of(draw), name_of(draw), scale_of(draw), draw.normal(4, 3)
+
+        def probe(m):
+            ops = m.twice_op(first), m.twice_op(second)
+            return [op(x, scale) for op in ops] + [registered(name)(x, -scale) for name in (first, second)]
+
+        agree(probe, rtol=1e-6, atol=0)
+
+    def test_a_name_again(self, agree, draw):
+        """A name may be registered again."""
+        name, scale, x, g = name_of(draw), scale_of(draw), draw.normal(4, 3, dtype=F64), draw.normal(8, 3, dtype=F64)
+
+        def probe(m):
+            m.twice_op(name)
+            inner = leaf(x)
+            y = m.twice_op(name)(inner, scale)
+            return y.detach(), torch.autograd.grad(y, inner, g), registered(name)(x, scale)
+
+        agree(probe, rtol=1e-14, atol=0)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, F64])
+    def test_on_meta(self, agree, draw, dtype):
+        """Without numbers, shape, dtype and device come out all the same."""
+        name, scale = name_of(draw), scale_of(draw)
+        shapes = [(draw.integer(2, 10**9),), (draw.integer(2, 10**5), draw.integer(2, 999)), (draw.integer(2, 99), 3, draw.integer(2, 99))]
+
+        def probe(m):
+            op = m.twice_op(name)
+            return [op(torch.empty(shape, dtype=dtype, device="meta"), scale) for shape in shapes], op(torch.ones(1), scale)
+
+        agree(probe, rtol=1e-6, atol=0)
+
+    def test_fake_tensors(self, agree, draw):
+        """Fake tensors, with which the compiler plans, get shape, dtype and device of a CPU tensor."""
+        name, scale, a, b = name_of(draw), scale_of(draw), draw.integer(2, 10**5), draw.integer(2, 10**3)
+
+        def probe(m):
+            from torch._subclasses.fake_tensor import FakeTensorMode
+
+            op = m.twice_op(name)
+            with FakeTensorMode():
+                fakes = [op(torch.ones(a, b, dtype=dtype), scale) for dtype in (torch.float32, torch.float64)]
+            return [(list(fake.shape), str(fake.dtype), str(fake.device)) for fake in fakes], op(torch.ones(1), scale)
+
+        agree(probe, rtol=1e-6, atol=0)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, F64])
+    def test_gradient(self, agree, draw, dtype):
+        """The gradient for x is the first half of the incoming one, and scale times the second."""
+        name, scale, x, g = name_of(draw), scale_of(draw), draw.normal(3, 5, dtype=dtype), draw.normal(6, 5, dtype=dtype)
+
+        def probe(m):
+            inner = leaf(x)
+            return torch.autograd.grad(m.twice_op(name)(inner, scale), inner, g)
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts_of_the_gradient(self, agree, draw, layout):
+        """A gradient that comes in with holes is taken as well."""
+        name, scale = name_of(draw), scale_of(draw)
+        x, g = draw.normal(3, 5, dtype=F64, layout=layout), draw.normal(6, 5, dtype=F64, layout=layout)
+
+        def probe(m):
+            inner = x.detach().requires_grad_()
+            return torch.autograd.grad(m.twice_op(name)(inner, scale), inner, g)
+
+        agree(probe, rtol=1e-13, atol=1e-14)
+
+    def test_gradient_within_a_network(self, agree, draw):
+        """Gradients arrive at the weights before the operator, and at those behind it."""
+        name, scale = name_of(draw), scale_of(draw)
+        x, v, w = draw.normal(4, 3, dtype=F64), draw.normal(3, 2, dtype=F64), draw.normal(8, 2, dtype=F64)
+
+        def probe(m):
+            before, behind = leaf(v), leaf(w)
+            ((m.twice_op(name)((x @ before).tanh(), scale) * behind) ** 2).sum().backward()
+            return before.grad, behind.grad
+
+        agree(probe, rtol=1e-12, atol=1e-13)
+
+    def test_each_call_has_its_scale(self, agree, draw):
+        """Two calls are pending when the gradient is asked for: each uses its own scale."""
+        name, s, t = name_of(draw), scale_of(draw), -scale_of(draw)
+        x, g, h = draw.normal(5, dtype=F64), draw.normal(10, dtype=F64), draw.normal(10, dtype=F64)
+
+        def probe(m):
+            op, inner = m.twice_op(name), leaf(x)
+            first, second = op(inner, s), op(inner, t)
+            return torch.autograd.grad((first, second), inner, (g, h))
+
+        agree(probe, rtol=1e-13, atol=1e-14)
+
+    def test_applied_twice(self, agree, draw):
+        """The operator takes its own result."""
+        name, s, t = name_of(draw), scale_of(draw), scale_of(draw)
+        x, g = draw.normal(3, 2, dtype=F64), draw.normal(12, 2, dtype=F64)
+
+        def probe(m):
+            op, inner = m.twice_op(name), leaf(x)
+            y = op(op(inner, s), t)
+            return y.detach(), torch.autograd.grad(y, inner, g)
+
+        agree(probe, rtol=1e-13, atol=1e-14)
+
+    def test_gradient_of_the_gradient(self, agree, draw):
+        """The gradient can be differentiated in its turn."""
+        name, scale = name_of(draw), scale_of(draw)
+        x, g, v = draw.normal(3, 2, dtype=F64), draw.normal(6, 2, dtype=F64), draw.normal(3, 2, dtype=F64)
+
+        def probe(m):
+            op, inner, outer = m.twice_op(name), leaf(x), leaf(g)
+            (first,) = torch.autograd.grad(op(inner, scale), inner, outer, create_graph=True)
+            (second,) = torch.autograd.grad(op(inner**3, scale), inner, outer, create_graph=True)
+            return torch.autograd.grad(first, outer, v), torch.autograd.grad(second, (inner, outer), v)
+
+        agree(probe, rtol=1e-13, atol=1e-14)
+
+    def test_memory_of_its_own(self, agree, draw):
+        """Who writes to the result does not write to x."""
+        name, scale, x = name_of(draw), scale_of(draw), draw.normal(4, 3)
+
+        def probe(m):
+            mine = x.clone()
+            y = m.twice_op(name)(mine, scale)
+            kept = y.clone()
+            y.add_(1)
+            return kept, mine
+
+        agree(probe, rtol=1e-6, atol=0)
+
+    @measured("graphs")
+    def test_one_node_of_a_graph(self, agree, draw):
+        """The compiler takes the operator as one node, and computes with it."""
+        name, scale, x, g = name_of(draw), scale_of(draw), draw.normal(4, 3), draw.normal(8, 3)
+
+        def probe(m):
+            op, graphs, inner = m.twice_op(name), [], leaf(x)
+            torch._dynamo.reset()
+            compiled = torch.compile(lambda x: op(x, scale) - 1, fullgraph=True, backend=collected(graphs))
+            y = compiled(inner)
+            nodes = [str(node.target) for graph in graphs for node in graph.graph.nodes if node.op == "call_function"]
+            return nodes.count(f"{name.replace('::', '.')}.default"), len(nodes), y.detach(), torch.autograd.grad(y, inner, g)
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+
+# break_free
+
+
+def compiled(m, **settings):
+    """The task's function, compiled whole."""
+    torch._dynamo.reset()
+    return torch.compile(m.break_free, fullgraph=True, backend="eager", **settings)
+
+
+def gradients(f, x, limit, g):
+    """The results, and the gradient of x for the gradient g of the rows and a gradient of 1 of factor."""
+    inner = leaf(x)
+    rows, factor, bad = f(inner, limit)
+    (inner_grad,) = torch.autograd.grad((rows * g).sum() + factor, inner)
+    return rows.detach(), factor.detach(), bad, inner_grad
+
+
+def spoilt(draw, x, rows):
+    """X with a NaN or an infinity somewhere in each of these rows."""
+    x = x.clone()
+    for number, row in enumerate(rows):
+        x[row, draw.integer(0, x.shape[1])] = (math.nan, math.inf, -math.inf)[(number + draw.integer(0, 3)) % 3]
+    return x
+
+
+@task("break_free")
+class TestBreakFree:
+    @pytest.mark.parametrize("limit", [1.25, 1e3, math.inf])
+    @pytest.mark.parametrize("layout", ["contiguous", *LAYOUTS])
+    def test_clean_batches(self, agree, draw, layout, limit):
+        """Without bad rows, only the norm counts: above limit, all is scaled down to it."""
+        x = draw.normal(5, 3, dtype=F64, layout=layout)
+        agree(lambda m: compiled(m)(x, limit), rtol=1e-12, atol=1e-13)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, F64])
+    def test_dtypes(self, agree, draw, dtype):
+        """Rows and factor have the dtype of x; the number of bad rows is int64."""
+        x = spoilt(draw, draw.normal(6, 4, dtype=dtype), [2])
+
+        def probe(m):
+            f = compiled(m)
+            return f(x, 0.75), f(x, 100.0)
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("limit", [1.25, 1e3])
+    def test_bad_rows(self, agree, draw, limit):
+        """A row with NaN, inf or -inf becomes zeros, is counted, and does not count in the norm."""
+        x = spoilt(draw, draw.normal(9, 4, dtype=F64), draw.permutation(9)[: draw.integer(3, 8)].tolist())
+        agree(lambda m: compiled(m)(x, limit), rtol=1e-12, atol=1e-13)
+
+    @pytest.mark.parametrize("kind", [math.nan, math.inf, -math.inf])
+    def test_each_kind_of_bad(self, agree, draw, kind):
+        """Each of NaN, inf and -inf is enough; several in a row are one bad row."""
+        x = draw.normal(7, 3, dtype=F64)
+        x[draw.integer(0, 3)] = kind
+        x[draw.integer(3, 7), draw.integer(0, 3)] = kind
+        agree(lambda m: compiled(m)(x, 0.5), rtol=1e-12, atol=1e-13)
+
+    def test_all_bad(self, agree, draw):
+        """If all rows are bad, zeros are left, and the factor is 1."""
+        x = spoilt(draw, draw.normal(draw.integer(2, 999), 3), [])
+        bad = torch.full_like(x, math.nan)
+
+        def probe(m):
+            f = compiled(m)
+            return f(bad, 0.5), f(x, 0.5)
+
+        agree(probe, rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("shape", [(0, 3), (1, 3), (4, 1), (1, 1), (3, 0)])
+    def test_small_batches(self, agree, draw, shape):
+        """One row, one column, or none of either."""
+        x, y = draw.normal(*shape, dtype=F64), draw.normal(5, 2, dtype=F64)
+
+        def probe(m):
+            return compiled(m)(x, 0.01), compiled(m)(y, 0.75)
+
+        agree(probe, rtol=1e-12, atol=1e-13)
+
+    def test_a_limit_of_zero(self, agree, draw):
+        """With limit 0 all becomes 0, with factor 0; a batch of zeros has factor 1."""
+        x, y = draw.normal(5, 3, dtype=F64), draw.normal(5, 3, dtype=F64)
+
+        def probe(m):
+            f = compiled(m)
+            return f(x, 0.0), f(torch.zeros_like(x), 0.0), f(y, 0.5)
+
+        agree(probe, rtol=1e-12, atol=1e-13)
+
+    @pytest.mark.parametrize("limit", [0.75, 1e3])
+    def test_gradients(self, agree, draw, limit):
+        """Gradients flow to x; where all was scaled down, through factor too."""
+        x, g = draw.normal(5, 3, dtype=F64), draw.normal(5, 3, dtype=F64)
+        agree(lambda m: gradients(compiled(m), x, limit, g), rtol=1e-11, atol=1e-12)
+
+    @pytest.mark.parametrize("limit", [0.75, 1e3])
+    def test_gradients_of_bad_rows(self, agree, draw, limit):
+        """A bad row has gradient 0, and spoils no other row's."""
+        x, g = spoilt(draw, draw.normal(7, 3, dtype=F64), [1, 4, 5]), draw.normal(7, 3, dtype=F64)
+        agree(lambda m: gradients(compiled(m), x, limit, g), rtol=1e-11, atol=1e-12)
+
+    @pytest.mark.parametrize("limit", [0.0, 0.5])
+    def test_gradients_of_zeros(self, agree, draw, limit):
+        """A batch of zeros gets the gradient that came in, not NaN; so do rows of which all are bad get zeros."""
+        g, zeros = draw.normal(4, 3, dtype=F64), torch.zeros(4, 3, dtype=F64)
+
+        def probe(m):
+            f = compiled(m)
+            return gradients(f, zeros, limit, g), gradients(f, zeros / zeros, limit, g), gradients(f, g, limit, g)
+
+        agree(probe, rtol=1e-11, atol=1e-12)
+
+    def test_at_the_limit(self, agree, draw):
+        """Where total equals limit, factor is the constant 1, and gradients pass as they are."""
+        k, g = 2.0 ** draw.integer(-20, 20), draw.normal(1, 2, dtype=F64)
+        x = torch.tensor([[3 * k, 4 * k]], dtype=F64)
+        agree(lambda m: gradients(compiled(m), x, 5 * k, g), rtol=1e-11, atol=0)
+
+    def test_two_limits(self, agree, draw):
+        """One compiled function serves one limit after another."""
+        x, limits = draw.normal(5, 3, dtype=F64), draw.uniform(3, low=0.1, high=2.0).tolist()
+
+        def probe(m):
+            f = compiled(m)
+            return [f(x, limit) for limit in limits]
+
+        agree(probe, rtol=1e-12, atol=1e-13)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, F64])
+    def test_on_meta(self, agree, draw, dtype):
+        """Where there are no numbers, shapes and dtypes come out all the same."""
+        n, d = draw.integer(2, 60), draw.integer(2, 10**9)
+        agree(lambda m: m.break_free(torch.empty(n, d, dtype=dtype, device="meta"), 1.5), rtol=0, atol=0)
+
+    @measured("graphs")
+    def test_one_graph_for_every_number_of_rows(self, agree, draw):
+        """With dynamic sizes, one graph serves batches of several numbers of rows."""
+        batches = [spoilt(draw, draw.normal(n, 3, dtype=F64), [1]) for n in (7, 2, 13, 5)]
+
+        def probe(m):
+            graphs = []
+            torch._dynamo.reset()
+            f = torch.compile(m.break_free, fullgraph=True, dynamic=True, backend=collected(graphs))
+            return [f(x, 1.5) for x in batches], len(graphs)
+
+        agree(probe, rtol=1e-12, atol=1e-13)
+
+    def test_prints_nothing(self, agree, draw):
+        """Nothing is printed, compiled or not."""
+        x = spoilt(draw, draw.normal(6, 3, dtype=F64), [4])
+
+        def probe(m):
+            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+                plain, whole = m.break_free(x, 1.5), compiled(m)(x, 1.5)
+            return plain, whole, out.getvalue() + errors.getvalue()
+
+        agree(probe, rtol=1e-12, atol=1e-13)
+
+    def test_leaves_x_alone(self, agree, draw):
+        """The batch is what it was, with its bad rows, compiled or not."""
+        x = spoilt(draw, draw.normal(6, 3, dtype=F64), [0, 3])
+
+        def probe(m):
+            mine = x.clone()
+            whole = compiled(m)(mine, 1.5)
+            return whole, mine, m.break_free(mine, 1.5), mine
+
+        agree(probe, rtol=1e-12, atol=1e-13)
+
+
+# CountingBackend
+
+FUNCTIONS = (("call_function", torch.sin), ("call_function", torch.relu), ("call_function", F.softplus), ("call_function", torch.exp2))
+METHODS = (("call_method", "neg"), ("call_method", "abs"), ("call_method", "cos"))
+MODULES = (("call_module", "tanh"), ("call_module", "block.0"), ("call_module", "block.1"))
+
+
+def steps_of(draw, table, n):
+    """So many steps, drawn from a table."""
+    return [table[number] for number in draw.integers(0, len(table), n).tolist()]
+
+
+def graph_of(steps):
+    """A graph that takes these steps one after another."""
+    root = nn.Module()
+    root.tanh, root.block = nn.Tanh(), nn.Sequential(nn.Sigmoid(), nn.ELU())
+    graph = fx.Graph()
+    value = graph.placeholder("x")
+    for op, target in steps:
+        value = graph.create_node(op, target, (value,))
+    graph.output(value)
+    return fx.GraphModule(root, graph)
+
+
+def records(backend):
+    """All that a backend tells."""
+    return backend.graphs, backend.recompiles, backend.ran()
+
+
+@task("CountingBackend")
+class TestCountingBackend:
+    def test_functions(self, agree, draw):
+        """A graph's operations are the names of its functions, in order, also where one comes twice."""
+        steps, x = steps_of(draw, FUNCTIONS, 12), draw.normal(3, 5)
+
+        def probe(m):
+            backend = m.CountingBackend()
+            y = backend(graph_of(steps), [x])(x)
+            return records(backend), y
+
+        agree(probe, rtol=1e-6, atol=1e-6)
+
+    def test_methods_and_modules(self, agree, draw):
+        """Methods have their own name, and modules that of their class, wherever in the tree they are."""
+        steps, x = [*steps_of(draw, FUNCTIONS + METHODS + MODULES, 14), *METHODS, *MODULES], draw.normal(2, 3)
+
+        def probe(m):
+            backend = m.CountingBackend()
+            y = backend(graph_of(steps), [x])(x)
+            return records(backend), y
+
+        agree(probe, rtol=1e-6, atol=1e-6)
+
+    def test_no_other_nodes(self, agree, draw):
+        """Inputs, weights and outputs are no operations."""
+        steps, x, w = steps_of(draw, FUNCTIONS, 6), draw.normal(3, 4), draw.normal(3, 4)
+
+        def probe(m):
+            root = nn.Module()
+            root.weight = nn.Parameter(w)
+            graph = fx.Graph()
+            value = graph.placeholder("x")
+            graph.placeholder("unused")
+            for op, target in steps:
+                value = graph.create_node(op, target, (value,))
+            value = graph.call_function(operator.mul, (value, graph.get_attr("weight")))
+            graph.output((value, value))
+            backend = m.CountingBackend()
+            y = backend(fx.GraphModule(root, graph), [x, x])(x, x)
+            return records(backend), [part.detach() for part in y]
+
+        agree(probe, rtol=1e-6, atol=1e-6)
+
+    def test_no_operations(self, agree, draw):
+        """A graph may have none; before there is a graph, all is empty."""
+        steps, x = steps_of(draw, FUNCTIONS, 9), draw.normal(2, 3)
+
+        def probe(m):
+            backend = m.CountingBackend()
+            before = [list(backend.graphs), backend.recompiles, backend.ran()]
+            y = backend(graph_of([]), [x])(x)
+            backend(graph_of(steps), [x])
+            return before, records(backend), y
+
+        agree(probe, rtol=1e-6, atol=1e-6)
+
+    def test_calls(self, agree, draw):
+        """Each graph has its own number of runs, and none has run before it is called."""
+        kinds = [steps_of(draw, FUNCTIONS + METHODS, n) for n in (2, 3, 4)]
+        order, x = draw.integers(0, 2, draw.integer(9, 40)).tolist(), draw.normal(2, 3)
+
+        def probe(m):
+            backend = m.CountingBackend()
+            runs = [backend(graph_of(steps), [x]) for steps in kinds]
+            before = [record["calls"] for record in backend.graphs]
+            values = [runs[number](x) for number in order]
+            return before, records(backend), values[-1]
+
+        agree(probe, rtol=1e-6, atol=1e-6)
+
+    def test_a_run_that_fails(self, agree, draw):
+        """A run that ends in an error is counted, and its error passed on."""
+        n, steps = draw.integer(2, 60), steps_of(draw, FUNCTIONS, 5)
+
+        def probe(m):
+            def broken(*args):
+                raise KeyError("inner")
+
+            backend = m.CountingBackend(lambda graph, inputs: broken)
+            run = backend(graph_of(steps), [])
+            return [raised(KeyError, lambda: run(torch.ones(1))) for _ in range(n)], records(backend)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_ran(self, agree, draw):
+        """How often an operation ran: as often as it stands in a graph, times the graph's runs, over all graphs."""
+        kinds = [steps_of(draw, FUNCTIONS + METHODS + MODULES, 7) for _ in range(3)]
+        times, x = [draw.integer(1, 20) for _ in range(3)], draw.normal(2)
+
+        def probe(m):
+            backend = m.CountingBackend()
+            for steps, n in zip(kinds, times, strict=True):
+                run = backend(graph_of(steps), [x])
+                for _ in range(n):
+                    run(x)
+            return backend.ran(), backend.ran()
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_what_never_ran_is_left_out(self, agree, draw):
+        """Operations of graphs that were never called are not in ran()."""
+        first, second = steps_of(draw, FUNCTIONS, 6), steps_of(draw, MODULES + METHODS, 6)
+        n = draw.integer(2, 99)
+
+        def probe(m):
+            backend = m.CountingBackend()
+            run = backend(graph_of(first), [])
+            backend(graph_of(second), [])
+            for _ in range(n):
+                run(torch.ones(1))
+            return sorted(backend.ran().items())
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_shapes(self, agree, draw):
+        """The sizes of each tensor among the inputs, and nothing for what is no tensor."""
+        shapes = [tuple(draw.integers(1, 50, n).tolist()) for n in (2, 0, 3, 1)]
+        number = draw.integer(2, 99)
+
+        def probe(m):
+            backend = m.CountingBackend()
+            tensors = [torch.zeros(shape) for shape in shapes]
+            backend(graph_of([]), [tensors[0], number, tensors[1], 0.5, nn.Parameter(tensors[2]), None, tensors[3]])
+            return records(backend)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_recompiles(self, agree, draw):
+        """A graph with the operations of an earlier one is a recompile, also where others came between."""
+        kinds = [[*METHODS[:n], *steps_of(draw, FUNCTIONS, 3)] for n in range(3)]
+        order = [*draw.permutation(3).tolist(), *draw.integers(0, 3, draw.integer(3, 60)).tolist()]
+
+        def probe(m):
+            backend = m.CountingBackend()
+            counts = []
+            for number in order:
+                backend(graph_of(kinds[number]), [])
+                counts.append(backend.recompiles)
+            return counts, backend.graphs
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_another_order_is_another_graph(self, agree, draw):
+        """The same operations in another order are no recompile; other sizes are no difference."""
+        steps = [FUNCTIONS[0], METHODS[0], *steps_of(draw, FUNCTIONS + METHODS, 5), MODULES[0]]
+        n = draw.integer(2, 99)
+
+        def probe(m):
+            backend = m.CountingBackend()
+            backend(graph_of(steps), [torch.ones(n, 2)])
+            backend(graph_of(steps[::-1]), [torch.ones(n, 2)])
+            backend(graph_of(steps[:-1]), [torch.ones(n, 2)])
+            backend(graph_of(steps), [torch.ones(n + 1, 2), torch.ones(3)])
+            return records(backend)
+
+        agree(probe, rtol=0, atol=0)
+
+    @measured("calls")
+    def test_inner(self, agree, draw):
+        """The backend inside gets graph and inputs once, as they are, and what it returns is run."""
+        steps, x, w = steps_of(draw, FUNCTIONS, 4), draw.normal(3, 2), draw.normal(3, 2)
+
+        def probe(m):
+            seen = []
+
+            def inner(graph, inputs):
+                seen.append((len(list(graph.graph.nodes)), [x.clone() for x in inputs]))
+                return lambda *args: [graph(*args) * w, w]
+
+            backend = m.CountingBackend(inner)
+            run = backend(graph_of(steps), [x])
+            return seen, run(x), run(w), records(backend)
+
+        agree(probe, rtol=1e-6, atol=1e-6)
+
+    def test_recorded_before_inner(self, agree, draw):
+        """What the backend inside does to the graph is not in the record."""
+        steps, x = steps_of(draw, METHODS, 5), draw.normal(3)
+
+        def probe(m):
+            def inner(graph, inputs):
+                for node in graph.graph.nodes:
+                    if node.op == "call_method":
+                        node.target = "exp"
+                graph.recompile()
+                inputs.clear()
+                return graph
+
+            backend = m.CountingBackend(inner)
+            run = backend(graph_of(steps), [x])
+            again = backend(graph_of(steps), [x])
+            return run(x / 100), records(backend), again(x / 100)
+
+        agree(probe, rtol=1e-4, atol=1e-6)
+
+    def test_an_inner_that_fails(self, agree, draw):
+        """Where the backend inside raises, the graph stays recorded, and the error is passed on."""
+        steps, x = steps_of(draw, FUNCTIONS + METHODS, 5), draw.normal(3)
+
+        def probe(m):
+            def inner(graph, inputs):
+                raise KeyError("inner")
+
+            backend = m.CountingBackend(inner)
+            ends = [raised(KeyError, lambda: backend(graph_of(steps), [x])) for _ in range(2)]
+            return ends, records(backend)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_two_backends(self, agree, draw):
+        """Each backend has a record of its own."""
+        first, second, x = steps_of(draw, FUNCTIONS, 5), steps_of(draw, METHODS, 5), draw.normal(2)
+
+        def probe(m):
+            one, other = m.CountingBackend(), m.CountingBackend()
+            one(graph_of(first), [x])(x)
+            other(graph_of(second), [x])
+            other(graph_of(first), [x])
+            return records(one), records(other)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_several_outputs(self, agree, draw):
+        """What a graph returns comes back as it is: several values, and those that are no tensors."""
+        x, y, n = draw.normal(3), draw.normal(3), draw.integer(2, 10**6)
+
+        def probe(m):
+            graph = fx.Graph()
+            a, b = graph.placeholder("a"), graph.placeholder("b")
+            graph.output((graph.call_function(torch.sub, (a, b)), [b, n]))
+            backend = m.CountingBackend()
+            return backend(fx.GraphModule(nn.Module(), graph), [x, y])(x, y), records(backend)
+
+        agree(probe, rtol=1e-6, atol=0)
+
+    def test_with_the_compiler(self, agree, draw):
+        """torch.compile compiles anew for each shape, and calls what it has for one that it knows."""
+        sizes = (draw.permutation(50)[:3] + 2).tolist()
+        order, w = [0, 1, 1, 2, *draw.integers(0, 3, 8).tolist()], draw.normal(3)
+
+        def probe(m):
+            torch._dynamo.reset()
+            backend = m.CountingBackend()
+            f = torch.compile(lambda x: (x.sin() * w).sum(0), backend=backend, dynamic=False)
+            values = [f(torch.ones(sizes[number], 3)) for number in order]
+            return records(backend), values
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    def test_sizes_left_open(self, agree, draw):
+        """With dynamic shapes one graph serves all, and its open sizes are None."""
+        sizes, d = (draw.permutation(50)[:4] + 2).tolist(), draw.integer(60, 99)
+        x = draw.normal(d)
+
+        def probe(m):
+            torch._dynamo.reset()
+            backend = m.CountingBackend()
+            f = torch.compile(lambda a, b: a.cos() + b, backend=backend)
+            values = []
+            for n in sizes:
+                a = torch.ones(n, d)
+                torch._dynamo.mark_dynamic(a, 0)
+                values.append(f(a, x).sum())
+            shapes = [shape for record in backend.graphs for shape in record["shapes"]]
+            return shapes, backend.graphs[0]["calls"], len(backend.graphs), backend.recompiles, values
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
+    def test_broken_graphs(self, agree, draw):
+        """Code that breaks its graph has two: they come in order, and each is counted."""
+        x, n = draw.normal(4, 3), draw.integer(2, 30)
+
+        def probe(m):
+            torch._dynamo.reset()
+            backend = m.CountingBackend()
+
+            def broken(x):
+                y = x.sin() + 1
+                torch._dynamo.graph_break()
+                return y.tanh() * y
+
+            f = torch.compile(broken, backend=backend)
+            values = [f(x) for _ in range(n)]
+            return records(backend), values[-1]
+
+        agree(probe, rtol=1e-5, atol=1e-6)
+
+    def test_training(self, agree, draw):
+        """Gradients pass through the graphs."""
+        x, v, w = draw.normal(5, 3), draw.normal(4, 3), draw.normal(4)
+
+        def probe(m):
+            torch._dynamo.reset()
+            backend = m.CountingBackend()
+            net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+            net.load_state_dict({"0.weight": v, "0.bias": w})
+            loss = torch.compile(net, backend=backend)(x).square().sum()
+            loss.backward()
+            return [p.grad for p in net.parameters()], loss.detach(), records(backend)
+
+        agree(probe, rtol=1e-5, atol=1e-5)
+
+
+# launch_spec
+
+
+def words_of(draw):
+    """A name of a machine, and a port."""
+    return f"node-{draw.integer(0, 10**9)}", draw.integer(1024, 60000)
+
+
+@task("launch_spec")
+class TestLaunchSpec:
+    @pytest.mark.parametrize("node", [0, 1, 2])
+    def test_equal_nodes(self, agree, draw, node):
+        """Each process of each node gets its numbers, as strings."""
+        n, (master, port) = draw.integer(2, 9), words_of(draw)
+        agree(lambda m: m.launch_spec([n, n, n], node, master=master, port=port), rtol=0, atol=0)
+
+    def test_unequal_nodes(self, agree, draw):
+        """Nodes may start different numbers of processes: ranks go on from node to node."""
+        processes, (master, port) = draw.integers(1, 9, 5).tolist(), words_of(draw)
+        agree(lambda m: [m.launch_spec(processes, node, master=master, port=port) for node in range(5)], rtol=0, atol=0)
+
+    def test_many_processes(self, agree, draw):
+        """Numbers of several digits are no trouble."""
+        processes, (master, port) = (draw.integers(9, 40, 12)).tolist(), words_of(draw)
+        agree(lambda m: m.launch_spec(tuple(processes), 11, master=master, port=port)[-3:], rtol=0, atol=0)
+
+    def test_one_process(self, agree, draw):
+        """One process alone gets all variables but OMP_NUM_THREADS."""
+        master, port = words_of(draw)
+        agree(lambda m: [m.launch_spec([1], 0, master=master, port=port), m.launch_spec([1, 2, 1], 2, port=port)], rtol=0, atol=0)
+
+    def test_threads(self, agree, draw):
+        """OMP_NUM_THREADS is 1 where the node itself has several processes, unless env says something else."""
+        threads, port = str(draw.integer(2, 10**6)), draw.integer(1024, 60000)
+
+        def probe(m):
+            env = {"OMP_NUM_THREADS": threads}
+            nodes = [m.launch_spec([1, 3], node, port=port) for node in (0, 1)]
+            return nodes, [m.launch_spec([1, 3], node, port=port, env=env) for node in (0, 1)]
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_usual_address(self, agree, draw):
+        """If nothing is said, all meet on localhost at port 29500."""
+        n = draw.integers(1, 30, 2).tolist()
+        agree(lambda m: m.launch_spec(n, 1), rtol=0, atol=0)
+
+    def test_more_variables(self, agree, draw):
+        """What env has is there for each process, and stays as it is."""
+        env = {f"NAME_{number}": str(draw.integer(0, 10**9)) for number in range(3)}
+        n = draw.integer(2, 6)
+
+        def probe(m):
+            mine = dict(env)
+            return m.launch_spec([n], 0, env=mine), mine, m.launch_spec([n], 0, env={})
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_each_has_a_dict_of_its_own(self, agree, draw):
+        """Who changes one process's variables changes no other's, nor those of the next call."""
+        n, (master, port) = draw.integer(3, 9), words_of(draw)
+        processes, env = [n, 2], {"A": str(port)}
+
+        def probe(m):
+            spec = m.launch_spec(processes, 0, master=master, port=port, env=env)
+            spec[0].clear()
+            spec[1]["B"] = "1"
+            return spec, m.launch_spec(processes, 0, master=master, port=port, env=env), processes, env
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("processes", [[], [0], [2, 0, 1], [3, -1], [2.0], ["2"], [2, None], ()])
+    def test_refused_counts(self, agree, draw, processes):
+        """Each node starts at least one process, there is a node, and counts are ints."""
+        port, n = draw.integer(1024, 60000), draw.integer(1, 9)
+
+        def probe(m):
+            return raised(ValueError, lambda: m.launch_spec(processes, 0, port=port)), m.launch_spec([n], 0, port=port)
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("node", [-1, -3, 3, 99, 1.0, "1", None])
+    def test_refused_nodes(self, agree, draw, node):
+        """The node is one of those that there are, counted from 0."""
+        processes, port = draw.integers(1, 9, 3).tolist(), draw.integer(1024, 60000)
+
+        def probe(m):
+            return raised(ValueError, lambda: m.launch_spec(processes, node, port=port)), m.launch_spec(processes, 1, port=port)
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("where", ["processes", "node", "port"])
+    def test_true_is_no_number(self, agree, draw, where):
+        """True and False are no numbers, though Python counts with them."""
+        n, port = draw.integer(2, 9), draw.integer(1024, 60000)
+        bad = {"processes": ([True, 2], 0, port), "node": ([n, n], True, port), "port": ([n], 0, True)}[where]
+        also = {"processes": ([2, True], 0, port), "node": ([n, n], False, port), "port": ([n, 1], 0, True)}[where]
+
+        def probe(m):
+            ends = [raised(ValueError, lambda a=a: m.launch_spec(a[0], a[1], port=a[2])) for a in (bad, also)]
+            return ends, m.launch_spec([n, 1], 1, port=port)
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_ports(self, agree, draw):
+        """Ports go from 1 to 65535, and are ints."""
+        n = draw.integers(1, 30, 2).tolist()
+
+        def probe(m):
+            bad = [raised(ValueError, lambda p=p: m.launch_spec(n, 0, port=p)) for p in (0, -1, 65536, 10**6, 80.0, "29500", None)]
+            return bad, [m.launch_spec(n, 1, port=port)[0] for port in (1, 65535)]
+
+        agree(probe, rtol=0, atol=0)
+
+    def test_addresses(self, agree, draw):
+        """An address is not empty and has no whitespace; all else may be in it."""
+        n, number = draw.integers(1, 30, 2).tolist(), draw.integer(0, 10**6)
+
+        def probe(m):
+            bad = [raised(ValueError, lambda a=a: m.launch_spec(n, 0, master=a)) for a in ("", " ", "a b", "host\n", "\thost", " host")]
+            return bad, [m.launch_spec(n, 1, master=name)[0] for name in (f"10.0.0.{number}", f"fe80::{number}", f"h{number}.example.org")]
+
+        agree(probe, rtol=0, atol=0)
+
+    @pytest.mark.parametrize(
+        "name",
+        ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"],
+    )
+    def test_refused_variables(self, agree, draw, name):
+        """What the launcher sets, env may not set; names that are alike are fine."""
+        n, value = draw.integer(1, 9), str(draw.integer(0, 10**6))
+
+        def probe(m):
+            end = raised(ValueError, lambda: m.launch_spec([n], 0, env={"A": "1", name: value}))
+            return end, m.launch_spec([n], 0, env={f"MY_{name}": value, name.lower(): value})
+
+        agree(probe, rtol=0, atol=0)
