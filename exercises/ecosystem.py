@@ -105,8 +105,8 @@ class CountingBackend:
             "operations": the names of the graph's operations, a list, in the order of graph.graph.nodes. Operations are the nodes
                 whose op is "call_function" (its name: target.__name__), "call_method" (target, a str) or "call_module" (the
                 name of the class of graph.get_submodule(target)). No other nodes count, nor do graphs within a node.
-            "shapes": a list with a tuple for each tensor of inputs. A size that the graph leaves open (any that is no int) is None.
-                Inputs that are no tensors are left out.
+            "shapes": a list with the sizes of each tensor among the inputs, a tuple of ints. Other inputs are left out.
+            "open": how many of the inputs are a torch.SymInt, which is how torch.compile hands in a size that it leaves open.
             "calls": how often this graph was run.
         recompiles: how many of the graphs have the same operations, in the same order, as some earlier graph: an int.
     """
@@ -128,12 +128,12 @@ class CountingBackend:
 
         Args:
             graph: from torch.compile, or from anywhere else.
-            inputs: what the graph will be called with, or stand-ins: tensors, numbers, sizes that are left open.
+            inputs: what the graph will be called with, or stand-ins: tensors, numbers, sizes.
 
         Returns: a function that adds 1 to the graph's "calls" and then returns what inner's function, or the graph, returns for the
             same arguments. A call that ends in an error counts.
         """
-        # TODO: about 10 lines, and 4 in helpers of your own.
+        # TODO: about 11 lines, and 4 in helpers of your own.
         raise NotImplementedError("CountingBackend.__call__")
 
     def ran(self) -> dict[str, int]:

@@ -95,7 +95,7 @@ def break_free(x: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
     good = x.isfinite().all(1)
     rows = torch.where(good[:, None], x, 0)
     squares = rows.square().sum()
-    clipped = squares.detach().sqrt() > limit
+    clipped = squares.sqrt() > limit
     factor = torch.where(clipped, limit / torch.where(clipped, squares, 1).sqrt(), 1)
     return rows * factor, factor, (~good).sum()
 
@@ -114,8 +114,8 @@ class CountingBackend:
             "operations": the names of the graph's operations, a list, in the order of graph.graph.nodes. Operations are the nodes
                 whose op is "call_function" (its name: target.__name__), "call_method" (target, a str) or "call_module" (the
                 name of the class of graph.get_submodule(target)). No other nodes count, nor do graphs within a node.
-            "shapes": a list with a tuple for each tensor of inputs. A size that the graph leaves open (any that is no int) is None.
-                Inputs that are no tensors are left out.
+            "shapes": a list with the sizes of each tensor among the inputs, a tuple of ints. Other inputs are left out.
+            "open": how many of the inputs are a torch.SymInt, which is how torch.compile hands in a size that it leaves open.
             "calls": how often this graph was run.
         recompiles: how many of the graphs have the same operations, in the same order, as some earlier graph: an int.
     """
@@ -138,15 +138,16 @@ class CountingBackend:
 
         Args:
             graph: from torch.compile, or from anywhere else.
-            inputs: what the graph will be called with, or stand-ins: tensors, numbers, sizes that are left open.
+            inputs: what the graph will be called with, or stand-ins: tensors, numbers, sizes.
 
         Returns: a function that adds 1 to the graph's "calls" and then returns what inner's function, or the graph, returns for the
             same arguments. A call that ends in an error counts.
         """
         operations = [_operation(node, graph) for node in graph.graph.nodes if node.op.startswith("call_")]
-        shapes = [tuple(n if isinstance(n, int) else None for n in x.shape) for x in inputs if isinstance(x, Tensor)]
+        shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
+        left_open = sum(isinstance(x, torch.SymInt) for x in inputs)
         self.recompiles += any(operations == other["operations"] for other in self.graphs)
-        record = {"operations": operations, "shapes": shapes, "calls": 0}
+        record = {"operations": operations, "shapes": shapes, "open": left_open, "calls": 0}
         self.graphs.append(record)
         run = self.inner(graph, inputs) if self.inner else graph.forward
 
@@ -224,11 +225,11 @@ def launch_spec(
         "MASTER_ADDR": master,
         "MASTER_PORT": str(port),
     }
-    given = dict(env or {})
+    given = env or {}
     if given.keys() & {*shared, "RANK", "LOCAL_RANK"}:
         raise ValueError("env sets what the launcher sets")
     threads = {"OMP_NUM_THREADS": "1"} if here > 1 else {}
-    return [threads | given | shared | {"RANK": str(before + local), "LOCAL_RANK": str(local)} for local in range(here)]
+    return [{**threads, **given, **shared, "RANK": str(before + local), "LOCAL_RANK": str(local)} for local in range(here)]
 
 
 def log_run(

@@ -4,7 +4,7 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grader.testing import alternative
 
@@ -107,8 +107,10 @@ class WithSets:
         shapes = []
         for value in inputs:
             if torch.is_tensor(value):
-                shapes.append(tuple([None if isinstance(n, torch.SymInt) else int(n) for n in value.size()]))
-        self.graphs.append({"operations": names, "shapes": shapes, "calls": 0})
+                shapes.append(tuple(int(n) for n in value.size()))
+        self.graphs.append(
+            {"operations": names, "shapes": shapes, "calls": 0, "open": [type(value) for value in inputs].count(torch.SymInt)}
+        )
         work = self._inner(graph, inputs)
 
         def run(*args, **kwargs):
@@ -148,8 +150,10 @@ class WithAClassForRuns:
         if tuple(operations) in self.seen:
             self.recompiles += 1
         self.seen.add(tuple(operations))
-        shapes = [tuple(n if type(n) is int else None for n in x.shape) for x in inputs if isinstance(x, Tensor)]
-        run = self.Run({"calls": 0, "shapes": shapes, "operations": operations})
+        shapes = [(*x.shape,) for x in inputs if isinstance(x, Tensor)]
+        run = self.Run(
+            {"calls": 0, "open": len([1 for x in inputs if type(x) is torch.SymInt]), "shapes": shapes, "operations": operations}
+        )
         self.graphs.append(run.record)
         run.work = graph if self.inner is None else self.inner(graph, inputs)
         return run
@@ -223,3 +227,143 @@ def by_table(processes, node, *, master="localhost", port=29500, env=None):
                 spec["OMP_NUM_THREADS"] = "1"
             found.append(spec)
     return found
+
+
+# log_run
+
+
+@alternative("log_run")
+def epochs_behind(folder, epochs, accuracies, *, every=1, first_step=0):
+    if every <= 0 or len(epochs) - len(accuracies):
+        raise ValueError("these do not fit")
+    import torch.utils.tensorboard as tb
+
+    numbers = [[loss.detach().double().item() if torch.is_tensor(loss) else loss for loss in losses] for losses in epochs]
+    ends = list(accumulate(map(len, numbers), initial=first_step))
+    writer = tb.SummaryWriter(log_dir=str(folder))
+    try:
+        for step, loss in enumerate([loss for losses in numbers for loss in losses], first_step):
+            if not step % every:
+                writer.add_scalar("loss/batch", loss, global_step=step)
+        for losses, accuracy, end in zip(numbers, accuracies, ends[1:], strict=True):
+            if losses:
+                writer.add_scalar("loss/epoch", np.mean(np.asarray(losses, np.float64)), global_step=end - 1)
+                writer.add_scalar("accuracy", accuracy, global_step=end - 1)
+    finally:
+        writer.close()
+    return ends[-1]
+
+
+@alternative("log_run")
+def as_tensors(folder, epochs, accuracies, *, every=1, first_step=0):
+    from torch.utils.tensorboard import SummaryWriter
+
+    if len(epochs) != len(accuracies):
+        raise ValueError("accuracies")
+    if every < 1:
+        raise ValueError("every")
+    writer = SummaryWriter(folder, max_queue=1)
+    step = first_step - 1
+    for losses, accuracy in zip(epochs, accuracies, strict=True):
+        total = 0.0
+        for loss in losses:
+            step += 1
+            total += float(loss.detach() if isinstance(loss, Tensor) else loss)
+            if step // every * every == step:
+                writer.add_scalar("loss/batch", torch.as_tensor(loss).detach().float(), step, new_style=True)
+        if len(losses) > 0:
+            writer.add_scalar("accuracy", torch.tensor(accuracy), step)
+            writer.add_scalar("loss/epoch", total / len(losses), step, new_style=True)
+    writer.flush()
+    writer.close()
+    return step + 1
+
+
+# lit_classifier
+
+
+@alternative("lit_classifier")
+def with_negative_log_likelihood(model, lr=0.1, warmup=4):
+    from lightning.pytorch import LightningModule
+
+    class Classifier(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.save_hyperparameters({"lr": lr, "warmup": warmup})
+            self.model = model
+            self.log_all = {"on_step": False, "on_epoch": True}
+
+        def forward(self, inputs):
+            return self.model(inputs)
+
+        def _losses(self, batch):
+            inputs, labels = batch
+            logits = self.model(inputs)
+            picked = logits.log_softmax(dim=-1).gather(1, labels[:, None])
+            return -picked.mean(), logits.max(dim=1).indices.eq(labels)
+
+        def training_step(self, batch, batch_idx):
+            loss, right = self._losses(batch)
+            self.log("train_loss", loss.detach(), batch_size=right.numel(), **self.log_all)
+            return {"loss": loss}["loss"]
+
+        def validation_step(self, batch, batch_idx):
+            loss, right = self._losses(batch)
+            self.log("val_loss", loss, batch_size=right.numel(), **self.log_all)
+            self.log("val_acc", right.double().mean().float(), batch_size=right.numel(), **self.log_all)
+            return loss
+
+        def predict_step(self, batch, batch_idx, dataloader_idx=0):
+            if isinstance(batch, tuple | list):
+                batch, *_ = batch
+            return torch.argmax(self.model(batch), dim=-1)
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(filter(lambda p: p.requires_grad, model.parameters()), lr)
+            ramp = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, 1.0, total_iters=warmup - 1) if warmup > 1 else None
+            ramp = ramp or torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ramp, "interval": "step", "frequency": 1}}
+
+    return Classifier()
+
+
+@alternative("lit_classifier")
+def with_sums_of_its_own(model, lr=0.1, warmup=4):
+    import lightning as L
+
+    class Own(L.LightningModule):
+        def __init__(self, net, lr, warmup):
+            super().__init__()
+            self.save_hyperparameters("lr", "warmup")
+            self.model = net
+            self.loss = nn.CrossEntropyLoss(reduction="none")
+
+        def forward(self, x):
+            return self.model(x)
+
+        def training_step(self, batch, batch_idx):
+            losses = self.loss(self(batch[0]), batch[1])
+            self.log_dict({"train_loss": losses.mean()}, False, None, False, True, batch_size=losses.shape[0])
+            return losses.mean()
+
+        def validation_step(self, batch, batch_idx):
+            x, y = batch[0], batch[1]
+            with torch.no_grad():
+                logits = self(x)
+                values = {"val_loss": self.loss(logits, y).sum() / len(y), "val_acc": (logits.argmax(-1) == y).sum() / len(y)}
+            self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(y))
+            return values
+
+        def predict_step(self, batch, batch_idx):
+            x = batch if torch.is_tensor(batch) else batch[0]
+            return self(x).topk(1, dim=1).indices[:, 0]
+
+        def configure_optimizers(self):
+            trained = [p for p in self.parameters() if p.requires_grad]
+            optimizer = torch.optim.SGD(trained, lr=self.hparams.lr, momentum=0, weight_decay=0)
+            rule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, [lambda n: (n + 1) / self.hparams.warmup if n + 1 < self.hparams.warmup else 1]
+            )
+            return {"optimizer": optimizer, "lr_scheduler": {"interval": "step", "scheduler": rule, "name": "warm-up"}}
+
+    return Own(model, lr, warmup)

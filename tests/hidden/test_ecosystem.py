@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from grader.testing import LAYOUTS, measured, raised, task, with_ones
+from grader.testing import LAYOUTS, NotEvents, measured, raised, read_scalars, task, with_ones
 
 F64 = torch.float64
 
@@ -377,6 +377,13 @@ class TestBreakFree:
         x = torch.tensor([[3 * k, 4 * k]], dtype=F64)
         agree(lambda m: gradients(compiled(m), x, 5 * k, g), rtol=1e-11, atol=0)
 
+    @pytest.mark.parametrize(("total", "limit"), [(0.5, 0.375), (0.5, 0.625), (3.0, 2.5), (3.0, 5.0)])
+    def test_around_the_limit(self, agree, draw, total, limit):
+        """The norm is compared with limit, and not its square."""
+        x, g = draw.normal(4, 3, dtype=F64), draw.normal(4, 3, dtype=F64)
+        x = x * (total / x.norm())
+        agree(lambda m: gradients(compiled(m), x, limit, g), rtol=1e-11, atol=1e-12)
+
     def test_two_limits(self, agree, draw):
         """One compiled function serves one limit after another."""
         x, limits = draw.normal(5, 3, dtype=F64), draw.uniform(3, low=0.1, high=2.0).tolist()
@@ -709,7 +716,7 @@ class TestCountingBackend:
         agree(probe, rtol=1e-5, atol=1e-6)
 
     def test_sizes_left_open(self, agree, draw):
-        """With dynamic shapes one graph serves all, and its open sizes are None."""
+        """With dynamic shapes one graph serves all. Its open sizes are inputs of their own, and are counted."""
         sizes, d = (draw.permutation(50)[:4] + 2).tolist(), draw.integer(60, 99)
         x = draw.normal(d)
 
@@ -722,8 +729,8 @@ class TestCountingBackend:
                 a = torch.ones(n, d)
                 torch._dynamo.mark_dynamic(a, 0)
                 values.append(f(a, x).sum())
-            shapes = [shape for record in backend.graphs for shape in record["shapes"]]
-            return shapes, backend.graphs[0]["calls"], len(backend.graphs), backend.recompiles, values
+            f(torch.ones(3, 1), torch.ones(1))
+            return records(backend), values
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
@@ -899,3 +906,395 @@ class TestLaunchSpec:
             return end, m.launch_spec([n], 0, env={f"MY_{name}": value, name.lower(): value})
 
         agree(probe, rtol=0, atol=0)
+
+
+# log_run
+
+
+def files_in(folder):
+    """The bytes of all files below a folder, in hexadecimal digits."""
+    from pathlib import Path
+
+    return [path.read_bytes().hex() for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+
+
+def logged(m, *runs):
+    """What each run returns, and all that the runs have written into one folder that was not there."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as parent:
+        folder = f"{parent}/runs/one"
+        steps = [m.log_run(folder, epochs, accuracies, **settings) for epochs, accuracies, settings in runs]
+        return steps, files_in(folder)
+
+
+def curves(files):
+    """The points of all curves in these files, or what is wrong with a file."""
+    found = {}
+    try:
+        for text in files:
+            for tag, step, value in read_scalars(bytes.fromhex(text)):
+                found.setdefault(tag, []).append((step, value))
+    except (NotEvents, ValueError) as problem:
+        return str(problem)
+    return {tag: sorted(points, key=lambda point: point[0]) for tag, points in found.items()}
+
+
+def alike(a, b):
+    """Whether two numbers are the same but for float32's last digits."""
+    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-30) or (math.isnan(a) and math.isnan(b))
+
+
+def compare_runs(student, reference, *runs):
+    """Compare what is logged, point by point: student's files are read here, where his code does not run."""
+
+    def probe(m):
+        return logged(m, *runs)
+
+    steps, files = student(probe, like=([0] * len(runs), [""] * len(runs)))
+    due_steps, due_files = reference(probe)
+    assert steps == due_steps, f"the step that comes next is {due_steps}, not {steps}"
+    got, due = curves(files), curves(due_files)
+    assert not isinstance(got, str), got
+    assert sorted(got) == sorted(due), f"the tags are {sorted(got)[:9]}, and should be {sorted(due)}"
+    for tag, points in due.items():
+        steps, due_steps = [step for step, _ in got[tag]], [step for step, _ in points]
+        assert steps == due_steps, f"{tag} has the steps {steps[:20]}, and should have {due_steps[:20]}"
+        bad = [(step, a, b) for (step, a), (_, b) in zip(got[tag], points, strict=True) if not alike(a, b)]
+        assert not bad, f"{tag} is {bad[0][1]:.6g} at step {bad[0][0]}, and should be {bad[0][2]:.6g}"
+
+
+def losses_of(draw, *lengths):
+    """Losses for epochs of so many batches, and an accuracy for each epoch."""
+    return [draw.uniform(n, low=0.1, high=9.0).tolist() for n in lengths], draw.uniform(len(lengths)).tolist()
+
+
+@task("log_run")
+@pytest.mark.needs("tensorboard")
+class TestLogRun:
+    def test_three_curves(self, student, reference, draw):
+        """All batches, the epochs' means and the accuracies are written, with steps that go on from epoch to epoch."""
+        compare_runs(student, reference, (*losses_of(draw, 5, 5, 5), {}))
+
+    def test_uneven_epochs(self, student, reference, draw):
+        """Epochs may have different numbers of batches, also one."""
+        compare_runs(student, reference, (*losses_of(draw, 3, 1, 7, 2), {}))
+
+    @pytest.mark.parametrize("every", [2, 3, 7, 100])
+    def test_every(self, student, reference, draw, every):
+        """Of the batches, those are written whose step is a multiple of every, over the ends of epochs; means are of all batches."""
+        compare_runs(student, reference, (*losses_of(draw, 5, 4, 8), {"every": every}))
+
+    def test_goes_on(self, student, reference, draw):
+        """A continued run begins with its first step, from which also every counts."""
+        first = draw.integer(1, 10**6)
+        runs = [(*losses_of(draw, 6, 5), {"first_step": first + more, "every": 3}) for more in (0, 1)]
+        compare_runs(student, reference, runs[0])
+        compare_runs(student, reference, runs[1])
+
+    def test_large_steps(self, student, reference, draw):
+        """Steps may be larger than 32 bits hold."""
+        compare_runs(student, reference, (*losses_of(draw, 2, 3), {"first_step": 10**12 + draw.integer(0, 10**6), "every": 2}))
+
+    @pytest.mark.parametrize("lengths", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 4)])
+    def test_empty_epochs(self, student, reference, draw, lengths):
+        """An epoch without batches writes nothing, and disturbs none of the others."""
+        compare_runs(student, reference, (*losses_of(draw, *lengths), {}))
+
+    def test_one_batch(self, student, reference, draw):
+        """One epoch of one batch."""
+        compare_runs(student, reference, (*losses_of(draw, 1), {"first_step": draw.integer(0, 10**6)}))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
+    def test_tensors(self, student, reference, draw, dtype):
+        """Losses may be 0-d tensors of any floating dtype, and floats beside them."""
+        epochs, accuracies = losses_of(draw, 4, 3)
+        epochs = [[*draw.uniform(4, low=0.1, high=9.0).to(dtype).unbind(), *losses] for losses in epochs]
+        compare_runs(student, reference, (epochs, accuracies, {}))
+
+    def test_means_of_small_floats(self, student, reference, draw):
+        """The mean of many losses in float16 is as exact as that of Python floats, also where their sum is too large."""
+        losses = (draw.uniform(40, low=2000.0, high=9000.0)).to(torch.float16).unbind()
+        compare_runs(student, reference, ([losses], draw.uniform(1).tolist(), {"every": 50}))
+
+    def test_losses_with_a_graph(self, student, reference, draw):
+        """A loss may still have its graph, whose gradient can be asked for afterwards."""
+        w, accuracies = draw.normal(5, dtype=F64), draw.uniform(1).tolist()
+
+        def probe(m):
+            leaf_w = leaf(w)
+            losses = list((leaf_w**2).unbind())
+            found = logged(m, ([losses], accuracies, {}))
+            return *found, torch.autograd.grad(sum(losses), leaf_w)[0]
+
+        steps, files, gradient = student(probe, like=([0], [""], w))
+        due_steps, due_files, due_gradient = reference(probe)
+        got, due = curves(files), curves(due_files)
+        assert steps == due_steps, f"the step that comes next is {due_steps}, not {steps}"
+        assert not isinstance(got, str), got
+        assert got.keys() == due.keys(), f"the tags are {sorted(got)[:9]}, and should be {sorted(due)}"
+        assert all(len(got[tag]) == len(due[tag]) for tag in due), "there are not as many points as there should be"
+        pairs = [(a, b) for tag in due for a, b in zip(got[tag], due[tag], strict=True)]
+        assert all(a[0] == b[0] and alike(a[1], b[1]) for a, b in pairs), "a point is not what it should be"
+        assert torch.equal(gradient, due_gradient), "the losses' gradient is another one afterwards"
+
+    def test_no_numbers(self, student, reference, draw):
+        """NaN and infinities are written as they are."""
+        epochs, accuracies = losses_of(draw, 4, 4, 4)
+        epochs[0][draw.integer(0, 4)] = math.nan
+        epochs[1][draw.integer(0, 4)] = math.inf
+        accuracies[2] = math.nan
+        compare_runs(student, reference, (epochs, accuracies, {}))
+
+    def test_two_runs(self, student, reference, draw):
+        """A second run in the same folder goes on where the first one ended, in a file of its own."""
+        first = draw.integer(0, 10**6)
+        runs = [(*losses_of(draw, 3, 2), {"first_step": first}), (*losses_of(draw, 2, 4), {"first_step": first + 5, "every": 2})]
+        compare_runs(student, reference, *runs)
+
+    @pytest.mark.parametrize(
+        ("epochs", "accuracies", "every"),
+        [([[1.0]], [], 1), ([[1.0]], [0.5, 0.5], 1), ([], [0.5], 1), ([[1.0]], [0.5], 0), ([[1.0]], [0.5], -2)],
+    )
+    def test_refuses(self, agree, draw, epochs, accuracies, every):
+        """What does not fit is refused before anything is written."""
+        losses, (accuracy,) = losses_of(draw, draw.integer(2, 20))
+        first = draw.integer(0, 10**6)
+
+        def probe(m):
+            import tempfile
+            from pathlib import Path
+
+            with tempfile.TemporaryDirectory() as parent:
+                end = raised(ValueError, lambda: m.log_run(f"{parent}/bad", epochs, accuracies, every=every))
+                step = m.log_run(f"{parent}/good", losses, [accuracy], first_step=first)
+                return end, step, sorted(path.name for path in Path(parent).iterdir()), len(files_in(parent))
+
+        agree(probe, rtol=0, atol=0)
+
+
+# lit_classifier
+
+
+@contextlib.contextmanager
+def quiet():
+    """Lightning warns of loaders without workers, tells which devices there are, and sets variables. Nobody has to see that."""
+    import logging
+    import os
+    import random
+    import warnings
+
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    levels, variables = [logger.level for logger in loggers], dict(os.environ)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = random.getstate()
+            import lightning.pytorch  # noqa: F401
+
+            random.setstate(state)  # its import draws a number
+            for logger in loggers:  # its import sets levels, too
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name in os.environ.keys() - variables.keys():
+            del os.environ[name]
+        os.environ.update(variables)
+
+
+def silent(probe):
+    """The probe, in quiet."""
+
+    def run(m):
+        with quiet():
+            return probe(m)
+
+    return run
+
+
+def trainer_of(**settings):
+    """A trainer that computes on the CPU, and writes and prints nothing."""
+    from lightning import Trainer
+
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(accelerator="cpu", devices=1, **silent, **settings)
+
+
+def loader_of(x, y, size):
+    """Batches [x, y] in order; the last one may be short."""
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=size)
+
+
+def network(v, w, middle=None):
+    """A network of two layers with these weights."""
+    net = nn.Sequential(nn.Linear(v.shape[1], v.shape[0], bias=False), middle or nn.Tanh(), nn.Linear(w.shape[1], w.shape[0], bias=False))
+    net.load_state_dict({"0.weight": v, "2.weight": w})
+    return net
+
+
+def fitted(m, net, train, val=None, *, size, epochs, **settings):
+    """The weights after a fit, and all that was logged."""
+    trainer = trainer_of(max_epochs=epochs, num_sanity_val_steps=0)
+    trainer.fit(m.lit_classifier(net, **settings), loader_of(*train, size), loader_of(*val, size) if val else None)
+    weights = [weight.detach() for weight in net.state_dict().values()]
+    return weights, {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+
+
+def samples(draw, n, d=4, classes=3):
+    """Inputs and classes."""
+    return draw.normal(n, d), draw.integers(0, classes, n)
+
+
+def weights_of(draw, d=4, hidden=5, classes=3):
+    """Weights for `network`."""
+    return draw.normal(hidden, d), draw.normal(classes, hidden)
+
+
+@task("lit_classifier")
+@pytest.mark.needs("lightning")
+class TestLitClassifier:
+    @pytest.mark.parametrize("epochs", [1, 2])
+    def test_training(self, agree, draw, epochs):
+        """The trainer takes steps of plain SGD on the mean cross entropy of each batch."""
+        train, (v, w) = samples(draw, 11), weights_of(draw)
+        agree(silent(lambda m: fitted(m, network(v, w), train, size=4, epochs=epochs, lr=0.5, warmup=3)), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("warmup", [1, 2, 50])
+    def test_warm_up(self, agree, draw, warmup):
+        """The rate grows with each step, not with each epoch, and stays at lr once it is there."""
+        train, (v, w) = samples(draw, 9), weights_of(draw)
+        agree(silent(lambda m: fitted(m, network(v, w), train, size=2, epochs=2, lr=0.75, warmup=warmup)), rtol=1e-4, atol=1e-5)
+
+    def test_usual_settings(self, agree, draw):
+        """If nothing is said, lr is 0.1, after a warm-up of 4 steps."""
+        train, (v, w) = samples(draw, 12), weights_of(draw)
+        agree(silent(lambda m: fitted(m, network(v, w), train, size=2, epochs=1)), rtol=1e-4, atol=1e-6)
+
+    def test_validation(self, agree, draw):
+        """val_loss and val_acc are means over all samples, where the last batch is short."""
+        train, val, (v, w) = samples(draw, 5), samples(draw, 13), weights_of(draw)
+        agree(silent(lambda m: fitted(m, network(v, w), train, val, size=4, epochs=1, lr=0.5, warmup=2)), rtol=1e-4, atol=1e-5)
+
+    def test_validation_alone(self, agree, draw):
+        """The trainer validates without training; weights stay."""
+        val, (v, w) = samples(draw, 10), weights_of(draw)
+
+        def probe(m):
+            net = network(v, w, nn.Dropout(0.5))
+            found = trainer_of().validate(m.lit_classifier(net), loader_of(*val, 3), verbose=False)
+            return [dict(sorted(row.items())) for row in found], [weight.detach() for weight in net.state_dict().values()]
+
+        agree(silent(probe), rtol=1e-4, atol=1e-5)
+
+    def test_batches_of_other_forms(self, agree, draw):
+        """Inputs are whatever the model takes, in tuples as well as in lists, and y says how many samples there are."""
+        x, y, w = draw.normal(2, 7, 4), draw.integers(0, 2, 7), draw.normal(2, 4)
+
+        class Swapped(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(4, 2, bias=False)
+
+            def forward(self, x):
+                return self.layer(x.sum(0))
+
+        def probe(m):
+            net = Swapped()
+            net.load_state_dict({"layer.weight": w})
+            batches = torch.utils.data.DataLoader([(x[:, :5], y[:5]), (x[:, 5:], y[5:])], batch_size=None)
+            trainer = trainer_of(max_epochs=1, num_sanity_val_steps=0)
+            trainer.fit(m.lit_classifier(net, lr=0.5, warmup=1), batches, batches)
+            return net.layer.weight.detach(), {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+
+        agree(silent(probe), rtol=1e-4, atol=1e-5)
+
+    def test_frozen_parameters(self, agree, draw):
+        """Parameters without requires_grad are in no group of the optimizer, and stay as they are."""
+        train, (v, w) = samples(draw, 9), weights_of(draw)
+
+        def probe(m):
+            net = network(v, w)
+            net[0].requires_grad_(False)
+            lit = m.lit_classifier(net, lr=0.5, warmup=1)
+            groups = lit.configure_optimizers()["optimizer"].param_groups
+            return [len(group["params"]) for group in groups], fitted(m, net, train, size=4, epochs=1, lr=0.5, warmup=1)
+
+        agree(silent(probe), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("pair", [True, False])
+    def test_predictions(self, agree, draw, pair):
+        """The classes with the largest logits, of pairs and of inputs alone, under the trainer, in eval mode."""
+        (x, y), (v, w) = samples(draw, 23), weights_of(draw)
+
+        def probe(m):
+            net = network(v, w, nn.Dropout(0.5))
+            loader = loader_of(x, y, 8) if pair else torch.utils.data.DataLoader(x, batch_size=8)
+            return trainer_of().predict(m.lit_classifier(net), loader)
+
+        agree(silent(probe), rtol=0, atol=0)
+
+    def test_logits(self, agree, draw):
+        """Called as a function, it gives the model's logits, and lit.model is the model."""
+        (x, _), (v, w) = samples(draw, 6), weights_of(draw)
+
+        def probe(m):
+            lit = m.lit_classifier(network(v, w))
+            return lit(x), lit.model(x), lit.predict_step(x, 0), lit.predict_step((x, None), 1), list(lit.state_dict().items())
+
+        agree(silent(probe), rtol=1e-5, atol=1e-6)
+
+    def test_loss_and_gradient(self, agree, draw):
+        """training_step gives the mean cross entropy with its graph, also for large logits and for one sample, and calls no backward."""
+        (x, y), (v, w) = samples(draw, 7), weights_of(draw)
+
+        def probe(m):
+            found = []
+            for inputs, classes in ((x, y), (x * 1e4, y), (x[:1], y[:1])):
+                net = network(v, w, nn.ReLU())
+                loss = m.lit_classifier(net).training_step((inputs, classes), 0)
+                found.append((loss.detach(), torch.autograd.grad(loss, list(net.parameters())), [p.grad for p in net.parameters()]))
+            return found
+
+        agree(silent(probe), rtol=1e-4, atol=1e-5)
+
+    def test_settings_are_kept(self, agree, draw):
+        """The hparams are lr and warmup, and not the model."""
+        lr, warmup, (v, w) = draw.integer(1, 10**6) / 10**6, draw.integer(1, 10**6), weights_of(draw)
+
+        def probe(m):
+            return [sorted(m.lit_classifier(network(v, w), **some).hparams.items()) for some in ({"lr": lr, "warmup": warmup}, {"lr": lr})]
+
+        agree(silent(probe), rtol=1e-12, atol=0)
+
+    def test_optimizer_and_schedule(self, agree, draw):
+        """The optimizer is plain SGD; the schedule is stepped with every step, and gives lr · min(1, (n + 1) / warmup)."""
+        lr, warmup, (v, w) = 0.5 + draw.integer(1, 10**6) / 10**6, draw.integer(3, 9), weights_of(draw)
+
+        def probe(m):
+            net = network(v, w)
+            lit = m.lit_classifier(net, lr, warmup)
+            found = lit.configure_optimizers()
+            optimizer, plan = found["optimizer"], found["lr_scheduler"]
+            for p in net.parameters():
+                p.grad = torch.ones_like(p)
+            rates = []
+            for _ in range(12):
+                rates.append(optimizer.param_groups[0]["lr"])
+                optimizer.step()
+                plan["scheduler"].step()
+            return plan["interval"], rates, [p.detach() for p in net.parameters()], len(optimizer.param_groups)
+
+        agree(silent(probe), rtol=1e-5, atol=1e-6)
+
+    def test_draws_nothing(self, agree, draw):
+        """The caller's random numbers are the same, whether a classifier was made or not; nor are weights drawn anew."""
+        seed, (v, w) = draw.seed(), weights_of(draw)
+
+        def probe(m):
+            torch.manual_seed(seed)
+            lit = m.lit_classifier(network(v, w))
+            return torch.rand(3), [p.detach() for p in lit.parameters()], lit.hparams["warmup"]
+
+        agree(silent(probe), rtol=1e-6, atol=0)

@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grader.testing import misconception
 from solutions.ecosystem import launch_spec as reference_launch
@@ -396,6 +396,15 @@ def still_prints(x, limit):
     return rows * factor, factor, bad
 
 
+@misconception("break_free", "Compares the sum of squares with limit: its root is due.")
+def compares_squares(x, limit):
+    rows, bad = _rows(x)
+    squares = rows.square().sum()
+    clipped = squares > limit
+    factor = torch.where(clipped, limit / torch.where(clipped, squares, 1).sqrt(), 1)
+    return rows * factor, factor, bad
+
+
 # CountingBackend
 
 
@@ -403,10 +412,6 @@ def _name(node, graph):
     if node.op == "call_function":
         return node.target.__name__
     return node.target if node.op == "call_method" else type(graph.get_submodule(node.target)).__name__
-
-
-def _sizes(x):
-    return tuple(n if isinstance(n, int) else None for n in x.shape)
 
 
 class _Parts:
@@ -419,7 +424,10 @@ class _Parts:
         return [_name(node, graph) for node in graph.graph.nodes if node.op.startswith("call_")]
 
     def shapes(self, inputs):
-        return [_sizes(x) for x in inputs if isinstance(x, Tensor)]
+        return [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
+
+    def open(self, inputs):
+        return sum(isinstance(x, torch.SymInt) for x in inputs)
 
     def again(self, record):
         return any(record["operations"] == other["operations"] for other in self.graphs)
@@ -428,7 +436,7 @@ class _Parts:
         record["calls"] += 1
 
     def __call__(self, graph, inputs):
-        record = {"operations": self.names(graph), "shapes": self.shapes(inputs), "calls": 0}
+        record = {"operations": self.names(graph), "shapes": self.shapes(inputs), "open": self.open(inputs), "calls": 0}
         self.recompiles += self.again(record)
         self.graphs.append(record)
         run = self.inner(graph, inputs) if self.inner else graph.forward
@@ -524,7 +532,7 @@ class CountsForTheNewest(_Parts):
 @misconception("CountingBackend", "Counts a run only after it went well.")
 class CountsAfterwards(_Parts):
     def __call__(self, graph, inputs):
-        record = {"operations": self.names(graph), "shapes": self.shapes(inputs), "calls": 0}
+        record = {"operations": self.names(graph), "shapes": self.shapes(inputs), "open": self.open(inputs), "calls": 0}
         self.recompiles += self.again(record)
         self.graphs.append(record)
         run = self.inner(graph, inputs) if self.inner else graph.forward
@@ -558,7 +566,7 @@ class RunsTheGraph(_Parts):
 @misconception("CountingBackend", "Asks the backend inside at each run: compiling is done once.")
 class CompilesAtEachRun(_Parts):
     def __call__(self, graph, inputs):
-        record = {"operations": self.names(graph), "shapes": self.shapes(inputs), "calls": 0}
+        record = {"operations": self.names(graph), "shapes": self.shapes(inputs), "open": self.open(inputs), "calls": 0}
         self.recompiles += self.again(record)
         self.graphs.append(record)
 
@@ -629,22 +637,30 @@ class CountsAllPairs(_Parts):
         return sum(record["operations"] == other["operations"] for other in self.graphs)
 
 
-@misconception("CountingBackend", "Leaves sizes that are open out of the shape.")
-class LeavesOpenSizesOut(_Parts):
-    def shapes(self, inputs):
-        return [tuple(n for n in x.shape if isinstance(n, int)) for x in inputs if isinstance(x, Tensor)]
+@misconception("CountingBackend", "Counts every number among the inputs as a size that is left open.")
+class NumbersAreOpen(_Parts):
+    def open(self, inputs):
+        return sum(not isinstance(x, Tensor) for x in inputs)
 
 
-@misconception("CountingBackend", "Makes numbers of open sizes, which fixes the graph to them.")
-class FixesOpenSizes(_Parts):
+@misconception(
+    "CountingBackend", "Looks for open sizes in the tensors' shapes, where torch.compile has none: they are inputs of their own."
+)
+class OpenInShapes(_Parts):
+    def open(self, inputs):
+        return sum(isinstance(n, torch.SymInt) for x in inputs if isinstance(x, Tensor) for n in x.shape)
+
+
+@misconception("CountingBackend", "Takes open sizes for shapes, too.")
+class OpenSizesAreShapes(_Parts):
     def shapes(self, inputs):
-        return [tuple(int(n) for n in x.shape) for x in inputs if isinstance(x, Tensor)]
+        return [tuple(x.shape) if isinstance(x, Tensor) else (int(x),) for x in inputs if isinstance(x, Tensor | torch.SymInt)]
 
 
 @misconception("CountingBackend", "Keeps an empty shape for inputs that are no tensors.")
 class ShapesOfNumbers(_Parts):
     def shapes(self, inputs):
-        return [_sizes(x) if isinstance(x, Tensor) else () for x in inputs]
+        return [tuple(x.shape) if isinstance(x, Tensor) else () for x in inputs]
 
 
 @misconception("CountingBackend", "Counts each operation once for each graph, however often the graph ran.")
@@ -890,3 +906,499 @@ def whitespace_is_fine(processes, node, *, master="localhost", port=29500, env=N
 @misconception("launch_spec", "Strips whitespace from the address, where it has to refuse.")
 def strips_the_address(processes, node, *, master="localhost", port=29500, env=None):
     return reference_launch(processes, node, master=master.strip(), port=port, env=env)
+
+
+# log_run
+
+
+def _written(folder, epochs, accuracies, every, first_step, *, step_of=None, mean=None, due=None, place=None, number=None, close=True):
+    """The reference with parts replaced: a batch's step, an epoch's mean, which batches are written, and where the epoch's points go."""
+    if len(accuracies) != len(epochs) or every < 1:
+        raise ValueError("accuracies, every")
+    from torch.utils.tensorboard import SummaryWriter
+
+    number = number or (lambda loss: float(torch.as_tensor(loss).detach()))
+    writer = SummaryWriter(folder)
+    step = first_step
+    for epoch, (losses, accuracy) in enumerate(zip(epochs, accuracies, strict=True)):
+        for batch, loss in enumerate(losses):
+            at = step_of(epoch, batch, step) if step_of else step
+            if due(epoch, batch, step) if due else step % every == 0:
+                writer.add_scalar("loss/batch", number(loss), at)
+            step += 1
+        if len(losses):
+            at = place(epoch, step) if place else step - 1
+            values = [number(loss) for loss in losses]
+            writer.add_scalar("loss/epoch", mean(losses) if mean else sum(values) / len(values), at)
+            writer.add_scalar("accuracy", accuracy, at)
+    if close:
+        writer.close()
+    return step
+
+
+@misconception("log_run", "Begins each epoch with step 0 again, so that curves lie on one another.")
+def restarts_each_epoch(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, step_of=lambda epoch, batch, step: first_step + batch)
+
+
+@misconception("log_run", "Takes the epoch's number for the step of its mean and accuracy.")
+def epochs_as_steps(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, place=lambda epoch, step: first_step + epoch)
+
+
+@misconception("log_run", "Puts mean and accuracy at the first step of the next epoch.")
+def one_step_late(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, place=lambda epoch, step: step)
+
+
+@misconception("log_run", "Counts steps from 1.")
+def counts_from_one(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, step_of=lambda epoch, batch, step: step + 1)
+
+
+@misconception("log_run", "Takes epoch · (batches of this epoch) + batch for the step: epochs may differ.")
+def epochs_are_equal(folder, epochs, accuracies, *, every=1, first_step=0):
+    def step_of(epoch, batch, step):
+        return first_step + epoch * len(epochs[epoch]) + batch
+
+    return _written(folder, epochs, accuracies, every, first_step, step_of=step_of)
+
+
+@misconception("log_run", "Leaves first_step out of what it writes.")
+def ignores_the_first_step(folder, epochs, accuracies, *, every=1, first_step=0):
+    return first_step + _written(folder, epochs, accuracies, every, 0)
+
+
+@misconception("log_run", "Counts `every` within each epoch, and not by steps.")
+def every_within_an_epoch(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, due=lambda epoch, batch, step: batch % every == 0)
+
+
+@misconception("log_run", "Counts `every` from the first step of this run, and not by the step itself.")
+def every_within_a_run(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, due=lambda epoch, batch, step: (step - first_step) % every == 0)
+
+
+@misconception("log_run", "Writes the batch before a multiple of `every`.")
+def every_one_early(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, due=lambda epoch, batch, step: (step + 1) % every == 0)
+
+
+@misconception("log_run", "Writes every batch, whatever `every` says.")
+def writes_all(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, due=lambda epoch, batch, step: True)
+
+
+@misconception("log_run", "Numbers the written batches through, instead of giving each its own step.")
+def numbers_what_is_written(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, step_of=lambda epoch, batch, step: step // every)
+
+
+@misconception("log_run", "Takes the mean in the losses' own dtype, which is coarse, or too small for the sum.")
+def mean_in_the_losses_dtype(folder, epochs, accuracies, *, every=1, first_step=0):
+    def mean(losses):
+        total = sum(losses)
+        return float(torch.as_tensor(total / len(losses)).detach())
+
+    return _written(folder, epochs, accuracies, every, first_step, mean=mean)
+
+
+@misconception("log_run", "Writes the last batch's loss as the epoch's.")
+def last_loss(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, mean=lambda losses: float(torch.as_tensor(losses[-1]).detach()))
+
+
+@misconception("log_run", "Writes the epoch's sum, not its mean.")
+def sum_of_losses(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(
+        folder, epochs, accuracies, every, first_step, mean=lambda losses: sum(float(torch.as_tensor(x).detach()) for x in losses)
+    )
+
+
+@misconception("log_run", "Takes the mean of the written batches only.")
+def mean_of_the_written(folder, epochs, accuracies, *, every=1, first_step=0):
+    means, step = [], first_step
+    for losses in epochs:
+        kept = [float(torch.as_tensor(x).detach()) for n, x in enumerate(losses, step) if n % max(every, 1) == 0]
+        step += len(losses)
+        if losses:
+            means.append(sum(kept) / max(len(kept), 1))
+    return _written(folder, epochs, accuracies, every, first_step, mean=lambda losses: means.pop(0))
+
+
+@misconception("log_run", "Averages over the run so far, where the epoch's mean is due.")
+def running_mean(folder, epochs, accuracies, *, every=1, first_step=0):
+    seen = []
+
+    def mean(losses):
+        seen.extend(float(torch.as_tensor(x).detach()) for x in losses)
+        return sum(seen) / len(seen)
+
+    return _written(folder, epochs, accuracies, every, first_step, mean=mean)
+
+
+@misconception("log_run", "Leaves the writer open: what is still in its queue is not in the file.")
+def leaves_the_writer_open(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step, close=False)
+
+
+@misconception("log_run", "Uses add_scalars, which makes a folder and a file of its own for each curve.")
+def many_files(folder, epochs, accuracies, *, every=1, first_step=0):
+    step = _written(folder, epochs, [0.0] * len(epochs) if len(accuracies) == len(epochs) else accuracies, every, first_step)
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(folder) as writer:
+        writer.add_scalars("more", {"accuracy": sum(accuracies)}, step)
+    return step
+
+
+@misconception("log_run", "Leaves NaN out.")
+def leaves_nan_out(folder, epochs, accuracies, *, every=1, first_step=0):
+    def due(epoch, batch, step):
+        return step % every == 0 and not torch.as_tensor(epochs[epoch][batch]).isnan()
+
+    return _written(folder, epochs, accuracies, every, first_step, due=due)
+
+
+@misconception("log_run", "Divides by the number of batches without a look: an epoch may have none.")
+def divides_by_zero(folder, epochs, accuracies, *, every=1, first_step=0):
+    for losses in epochs:
+        1 / len(losses)
+    return _written(folder, epochs, accuracies, every, first_step)
+
+
+@misconception("log_run", "Returns the last step that was written, and not the one that comes next.")
+def returns_the_last_step(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step) - 1
+
+
+@misconception("log_run", "Returns how many batches there were, without the steps before them.")
+def returns_the_number(folder, epochs, accuracies, *, every=1, first_step=0):
+    return _written(folder, epochs, accuracies, every, first_step) - first_step
+
+
+@misconception("log_run", "Opens the writer before it looks at the arguments, so that a refused run leaves a folder.")
+def opens_first(folder, epochs, accuracies, *, every=1, first_step=0):
+    if len(accuracies) != len(epochs) or every < 1:
+        from torch.utils.tensorboard import SummaryWriter
+
+        SummaryWriter(folder).close()
+    return _written(folder, epochs, accuracies, every, first_step)
+
+
+@misconception("log_run", "Cuts epochs and accuracies to the same length, where it has to refuse.")
+def cuts_to_length(folder, epochs, accuracies, *, every=1, first_step=0):
+    n = min(len(epochs), len(accuracies))
+    return _written(folder, epochs[:n], accuracies[:n], every, first_step)
+
+
+@misconception("log_run", "Has another tag for the accuracy.")
+def another_tag(folder, epochs, accuracies, *, every=1, first_step=0):
+    from torch.utils.tensorboard import SummaryWriter
+
+    class Renamed(SummaryWriter):
+        pass
+
+    usual = SummaryWriter.add_scalar
+
+    def add_scalar(self, tag, *args, **kwargs):
+        return usual(self, "accuracy/epoch" if tag == "accuracy" else tag, *args, **kwargs)
+
+    SummaryWriter.add_scalar = add_scalar
+    try:
+        return _written(folder, epochs, accuracies, every, first_step)
+    finally:
+        SummaryWriter.add_scalar = usual
+
+
+# lit_classifier
+
+
+def _lit(model, lr, warmup, **methods):
+    """The reference with these methods replaced."""
+    from lightning import LightningModule
+
+    class Lit(LightningModule):
+        def __init__(self, model, lr, warmup):
+            super().__init__()
+            self.save_hyperparameters(ignore=["model"])
+            self.model = model
+
+        def forward(self, x):
+            return self.model(x)
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            loss = nn.functional.cross_entropy(self(x), y)
+            self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(y))
+            return loss
+
+        def validation_step(self, batch, batch_idx):
+            x, y = batch
+            logits = self(x)
+            self.log("val_loss", nn.functional.cross_entropy(logits, y), on_step=False, on_epoch=True, batch_size=len(y))
+            self.log("val_acc", (logits.argmax(1) == y).float().mean(), on_step=False, on_epoch=True, batch_size=len(y))
+
+        def predict_step(self, batch, batch_idx):
+            return self(batch if isinstance(batch, Tensor) else batch[0]).argmax(1)
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=lr)
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1, (n + 1) / warmup))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    for name, method in methods.items():
+        setattr(Lit, name, method)
+    return Lit(model, lr, warmup)
+
+
+def _step(loss_of, *, size=len, scale=1.0):
+    """A training step with this loss."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = loss_of(self(x), y)
+        self.log("train_loss", scale * loss, on_step=False, on_epoch=True, batch_size=size(y))
+        return loss
+
+    return training_step
+
+
+def _optimizers(make=None, plan=None, factor=None, chosen=None):
+    """A configure_optimizers with parts replaced."""
+
+    def of(lr, warmup):
+        def configure_optimizers(self):
+            parameters = chosen(self) if chosen else [p for p in self.model.parameters() if p.requires_grad]
+            optimizer = (make or torch.optim.SGD)(parameters, lr=lr)
+            rule = factor or (lambda n, warmup: min(1, (n + 1) / warmup))
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: rule(n, warmup))
+            return {"optimizer": optimizer, "lr_scheduler": plan(scheduler) if plan else {"scheduler": scheduler, "interval": "step"}}
+
+        return configure_optimizers
+
+    return of
+
+
+@misconception("lit_classifier", "Takes the softmax before the cross entropy, which takes it once more.")
+def double_softmax(model, lr=0.1, warmup=4):
+    return _lit(model, lr, warmup, training_step=_step(lambda logits, y: nn.functional.cross_entropy(logits.softmax(1), y)))
+
+
+@misconception("lit_classifier", "Sums the loss over the batch.")
+def summed_loss(model, lr=0.1, warmup=4):
+    return _lit(model, lr, warmup, training_step=_step(lambda logits, y: nn.functional.cross_entropy(logits, y, reduction="sum")))
+
+
+@misconception("lit_classifier", "Returns the loss without its graph.")
+def detached_loss(model, lr=0.1, warmup=4):
+    return _lit(model, lr, warmup, training_step=_step(lambda logits, y: nn.functional.cross_entropy(logits, y).detach()))
+
+
+@misconception("lit_classifier", "Returns nothing from training_step: Lightning skips such a batch.")
+def returns_nothing(model, lr=0.1, warmup=4):
+    step = _step(nn.functional.cross_entropy)
+
+    def training_step(self, batch, batch_idx):
+        step(self, batch, batch_idx)
+
+    return _lit(model, lr, warmup, training_step=training_step)
+
+
+@misconception("lit_classifier", "Calls backward as well: the trainer does so already.")
+def goes_backward_itself(model, lr=0.1, warmup=4):
+    step = _step(nn.functional.cross_entropy)
+
+    def training_step(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        loss.backward(retain_graph=True)
+        return loss
+
+    return _lit(model, lr, warmup, training_step=training_step)
+
+
+@misconception("lit_classifier", "Logs every batch with the same weight: a short last batch counts as much as a whole one.")
+def batches_weigh_the_same(model, lr=0.1, warmup=4):
+    return _lit(model, lr, warmup, training_step=_step(nn.functional.cross_entropy, size=lambda y: 1))
+
+
+@misconception("lit_classifier", "Lets Lightning guess the batch's size from its first tensor.")
+def guesses_the_size(model, lr=0.1, warmup=4):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = nn.functional.cross_entropy(self(x), y)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    return _lit(model, lr, warmup, training_step=training_step)
+
+
+@misconception("lit_classifier", "Logs the training loss of each step only, so that the last batch's is left at the end.")
+def logs_steps_only(model, lr=0.1, warmup=4):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = nn.functional.cross_entropy(self(x), y)
+        self.log("train_loss", loss)
+        return loss
+
+    return _lit(model, lr, warmup, training_step=training_step)
+
+
+@misconception("lit_classifier", "Logs the training loss as `loss`.")
+def logs_another_name(model, lr=0.1, warmup=4):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = nn.functional.cross_entropy(self(x), y)
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(y))
+        return loss
+
+    return _lit(model, lr, warmup, training_step=training_step)
+
+
+@misconception("lit_classifier", "Logs how many are right, not their share.")
+def counts_right_ones(model, lr=0.1, warmup=4):
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        self.log("val_loss", nn.functional.cross_entropy(logits, y), on_step=False, on_epoch=True, batch_size=len(y))
+        self.log("val_acc", (logits.argmax(1) == y).float().sum(), on_step=False, on_epoch=True, batch_size=len(y))
+
+    return _lit(model, lr, warmup, validation_step=validation_step)
+
+
+@misconception("lit_classifier", "Leaves the validation loss out.")
+def no_validation_loss(model, lr=0.1, warmup=4):
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        self.log("val_acc", (self(x).argmax(1) == y).float().mean(), on_step=False, on_epoch=True, batch_size=len(y))
+
+    return _lit(model, lr, warmup, validation_step=validation_step)
+
+
+@misconception("lit_classifier", "Uses the training step to validate, and so logs train_loss over it.")
+def validates_by_training(model, lr=0.1, warmup=4):
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        loss = self.training_step(batch, batch_idx)
+        self.log("val_loss", loss, on_step=False, on_epoch=True, batch_size=len(y))
+        self.log("val_acc", (self(x).argmax(1) == y).float().mean(), on_step=False, on_epoch=True, batch_size=len(y))
+
+    return _lit(model, lr, warmup, validation_step=validation_step)
+
+
+@misconception("lit_classifier", "Switches to train mode by itself, also to validate: the trainer has switched to eval mode.")
+def switches_modes(model, lr=0.1, warmup=4):
+    def forward(self, x):
+        self.model.train()
+        return self.model(x)
+
+    return _lit(model, lr, warmup, forward=forward)
+
+
+@misconception("lit_classifier", "Predicts the logits themselves.")
+def predicts_logits(model, lr=0.1, warmup=4):
+    def predict_step(self, batch, batch_idx):
+        return self(batch if isinstance(batch, Tensor) else batch[0])
+
+    return _lit(model, lr, warmup, predict_step=predict_step)
+
+
+@misconception("lit_classifier", "Compares samples, not classes, for the prediction.")
+def predicts_along_the_batch(model, lr=0.1, warmup=4):
+    def predict_step(self, batch, batch_idx):
+        return self(batch if isinstance(batch, Tensor) else batch[0]).argmax(0)
+
+    return _lit(model, lr, warmup, predict_step=predict_step)
+
+
+@misconception("lit_classifier", "Takes every batch for a pair when it predicts.")
+def predicts_pairs_only(model, lr=0.1, warmup=4):
+    def predict_step(self, batch, batch_idx):
+        x, _ = batch
+        return self(x).argmax(1)
+
+    return _lit(model, lr, warmup, predict_step=predict_step)
+
+
+@misconception("lit_classifier", "Hands the whole batch to the model when it predicts, as Lightning does by itself.")
+def predicts_by_default(model, lr=0.1, warmup=4):
+    def predict_step(self, batch, batch_idx):
+        return self(batch).argmax(1)
+
+    return _lit(model, lr, warmup, predict_step=predict_step)
+
+
+@misconception("lit_classifier", "Gives the scheduler alone: Lightning then steps it once an epoch.")
+def steps_once_an_epoch(model, lr=0.1, warmup=4):
+    make = _optimizers(plan=lambda scheduler: {"scheduler": scheduler, "interval": "epoch"})
+    return _lit(model, lr, warmup, configure_optimizers=make(lr, warmup))
+
+
+@misconception("lit_classifier", "Begins the warm-up with rate 0: the first step changes nothing.")
+def begins_with_zero(model, lr=0.1, warmup=4):
+    make = _optimizers(factor=lambda n, warmup: min(1, n / warmup))
+    return _lit(model, lr, warmup, configure_optimizers=make(lr, warmup))
+
+
+@misconception("lit_classifier", "Lets the rate grow beyond lr.")
+def never_stops_growing(model, lr=0.1, warmup=4):
+    make = _optimizers(factor=lambda n, warmup: (n + 1) / warmup)
+    return _lit(model, lr, warmup, configure_optimizers=make(lr, warmup))
+
+
+@misconception("lit_classifier", "Ends the warm-up one step late.")
+def one_step_longer(model, lr=0.1, warmup=4):
+    make = _optimizers(factor=lambda n, warmup: min(1, (n + 1) / (warmup + 1)))
+    return _lit(model, lr, warmup, configure_optimizers=make(lr, warmup))
+
+
+@misconception("lit_classifier", "Uses Adam.")
+def uses_adam(model, lr=0.1, warmup=4):
+    return _lit(model, lr, warmup, configure_optimizers=_optimizers(make=torch.optim.Adam)(lr, warmup))
+
+
+@misconception("lit_classifier", "Adds momentum.")
+def adds_momentum(model, lr=0.1, warmup=4):
+    make = _optimizers(make=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9))
+    return _lit(model, lr, warmup, configure_optimizers=make(lr, warmup))
+
+
+@misconception("lit_classifier", "Hands frozen parameters to the optimizer, too.")
+def frozen_ones_too(model, lr=0.1, warmup=4):
+    return _lit(model, lr, warmup, configure_optimizers=_optimizers(chosen=lambda self: list(self.parameters()))(lr, warmup))
+
+
+@misconception("lit_classifier", "Keeps the settings as attributes only, so that no checkpoint holds them.")
+def no_hyperparameters(model, lr=0.1, warmup=4):
+    return _lit(model, lr, warmup, save_hyperparameters=lambda self, **settings: None)
+
+
+@misconception("lit_classifier", "Saves the model among the settings: a checkpoint then holds it twice, and pickled.")
+def model_among_the_settings(model, lr=0.1, warmup=4):
+    from lightning import LightningModule
+
+    def save_hyperparameters(self, *, ignore):
+        LightningModule.save_hyperparameters(self, {"model": model, "lr": lr, "warmup": warmup})
+
+    return _lit(model, lr, warmup, save_hyperparameters=save_hyperparameters)
+
+
+@misconception("lit_classifier", "Trains a copy: the model that was handed in stays as it is.")
+def trains_a_copy(model, lr=0.1, warmup=4):
+    import copy
+
+    return _lit(copy.deepcopy(model), lr, warmup)
+
+
+@misconception("lit_classifier", "Draws the weights anew, so that every run begins alike.")
+def draws_weights_anew(model, lr=0.1, warmup=4):
+    for part in model.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    return _lit(model, lr, warmup)
+
+
+@misconception("lit_classifier", "Seeds the random numbers of the whole program.")
+def seeds_everything(model, lr=0.1, warmup=4):
+    torch.manual_seed(0)
+    return _lit(model, lr, warmup)

@@ -1,10 +1,17 @@
 """Examples for the module ecosystem. Run one task's with `pytest tests/public -k twice_op`."""
 
+import importlib.util
 import math
+import warnings
 
 import pytest
 import torch
-from ecosystem import CountingBackend, break_free, launch_spec, twice_op
+from ecosystem import CountingBackend, break_free, launch_spec, lit_classifier, log_run, twice_op
+from torch import nn
+from torch.utils.data import DataLoader
+
+needs_tensorboard = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="pip install tensorboard")
+needs_lightning = pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="pip install lightning")
 
 
 def test_twice_op_of_two_numbers():
@@ -61,8 +68,8 @@ def test_CountingBackend_of_one_function():
     f(torch.zeros(2))
     f(torch.zeros(3))
     assert backend.graphs == [
-        {"operations": ["neg", "relu"], "shapes": [(2,)], "calls": 2},
-        {"operations": ["neg", "relu"], "shapes": [(3,)], "calls": 1},
+        {"operations": ["neg", "relu"], "shapes": [(2,)], "open": 0, "calls": 2},
+        {"operations": ["neg", "relu"], "shapes": [(3,)], "open": 0, "calls": 1},
     ]
     assert backend.recompiles == 1
     assert backend.ran() == {"neg": 3, "relu": 3}
@@ -99,3 +106,62 @@ def test_launch_spec_refuses():
     for processes, node in (([2, 3], 2), ([True], 0), ([], 0)):
         with pytest.raises(ValueError):
             launch_spec(processes, node)
+
+
+@needs_tensorboard
+def test_log_run_of_two_epochs(tmp_path):
+    """Three batches and two: steps 4 to 8, of which the even ones are written. TensorBoard's own reader reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    following = log_run(str(tmp_path / "run"), [[3.0, 2.0, torch.tensor(1.0)], [1.0, 0.5]], [0.5, 0.75], every=2, first_step=4)
+    assert following == 9
+    assert len(list((tmp_path / "run").iterdir())) == 1
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert curves == {
+        "loss/batch": [(4, 3.0), (6, 1.0), (8, 0.5)],
+        "loss/epoch": [(6, 2.0), (8, 0.75)],
+        "accuracy": [(6, 0.5), (8, 0.75)],
+    }
+
+
+@needs_tensorboard
+def test_log_run_refuses(tmp_path):
+    """An accuracy is missing: nothing is written."""
+    with pytest.raises(ValueError):
+        log_run(str(tmp_path / "run"), [[1.0], [2.0]], [0.5])
+    assert not (tmp_path / "run").exists()
+
+
+@needs_lightning
+def test_lit_classifier_under_a_trainer():
+    """Two epochs of two steps at rate 1, then 1: a network that starts from zero tells the two classes apart."""
+    from lightning import Trainer
+
+    net = nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(net.weight)
+    batches = DataLoader([(torch.eye(2), torch.tensor([0, 1])), (torch.eye(2)[:1], torch.tensor([0]))], batch_size=None)
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's, about loaders without workers
+        trainer = Trainer(accelerator="cpu", max_epochs=2, **silent)
+        trainer.fit(lit_classifier(net, lr=1.0, warmup=1), batches, batches)
+    assert trainer.callback_metrics["val_acc"] == 1
+    assert trainer.callback_metrics["train_loss"] < math.log(2)
+    assert net(torch.eye(2)).argmax(1).tolist() == [0, 1]
+
+
+@needs_lightning
+def test_lit_classifier_by_hand():
+    """Equal logits for two classes: the loss is log 2. Rates grow in two steps to 0.5."""
+    net = nn.Linear(3, 2, bias=False)
+    nn.init.zeros_(net.weight)
+    lit = lit_classifier(net, lr=0.5, warmup=2)
+    assert dict(lit.hparams) == {"lr": 0.5, "warmup": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's, because there is no trainer
+        loss = lit.training_step((torch.ones(4, 3), torch.tensor([0, 1, 1, 0])), 0)
+    assert loss.item() == pytest.approx(math.log(2))
+    found = lit.configure_optimizers()
+    assert found["optimizer"].param_groups[0]["lr"] == 0.25
+    assert found["lr_scheduler"]["interval"] == "step"
