@@ -144,7 +144,7 @@ class CountingBackend:
             same arguments. A call that ends in an error counts.
         """
         operations = [_operation(node, graph) for node in graph.graph.nodes if node.op.startswith("call_")]
-        shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
+        shapes = [x.shape for x in inputs if isinstance(x, Tensor)]
         left_open = sum(isinstance(x, torch.SymInt) for x in inputs)
         self.recompiles += any(operations == other["operations"] for other in self.graphs)
         record = {"operations": operations, "shapes": shapes, "open": left_open, "calls": 0}
@@ -274,7 +274,7 @@ def log_run(
     step = first_step
     with SummaryWriter(folder) as writer:
         for losses, accuracy in zip(epochs, accuracies, strict=True):
-            values = [torch.as_tensor(loss, dtype=torch.float64).item() for loss in losses]
+            values = [loss.item() if isinstance(loss, Tensor) else loss for loss in losses]
             for value in values:
                 if step % every == 0:
                     writer.add_scalar("loss/batch", value, step)
