@@ -128,6 +128,15 @@ def detaches_the_gradient(name):
     return _operator(name, backward=backward)
 
 
+@misconception("twice_op", "Computes the gradient in float32, whatever x has.")
+def gradient_in_single(name):
+    def backward(ctx, grad):
+        first, second = grad.float().tensor_split(2)
+        return (first + ctx.scale * second).to(grad.dtype), None
+
+    return _operator(name, backward=backward)
+
+
 @misconception("twice_op", "Computes the gradient with NumPy, which autograd can't look into.")
 def gradient_by_numpy(name):
     def backward(ctx, grad):
@@ -393,6 +402,24 @@ def still_prints(x, limit):
     clipped = squares.detach().sqrt() > limit
     factor = torch.where(clipped, limit / torch.where(clipped, squares, 1).sqrt(), 1)
     print("bad rows:", bad)
+    return rows * factor, factor, bad
+
+
+@misconception("break_free", "Takes large numbers for infinities.")
+def large_is_bad(x, limit):
+    good = (x.abs() < 1e30).all(1)
+    rows = torch.where(good[:, None], x, 0)
+    squares = rows.square().sum()
+    clipped = squares.sqrt() > limit
+    factor = torch.where(clipped, limit / torch.where(clipped, squares, 1).sqrt(), 1)
+    return rows * factor, factor, (~good).sum()
+
+
+@misconception("break_free", "Keeps the sum of squares away from 0 by a bound, which batches of tiny numbers run into.")
+def bounded_below(x, limit):
+    rows, bad = _rows(x)
+    squares = rows.square().sum()
+    factor = torch.where(squares.sqrt() > limit, limit / squares.clamp_min(1e-24).sqrt(), 1)
     return rows * factor, factor, bad
 
 
@@ -1067,6 +1094,31 @@ def divides_by_zero(folder, epochs, accuracies, *, every=1, first_step=0):
     return _written(folder, epochs, accuracies, every, first_step)
 
 
+@misconception("log_run", "Writes the accuracy of an epoch without batches.")
+def accuracy_of_nothing(folder, epochs, accuracies, *, every=1, first_step=0):
+    following = _written(folder, epochs, accuracies, every, first_step)
+    from torch.utils.tensorboard import SummaryWriter
+
+    usual = SummaryWriter.add_scalar
+    missing = [accuracy for losses, accuracy in zip(epochs, accuracies, strict=True) if not len(losses)]
+    if missing:
+        import shutil
+
+        shutil.rmtree(folder)
+
+        def add_scalar(self, tag, value, step):
+            usual(self, tag, value, step)
+            if tag == "accuracy" and missing:
+                usual(self, tag, missing.pop(), step)
+
+        SummaryWriter.add_scalar = add_scalar
+        try:
+            _written(folder, epochs, accuracies, every, first_step)
+        finally:
+            SummaryWriter.add_scalar = usual
+    return following
+
+
 @misconception("log_run", "Returns the last step that was written, and not the one that comes next.")
 def returns_the_last_step(folder, epochs, accuracies, *, every=1, first_step=0):
     return _written(folder, epochs, accuracies, every, first_step) - 1
@@ -1350,6 +1402,16 @@ def never_stops_growing(model, lr=0.1, warmup=4):
 def one_step_longer(model, lr=0.1, warmup=4):
     make = _optimizers(factor=lambda n, warmup: min(1, (n + 1) / (warmup + 1)))
     return _lit(model, lr, warmup, configure_optimizers=make(lr, warmup))
+
+
+@misconception("lit_classifier", "Takes LinearLR over `warmup` steps: from 1 / warmup to 1 there are warmup − 1.")
+def linear_over_warmup(model, lr=0.1, warmup=4):
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=lr)
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, 1.0, total_iters=warmup)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    return _lit(model, lr, warmup, configure_optimizers=configure_optimizers)
 
 
 @misconception("lit_classifier", "Uses Adam.")
