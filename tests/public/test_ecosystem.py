@@ -1,6 +1,7 @@
 """Examples for the module ecosystem. Run one task's with `pytest tests/public -k twice_op`."""
 
 import importlib.util
+import logging
 import math
 import warnings
 
@@ -12,6 +13,17 @@ from torch.utils.data import DataLoader
 
 needs_tensorboard = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="pip install tensorboard")
 needs_lightning = pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="pip install lightning")
+
+
+@pytest.fixture
+def quiet():
+    """Keep what Lightning tells of devices, and its warnings about small examples, off the screen."""
+    import lightning.pytorch  # noqa: F401
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def test_twice_op_of_two_numbers():
@@ -134,7 +146,7 @@ def test_log_run_refuses(tmp_path):
 
 
 @needs_lightning
-def test_lit_classifier_under_a_trainer():
+def test_lit_classifier_under_a_trainer(quiet):
     """Two epochs of two steps at rate 1, then 1: a network that starts from zero tells the two classes apart."""
     from lightning import Trainer
 
@@ -142,25 +154,21 @@ def test_lit_classifier_under_a_trainer():
     nn.init.zeros_(net.weight)
     batches = DataLoader([(torch.eye(2), torch.tensor([0, 1])), (torch.eye(2)[:1], torch.tensor([0]))], batch_size=None)
     silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's, about loaders without workers
-        trainer = Trainer(accelerator="cpu", max_epochs=2, **silent)
-        trainer.fit(lit_classifier(net, lr=1.0, warmup=1), batches, batches)
+    trainer = Trainer(accelerator="cpu", max_epochs=2, **silent)
+    trainer.fit(lit_classifier(net, lr=1.0, warmup=1), batches, batches)
     assert trainer.callback_metrics["val_acc"] == 1
     assert trainer.callback_metrics["train_loss"] < math.log(2)
     assert net(torch.eye(2)).argmax(1).tolist() == [0, 1]
 
 
 @needs_lightning
-def test_lit_classifier_by_hand():
+def test_lit_classifier_by_hand(quiet):
     """Equal logits for two classes: the loss is log 2. Rates grow in two steps to 0.5."""
     net = nn.Linear(3, 2, bias=False)
     nn.init.zeros_(net.weight)
     lit = lit_classifier(net, lr=0.5, warmup=2)
     assert dict(lit.hparams) == {"lr": 0.5, "warmup": 2}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's, because there is no trainer
-        loss = lit.training_step((torch.ones(4, 3), torch.tensor([0, 1, 1, 0])), 0)
+    loss = lit.training_step((torch.ones(4, 3), torch.tensor([0, 1, 1, 0])), 0)
     assert loss.item() == pytest.approx(math.log(2))
     found = lit.configure_optimizers()
     assert found["optimizer"].param_groups[0]["lr"] == 0.25
