@@ -207,7 +207,8 @@ def log_run(
     Import SummaryWriter inside the function: then your other tasks work where tensorboard is missing.
 
     Args:
-        folder: where the event file goes: exactly one file, complete when the function returns. The folder need not exist.
+        folder: where the event file goes: exactly one new file, complete when the function returns. The folder need not exist, and
+            what an earlier run has written there stays.
         epochs: for each epoch the losses of its batches: floats, or 0-d tensors of any floating dtype, with or without a graph.
         accuracies: one for each epoch.
         every: at least 1. (It concerns loss/batch only.)
@@ -228,7 +229,8 @@ def lit_classifier(model: nn.Module, lr: float = 0.1, warmup: int = 4) -> nn.Mod
     well (it loads torchvision, which takes a while): then your other tasks start fast, and work where it is missing.
 
     trainer.fit(lit, loader, val_loader) brings the loop: it moves batches, switches modes and gradients, calls zero_grad, backward
-    and step. So nothing of that is done here, and nothing is drawn at random. You write what is particular to this training:
+    and step, and leaves modes as they were. So nothing of that is done here, and nothing is drawn at random. You write what is
+    particular to this training:
 
     - lit.model is the model, and lit(x) its logits.
     - lit.hparams has lr and warmup, and nothing else: so checkpoints hold them. (save_hyperparameters has an `ignore`.)
