@@ -53,6 +53,7 @@ class TestDiscountedReturns:
     def test_gamma_of_0_and_1(self, agree, draw):
         """With 0 only the step's own reward counts, with 1 all count alike."""
         rewards, done, last = *walks(draw, 9, 4, F64), draw.normal(4, dtype=F64)
+        rewards = 1e4 * rewards  # nothing is clipped
         agree(lambda m: [m.discounted_returns(rewards, done, gamma, last) for gamma in (0.0, 1.0)], rtol=1e-9, atol=1e-9)
 
     def test_float64(self, agree, draw):
@@ -144,7 +145,8 @@ class TestGae:
 
     def test_limits(self, agree, draw):
         """With lam 0 the advantage is δ, with lam 1 the return less the value; gamma may be 0 or 1."""
-        given = experience(draw, 8, 4, F64)
+        rewards, *rest = experience(draw, 8, 4, F64)
+        given = [1e4 * rewards, *rest]  # nothing is clipped
         pairs = [(gamma, lam) for gamma in (0.0, 0.7, 1.0) for lam in (0.0, 0.6, 1.0)]
         agree(lambda m: [m.gae(*given, gamma=gamma, lam=lam) for gamma, lam in pairs], rtol=1e-9, atol=1e-9)
 
@@ -1002,10 +1004,10 @@ class TestGrpoLoss:
         agree(probe, rtol=1e-8, atol=1e-10)
 
     def test_lengths(self, agree, draw):
-        """The mean is taken over each answer's tokens first: long answers do not count more. One without tokens counts as 0."""
+        """The mean is over each answer's tokens first; answers without tokens count as 0, also where a question has no others."""
         given = grpo_task(draw, dtype=F64)
         lengths = torch.stack([draw.permutation(7)[:4] for _ in range(3)])
-        lengths[0, 0] = 0
+        lengths[0, 0], lengths[draw.integer(1, 3)] = 0, 0
         mask = torch.arange(6) < lengths[..., None]
         agree(lambda m: m.grpo_loss(*given[:4], mask), rtol=1e-8, atol=1e-9)
 

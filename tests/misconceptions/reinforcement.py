@@ -106,6 +106,11 @@ def leaves_out_its_own(rewards, done, gamma, last=None):
     return returns - rewards
 
 
+@misconception("discounted_returns", "Clips returns, as PPO clips ratios.")
+def clips_returns(rewards, done, gamma, last=None):
+    return reference_returns(rewards, done, gamma, last).clamp(-1000, 1000)
+
+
 @misconception("discounted_returns", "Computes in float32: float64 loses digits.")
 def in_float32(rewards, done, gamma, last=None):
     last = None if last is None else last.float()
@@ -1349,6 +1354,15 @@ def leaves_out_empty(*args, **settings):
     def mean(x, keep):
         own = (x * keep).sum(-1) / keep.sum(-1).clamp(min=1)
         return own.sum() / (keep.sum(-1) > 0).sum().clamp(min=1)
+
+    return _grpo(*args, **settings, mean=mean)
+
+
+@misconception("grpo_loss", "Leaves questions whose answers are all without tokens out of the mean.")
+def skips_empty_questions(*args, **settings):
+    def mean(losses, keep):
+        each = (losses * keep).sum(-1) / keep.sum(-1).clamp(min=1)
+        return each.mean(1).sum() / keep.any(-1).any(-1).sum().clamp(min=1)
 
     return _grpo(*args, **settings, mean=mean)
 
