@@ -142,7 +142,8 @@ class ReplayBuffer:
         return len(self.kept)
 
     def sample(self, batch: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw different ones, all equally likely. How the generator is used is free: tests look at frequencies.
+        """Draw different ones. Every set of `batch` entries is equally likely, not only every entry, so that a batch is no stretch of one
+        walk. How the generator is used is free: tests look at frequencies.
 
         Args:
             batch: how many, at least 1.
@@ -406,7 +407,7 @@ def grpo_loss(
 
     Args:
         log_probs, old_log_probs, reference_log_probs: (B, G, T); where the mask keeps them, they differ by less than 10.
-        rewards: (B, G), finite. B, G ≥ 1.
+        rewards: (B, G), from −10⁶ to 10⁶; different ones of a question differ by at least 10⁻¹⁰. B, G ≥ 1.
         mask: (B, G, T), bool, True for an answer's own tokens.
         clip: between 0 and 1.
         beta: 0 or more.
@@ -450,7 +451,8 @@ def train_gridworld(
 
     With B = 32, 60 iterations of 30 steps, a square of 4 × 4 and a table of logits as the policy, the policy is then to reach the goal
     in 5 steps or fewer on average over all starts, with its actions drawn from it; when all logits are 0, it takes 20 to 50. Which
-    optimizer, learning rate and baseline do it is yours to find out. All of it may take 5 seconds.
+    optimizer, learning rate and baseline do it is yours to find out. All of it may take 5 seconds. Already 12 iterations of 19 steps shall
+    make the way at least a tenth shorter, and 15 of 30 a fifth.
 
     Returns: None.
     """

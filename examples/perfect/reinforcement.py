@@ -70,7 +70,7 @@ def dqn_targets(online, target, rewards, next_obs, terminated, gamma, *, double=
         q = target(next_obs)
         a = (online(next_obs) if double else q).max(1).indices
         future = torch.where(terminated, 0.0, q[torch.arange(len(q)), a])
-        return torch.add(rewards, future, alpha=gamma)
+        return torch.add(rewards, future.to(rewards.dtype), alpha=gamma)
 
 
 class GridWorld:
@@ -119,9 +119,7 @@ def reinforce_loss(logits, actions, returns, *, baseline=None, mask=None):
     return torch.dot(taken, weight.detach()).neg() / max(len(taken), 1)
 
 
-def ppo_loss(
-    logits, values, actions, old_log_probs, old_values, advantages, returns, *, clip=0.2, value_weight=0.5, entropy_weight=0.01
-):
+def ppo_loss(logits, values, actions, old_log_probs, old_values, advantages, returns, *, clip=0.2, value_weight=0.5, entropy_weight=0.01):
     """Three terms and their sum."""
     with torch.no_grad():
         spread = advantages.var(correction=0).sqrt()

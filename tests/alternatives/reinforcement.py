@@ -149,7 +149,7 @@ def by_one_hot(online, target, rewards, next_obs, terminated, gamma, *, double=T
         best = F.one_hot(chooser.nan_to_num().argmax(1), values.shape[1]).bool()
         following = torch.where(best, values, 0).sum(1)
         following = torch.where(terminated, torch.zeros_like(following), following)
-    return rewards.detach() + gamma * following.clone()
+    return rewards.detach() + gamma * following.to(rewards.dtype)
 
 
 @alternative("dqn_targets")

@@ -53,6 +53,7 @@ class TestDiscountedReturns:
     def test_gamma_of_0_and_1(self, agree, draw):
         """With 0 only the step's own reward counts, with 1 all count alike."""
         rewards, done, last = *walks(draw, 9, 4, F64), draw.normal(4, dtype=F64)
+        rewards = 1e4 * rewards  # nothing is clipped
         agree(lambda m: [m.discounted_returns(rewards, done, gamma, last) for gamma in (0.0, 1.0)], rtol=1e-9, atol=1e-9)
 
     def test_float64(self, agree, draw):
@@ -93,12 +94,12 @@ class TestDiscountedReturns:
 
     @measured("flags")
     def test_no_graph(self, agree, draw):
-        """No graph is recorded, also where rewards or last have gradients."""
+        """No graph is recorded, also where rewards or last have gradients, and where there are no steps."""
         rewards, done, last = *walks(draw, 5, 4), draw.normal(4)
 
         def probe(m):
-            got = m.discounted_returns(leaf(rewards), done, 0.7, leaf(last))
-            return "there is a graph" if got.requires_grad else got
+            got = [m.discounted_returns(leaf(rewards)[:n], done[:n], 0.7, leaf(last)) for n in (0, 5)]
+            return "there is a graph" if any(x.requires_grad for x in got) else got
 
         agree(probe, rtol=1e-4, atol=1e-5)
 
@@ -144,7 +145,8 @@ class TestGae:
 
     def test_limits(self, agree, draw):
         """With lam 0 the advantage is δ, with lam 1 the return less the value; gamma may be 0 or 1."""
-        given = experience(draw, 8, 4, F64)
+        rewards, *rest = experience(draw, 8, 4, F64)
+        given = [1e4 * rewards, *rest]  # nothing is clipped
         pairs = [(gamma, lam) for gamma in (0.0, 0.7, 1.0) for lam in (0.0, 0.6, 1.0)]
         agree(lambda m: [m.gae(*given, gamma=gamma, lam=lam) for gamma, lam in pairs], rtol=1e-9, atol=1e-9)
 
@@ -306,6 +308,20 @@ class TestReplayBuffer:
         worst = (counts[5:].double() / 300 - 1).abs().max().item()
         assert counts.sum() == 2400 and worst < 0.3, f"An entry comes up to {worst:.0%} more or less often than it should."
 
+    def test_any_two_come_together(self, student, draw):
+        """Every set of entries is equally likely: neighbours come together as often as others."""
+        record, seed = [(*step[:4], False, False) for step in steps_of(draw, 8)], draw.seed()
+
+        def probe(m):
+            buffer, generator = filled(m, record, 8), seeded(seed)
+            return torch.stack([buffer.sample(3, generator=generator)["reward"] for _ in range(1000)])
+
+        drawn = student(probe)
+        there = torch.stack([(drawn == step[2]).any(1) for step in record], 1).double()  # (1000, 8)
+        pairs = (there.T @ there)[torch.triu_indices(8, 8, 1).unbind()]
+        worst = (pairs / (1000 * 6 / 56) - 1).abs().max().item()  # 0.6 are more than 6 deviations
+        assert worst < 0.6, f"Two entries come together up to {worst:.0%} more or less often than they should."
+
     def test_copies(self, agree, draw):
         """Neither who pushed nor who has drawn can change what is kept."""
         record = steps_of(draw, 6, p=0.0)
@@ -407,6 +423,17 @@ class TestDqnTargets:
             return [m.dqn_targets(lambda x: x @ online, lambda x: x @ target, rewards, obs, ends, gamma) for gamma in (0.0, 0.37, 1.0)]
 
         agree(probe, rtol=1e-9, atol=1e-9)
+
+    def test_large_values(self, agree, draw):
+        """Nothing is clipped: rewards and values may be large."""
+        online, target, rewards, obs = q_task(draw, dtype=F64)
+        rewards, ends = 1e3 * rewards, draw.bools(9, p=0.3)
+
+        def probe(m):
+            both = (lambda x: x @ online, lambda x: x @ target * 1e4)
+            return [m.dqn_targets(*both, rewards, obs, ends, 0.9, double=d) for d in (True, False)]
+
+        agree(probe, rtol=1e-9, atol=1e-6)
 
     def test_dtype(self, agree, draw):
         """The result has the rewards' dtype, also where the networks compute in another."""
@@ -775,6 +802,21 @@ class TestPpoLoss:
         advantages = draw.magnitudes(12, low=0.5, high=2.0)
         agree(lambda m: m.ppo_loss(logits, values, actions, old, old_values, advantages, returns), rtol=1e-4, atol=1e-3)
 
+    def test_large_ratios(self, agree, draw):
+        """Ratios up to some 100,000 count as they are where nothing limits them: for bad actions, whose loss has no limit."""
+        logits, values, actions, _, old_values, advantages, returns = ppo_task(draw, dtype=F64)
+        gap = draw.uniform(17, low=10.5, high=13.0, dtype=F64) * torch.where(draw.bools(17), 1.0, -1.0)
+        gap[advantages.argmin()] = 12.5
+        old = logits.log_softmax(1).gather(1, actions[:, None])[:, 0] - gap
+
+        def probe(m):
+            x = leaf(logits)
+            policy = m.ppo_loss(x, values, actions, old, old_values, advantages, returns)["policy"]
+            policy.backward()
+            return policy, x.grad
+
+        agree(probe, rtol=1e-7, atol=1e-7)
+
     def test_one_step(self, agree, draw):
         """With one step, and with equal advantages, nothing is NaN, and the policy term is about 0."""
         one, many = ppo_task(draw, N=1), list(ppo_task(draw, N=8))
@@ -962,17 +1004,17 @@ class TestGrpoLoss:
         agree(probe, rtol=1e-8, atol=1e-10)
 
     def test_lengths(self, agree, draw):
-        """The mean is taken over each answer's tokens first: long answers do not count more. One without tokens counts as 0."""
+        """The mean is over each answer's tokens first; answers without tokens count as 0, also where a question has no others."""
         given = grpo_task(draw, dtype=F64)
         lengths = torch.stack([draw.permutation(7)[:4] for _ in range(3)])
-        lengths[0, 0] = 0
+        lengths[0, 0], lengths[draw.integer(1, 3)] = 0, 0
         mask = torch.arange(6) < lengths[..., None]
         agree(lambda m: m.grpo_loss(*given[:4], mask), rtol=1e-8, atol=1e-9)
 
     def test_equal_rewards(self, agree, draw):
         """A question whose answers all have the same reward has the advantages 0, and not NaN or rounding errors."""
-        given = grpo_task(draw)
-        given[3][1] = 0.1 * draw.integer(1, 99)
+        given = grpo_task(draw, B=21, G=7)
+        given[3][1:] = 0.1 * draw.integers(1, 999, 20, 1)  # the mean of seven equal numbers is seldom that number
 
         def probe(m):
             x = leaf(given[0])
@@ -1003,6 +1045,23 @@ class TestGrpoLoss:
         given = grpo_task(draw)
         given[1] = given[0] + torch.where(draw.bools(3, 4, 6), 1.5, -1.5)
         agree(lambda m: m.grpo_loss(*given), rtol=1e-3, atol=1e-3)
+
+    def test_far_apart(self, agree, draw):
+        """Policies may be far apart: neither the ratio nor the distance to the reference is cut off."""
+        given = grpo_task(draw, dtype=F64)
+        for i in (1, 2):
+            given[i] = given[0] + draw.uniform(3, 4, 6, low=5.5, high=9.5, dtype=F64) * torch.where(draw.bools(3, 4, 6), 1.0, -1.0)
+        given[1][0, given[3][0].argmin(), 0] = given[0][0, given[3][0].argmin(), 0] - 9.0
+        given[2][0, 0, 0] = given[0][0, 0, 0] + 9.0
+        given[4][0, :, 0] = True
+
+        def probe(m):
+            x = leaf(given[0])
+            loss = m.grpo_loss(x, *given[1:])
+            loss.backward()
+            return loss, x.grad
+
+        agree(probe, rtol=1e-7, atol=1e-7)
 
     def test_hidden_poison(self, agree, draw):
         """What the mask hides may be NaN or inf, and gets the gradient 0."""

@@ -106,6 +106,11 @@ def leaves_out_its_own(rewards, done, gamma, last=None):
     return returns - rewards
 
 
+@misconception("discounted_returns", "Clips returns, as PPO clips ratios.")
+def clips_returns(rewards, done, gamma, last=None):
+    return reference_returns(rewards, done, gamma, last).clamp(-1000, 1000)
+
+
 @misconception("discounted_returns", "Computes in float32: float64 loses digits.")
 def in_float32(rewards, done, gamma, last=None):
     last = None if last is None else last.float()
@@ -454,6 +459,16 @@ class GivesNeighbours(ReferenceBuffer):
         return {name: torch.stack([one[name] for one in chosen]) for name in chosen[0]}
 
 
+@misconception("ReplayBuffer", "Gives a stretch of the ring: each entry is equally likely, but a batch is one piece of one walk.")
+class GivesAStretch(ReferenceBuffer):
+    def sample(self, batch, *, generator):
+        if batch > len(self.kept):
+            raise ValueError("too few")
+        start = int(torch.randint(len(self.kept), (), generator=generator))
+        chosen = [self.kept[(start + i) % len(self.kept)] for i in range(batch)]
+        return {name: torch.stack([one[name] for one in chosen]) for name in chosen[0]}
+
+
 @misconception("ReplayBuffer", "Gives fewer where there are too few, instead of raising.")
 class GivesFewer(ReferenceBuffer):
     def sample(self, batch, *, generator):
@@ -506,6 +521,11 @@ def swaps_networks(online, target, rewards, next_obs, terminated, gamma, *, doub
     if not double:
         return reference_targets(online, target, rewards, next_obs, terminated, gamma, double=False)
     return reference_targets(target, online, rewards, next_obs, terminated, gamma)
+
+
+@misconception("dqn_targets", "Clips the targets, as if a game could not be worth more.")
+def clips_targets(*args, **settings):
+    return reference_targets(*args, **settings).clamp(-100, 100)
 
 
 @misconception("dqn_targets", "Uses the double rule always.")
@@ -1037,6 +1057,11 @@ def log_ratio(*args, **settings):
     return _ppo(*args, **settings, ratio=lambda new, old: new - old)
 
 
+@misconception("ppo_loss", "Limits the logarithm of the ratio, so that bad actions that became likely have no gradient.")
+def limits_the_log_ratio(*args, **settings):
+    return _ppo(*args, **settings, ratio=lambda new, old: (new - old).clamp(-10, 10).exp())
+
+
 @misconception("ppo_loss", "Turns the ratio upside down.")
 def inverse_ratio(*args, **settings):
     return _ppo(*args, **settings, ratio=lambda new, old: (old - new).exp())
@@ -1243,6 +1268,20 @@ def adds_to_the_deviation(*args, **settings):
     return _grpo(*args, **settings, advantage=lambda r: (r - r.mean(1, keepdim=True)) / (_deviation(r) + 1e-4))
 
 
+@misconception("grpo_loss", "Adds 1e-12 to the deviation: where the mean of equal rewards is rounded, that blows rounding errors up to ±1.")
+def adds_very_little(*args, **settings):
+    return _grpo(*args, **settings, advantage=lambda r: (r - r.mean(1, keepdim=True)) / (_deviation(r) + 1e-12))
+
+
+@misconception("grpo_loss", "Limits ref − p in the kl term, so that who is far away is not drawn back.")
+def limits_kl(*args, **settings):
+    def kl(p, ref):
+        distance = (ref - p).clamp(-5, 5)
+        return distance.exp() - distance - 1
+
+    return _grpo(*args, **settings, kl=kl)
+
+
 @misconception("grpo_loss", "Uses the deviation that estimates a larger group's.")
 def estimated_deviation(*args, **settings):
     def advantage(r):
@@ -1315,6 +1354,15 @@ def leaves_out_empty(*args, **settings):
     def mean(x, keep):
         own = (x * keep).sum(-1) / keep.sum(-1).clamp(min=1)
         return own.sum() / (keep.sum(-1) > 0).sum().clamp(min=1)
+
+    return _grpo(*args, **settings, mean=mean)
+
+
+@misconception("grpo_loss", "Leaves questions whose answers are all without tokens out of the mean.")
+def skips_empty_questions(*args, **settings):
+    def mean(losses, keep):
+        each = (losses * keep).sum(-1) / keep.sum(-1).clamp(min=1)
+        return each.mean(1).sum() / keep.any(-1).any(-1).sum().clamp(min=1)
 
     return _grpo(*args, **settings, mean=mean)
 
