@@ -6,7 +6,9 @@
 import hashlib
 import io
 import multiprocessing
+import os
 import queue
+import shutil
 import tempfile
 import threading
 import zipfile
@@ -27,6 +29,7 @@ from grader.sandbox.supervisor.isolation import isolation, machine_layers
 
 __all__ = ["StationGone", "Terms", "close_station", "grade_at_station", "open_station", "terms_for"]
 
+_PREFIX = "grader-station-"
 _IDLE_SECONDS = 900.0
 """After so long without a unit, a station closes by itself: the command that opened it may have been killed."""
 
@@ -110,7 +113,8 @@ class _Station:
 
     def __init__(self, terms: Terms) -> None:
         self._key = terms.key
-        self._folder = tempfile.TemporaryDirectory(prefix="grader-station-")
+        _clear_up()
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-")
         try:
             root = Path(self._folder.name)
             with zipfile.ZipFile(io.BytesIO(terms.course)) as archive:
@@ -152,6 +156,14 @@ class _Station:
 
 _STATIONS: dict[str, _Station] = {}
 _OPENING = threading.Lock()
+
+
+def _clear_up() -> None:
+    """Take away the folders of stations whose processes were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        process = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # nobody else's: they can't be removed
 
 
 def _let_have_children() -> None:

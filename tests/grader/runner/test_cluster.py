@@ -173,6 +173,15 @@ class TestStation:
         with pytest.raises(station.StationGone):
             station.grade_at_station(terms.key, unit)
 
+    def test_folders_of_killed_stations_go(self, course, tmp_path, monkeypatch):
+        """The next station here takes them away, and leaves those of living processes."""
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        dead, alive = tmp_path / "grader-station-999999999-x", tmp_path / f"grader-station-{os.getpid()}-x"
+        for folder in (dead, alive):
+            folder.mkdir()
+        station._clear_up()
+        assert [dead.exists(), alive.exists()] == [False, True]
+
     def test_the_same_files_give_the_same_key(self, course):
         """So two runs of one course find one station, and a changed file another."""
         first, second = (station.terms_for(course, machine_layers(), []) for _ in range(2))
