@@ -1,0 +1,1 @@
+"""Other correct answers to the tasks of deployment."""

@@ -1,0 +1,1 @@
+"""Named wrong answers to the tasks of deployment."""
