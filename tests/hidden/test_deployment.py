@@ -961,7 +961,7 @@ class TestHandler:
         agree(probe, rtol=1e-4, atol=1e-5)
 
     def test_steps(self, agree, draw):
-        """preprocess gives ids and float32 inputs, and None for a bad request; inference gives the softmax."""
+        """Preprocess gives ids and float32 inputs, and None for a bad request; inference gives the softmax."""
         w, x = draw.normal(3, 4), draw.normal(2, 3)
 
         def probe(m):
@@ -1134,7 +1134,7 @@ class TestDynamicBatcher:
         agree(probe, rtol=1e-4, atol=1e-5)
 
     def test_no_batch_runs_before_poll(self, agree, draw):
-        """submit runs nothing, also if a queue is full; poll without requests does nothing."""
+        """Submit runs nothing, also if a queue is full; poll without requests does nothing."""
         w, x = draw.normal(5, 2), draw.normal(5, 5)
 
         def probe(m):
@@ -1252,7 +1252,7 @@ class TestContinuousBatcher:
         agree(lambda m: spoken(m, table, jobs, slots=3, end=100), rtol=0, atol=0)
 
     def test_as_one_by_one(self, agree, draw):
-        """run finishes all, with the texts that each would get alone."""
+        """Run finishes all, with the texts that each would get alone."""
         table, prompts = draw.normal(13, 13), [draw.integers(0, 13, n).tolist() for n in (1, 4, 2, 3, 1, 2)]
 
         def probe(m):
@@ -1269,7 +1269,7 @@ class TestContinuousBatcher:
         agree(probe, rtol=0, atol=0)
 
     def test_run_goes_on(self, agree, draw):
-        """run after some steps gives what was finished by it; afterwards new texts can come; run without texts gives none."""
+        """Run after some steps gives what was finished by it; afterwards new texts can come; run without texts gives none."""
         table, prompts = draw.normal(13, 13), [draw.integers(0, 13, 2).tolist() for _ in range(5)]
 
         def probe(m):
