@@ -69,7 +69,7 @@ def gae(
 
     Returns: the advantages (T, B) and the returns (T, B), without a graph.
     """
-    # TODO: about 8 lines.
+    # TODO: about 6 lines.
     raise NotImplementedError("gae")
 
 

@@ -35,7 +35,7 @@ def discounted_returns(rewards: Tensor, done: Tensor, gamma: float, last: Tensor
     Returns: (T, B), without a graph.
     """
     following = torch.zeros_like(rewards[0]) if len(rewards) and last is None else last
-    returns = torch.empty_like(rewards, memory_format=torch.contiguous_format)
+    returns = torch.empty_like(rewards)
     with torch.no_grad():
         for t in range(len(rewards) - 1, -1, -1):
             following = rewards[t] + gamma * torch.where(done[t], 0.0, following)
@@ -75,12 +75,10 @@ def gae(
     Returns: the advantages (T, B) and the returns (T, B), without a graph.
     """
     with torch.no_grad():
-        deltas = rewards + gamma * next_values.masked_fill(terminated, 0.0) - values
-        advantages = torch.empty_like(deltas, memory_format=torch.contiguous_format)
-        following = torch.zeros_like(deltas[:1]).sum(0)  # (B,), also where T is 0
-        for t in range(len(deltas) - 1, -1, -1):
-            following = deltas[t] + gamma * lam * following.masked_fill(terminated[t] | truncated[t], 0.0)
-            advantages[t] = following
+        ended = terminated | truncated
+        advantages = rewards + gamma * next_values.masked_fill(terminated, 0.0) - values  # δ so far
+        for t in range(len(advantages) - 2, -1, -1):
+            advantages[t] += gamma * lam * advantages[t + 1].masked_fill(ended[t], 0.0)
         return advantages, advantages + values
 
 
@@ -224,8 +222,8 @@ class GridWorld:
     def __init__(self, worlds: int, size: int, *, max_steps: int, generator: torch.Generator) -> None:
         """Make the worlds, which start with `reset`; see the class."""
         self.worlds, self.size, self.max_steps, self.generator = worlds, size, max_steps, generator
-        self.cells = torch.zeros(worlds, 2, dtype=torch.int64)
-        self.steps = torch.zeros(worlds, dtype=torch.int64)
+        self.cells = torch.empty(worlds, 2, dtype=torch.int64)
+        self.steps = torch.empty(worlds, dtype=torch.int64)
 
     def reset(self) -> Tensor:
         """Start all worlds anew.
@@ -418,7 +416,7 @@ def grpo_loss(
     distance = rewards.detach() - rewards.detach().mean(1, keepdim=True)
     deviation = distance.square().mean(1, keepdim=True).sqrt()
     equal = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)
-    advantage = (distance / deviation.masked_fill(equal, 1.0)).masked_fill(equal, 0.0)[..., None]  # (B, G, 1)
+    advantage = (distance / deviation).masked_fill(equal, 0.0)[..., None]  # (B, G, 1)
     p = log_probs.masked_fill(~mask, 0.0)
     old, ref = (x.detach().masked_fill(~mask, 0.0) for x in (old_log_probs, reference_log_probs))
     ratio = (p - old).exp()

@@ -264,7 +264,7 @@ class TestReplayBuffer:
     def test_defaults(self, agree, draw):
         """Without more, n is 1 and gamma 0.99; push takes truncated to be False."""
         record = [step[:5] for step in steps_of(draw, 12)]
-        agree(lambda m: everything(filled(m, record, 50)), rtol=1e-6, atol=1e-6)
+        agree(lambda m: [everything(filled(m, record, 50, **more)) for more in ({}, {"n": 3})], rtol=1e-5, atol=1e-6)
 
     def test_shapes_and_dtypes(self, agree, draw):
         """Observations have any shape and dtype; float64 rewards stay what they are."""
@@ -407,6 +407,17 @@ class TestDqnTargets:
             return [m.dqn_targets(lambda x: x @ online, lambda x: x @ target, rewards, obs, ends, gamma) for gamma in (0.0, 0.37, 1.0)]
 
         agree(probe, rtol=1e-9, atol=1e-9)
+
+    def test_dtype(self, agree, draw):
+        """The result has the rewards' dtype, also where the networks compute in another."""
+        online, target, rewards, obs = q_task(draw)
+        ends, wide = draw.bools(9, p=0.3), (online.double(), target.double())
+
+        def probe(m):
+            networks = [lambda x, w=w: x.double() @ w for w in wide]
+            return m.dqn_targets(*networks, rewards, obs, ends, 0.9), m.dqn_targets(*networks, rewards.double(), obs, ends, 0.9)
+
+        agree(probe, rtol=1e-4, atol=1e-4)
 
     def test_images(self, agree, draw):
         """Observations have any shape, and sizes of 1 are no exception."""
@@ -578,7 +589,9 @@ class TestGridWorld:
             for a in actions:
                 kept += env.step(a)
             env = m.GridWorld(8, 3, max_steps=4, generator=seeded(seed))
-            spoiled = [env.reset().clone()]
+            start = env.reset()
+            spoiled = [start.clone()]
+            start.zero_()
             for a in actions:
                 given = env.step(a)
                 spoiled += [x.clone() for x in given]
@@ -590,7 +603,7 @@ class TestGridWorld:
 
     def test_wrong_actions(self, agree, draw):
         """An action that is none of the four raises a ValueError, and no world has moved."""
-        actions, seed, bad = draw.integers(0, 4, 6, 5), draw.seed(), [draw.integer(4, 9), -draw.integer(1, 9)]
+        actions, seed, bad = draw.integers(0, 4, 6, 5), draw.seed(), [4, -1, draw.integer(5, 9), -draw.integer(2, 9)]
 
         def probe(m):
             env = m.GridWorld(5, 4, max_steps=3, generator=seeded(seed))
@@ -663,14 +676,14 @@ class TestReinforceLoss:
         agree(probe, rtol=1e-4, atol=1e-5)
 
     def test_nothing_is_kept(self, agree, draw):
-        """Where the mask keeps nothing, the loss and all gradients are 0."""
+        """Where the mask keeps nothing, the loss and all gradients are 0; it may also keep a single step."""
         logits, actions, returns, baseline = policy_task(draw)
 
         def probe(m):
             out = []
-            for kept in (False, True):
-                x = leaf(logits)
-                loss = m.reinforce_loss(x, actions, returns, baseline=baseline, mask=torch.full((5, 4), kept))
+            for kept in (0, 1, 20):
+                x, mask = leaf(logits), (torch.arange(20) < kept).reshape(5, 4)
+                loss = m.reinforce_loss(x, actions, returns, baseline=baseline, mask=mask)
                 loss.backward()
                 out.append((loss, x.grad))
             return out
