@@ -9,10 +9,24 @@ from typing import Any, TypeVar
 
 import pytest
 
+from grader.grading.event_files import NotEvents, read_scalars
 from grader.protocol.ranks import on_group, on_ranks
 from grader.protocol.values import Ending
 
-__all__ = ["LAYOUTS", "Ending", "alternative", "measured", "misconception", "on_group", "on_ranks", "raised", "task", "with_ones"]
+__all__ = [
+    "LAYOUTS",
+    "Ending",
+    "NotEvents",
+    "alternative",
+    "measured",
+    "misconception",
+    "on_group",
+    "on_ranks",
+    "raised",
+    "read_scalars",
+    "task",
+    "with_ones",
+]
 
 T = TypeVar("T")
 

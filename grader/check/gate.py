@@ -63,8 +63,8 @@ def check(
         _add_evidence(report, *replayed.result())
     finally:
         beside.shutdown(cancel_futures=True)  # after a refusal or an interrupt, don't wait for the rest
-    for name in (report.survived, report.rejected, report.problems):
-        name.sort()
+    for found in (report.survived, report.rejected, report.unjudged, report.problems):
+        found.sort()
     return report
 
 

@@ -24,8 +24,8 @@ __all__ = ["LEAST_KILLED", "MutantReport", "Survivor", "equivalents_problems", "
 
 LEAST_KILLED = 0.97
 """What share of the mutants that are not equivalent a suite has to kill."""
-_Verdict = Literal["killed", "skipped", "passed"]
-"""What the tests said of a mutant: one failed; none did, but one was skipped; all passed."""
+_Verdict = Literal["killed", "unjudged", "skipped", "passed"]
+"""What the tests said of a mutant: one failed; all were skipped; none failed, and some were skipped; all passed."""
 _CPU_SECONDS, _WALL_SECONDS = 3.0, 60.0
 """A mutant that loops for ever is killed by the first; the references' tests take less. A busy machine kills none by the second."""
 
@@ -59,13 +59,14 @@ class Survivor(Struct, frozen=True):
 
 
 class ModuleMutants(Struct, frozen=True):
-    """What became of a module's mutants. `needs_gpu` counts those that can't be judged on this machine, and no other number does."""
+    """What became of a module's mutants. `needs_gpu` and `unjudged` count those that can't be judged here, and no other number does."""
 
     module: str
     mutants: int
     killed: int
     equivalent: int
     needs_gpu: int
+    unjudged: int
 
     @property
     def share(self) -> float:
@@ -80,6 +81,8 @@ class MutantReport(Struct):
     killed: int = 0
     equivalent: int = 0
     needs_gpu: int = 0
+    unjudged: int = 0
+    """Those of which nothing is known, because this machine skips all tests of their task."""
     survived: list[Survivor] = []
     problems: list[str] = []
     modules: list[ModuleMutants] = []
@@ -131,10 +134,7 @@ def judge_mutants(
         module, mutant, _ = chosen[unit.submission]
         if fault := _fault(entry.result):
             report.problems.append(f"{module.name}: {mutant.tasks[0]}, line {mutant.line}, {mutant.what}: {fault}")
-        statuses = {test.status for task in entry.result.tasks for test in task.tests}
-        judged[unit.submission] = (
-            "killed" if statuses - {Status.PASSED, Status.SKIPPED} else "skipped" if Status.SKIPPED in statuses else "passed"
-        )
+        judged[unit.submission] = _verdict(entry.result)
         on_progress(len(judged), len(chosen), unit.submission)
 
     units = [
@@ -144,7 +144,9 @@ def judge_mutants(
     grade_units(units, course, jobs=jobs, layers=layers, on_done=on_done)
     counts = {module.name: Counter[str]() for module in modules}
     for name, (module, mutant, listed_as) in chosen.items():
-        if judged[name] == "killed":
+        if judged[name] == "unjudged":
+            became = "unjudged"
+        elif judged[name] == "killed":
             became = "killed"
             if listed_as and not listed_as.needs_gpu:
                 report.problems.append(
@@ -159,10 +161,9 @@ def judge_mutants(
             report.survived.append(Survivor(module.name, mutant.tasks[0], mutant.line, mutant.what, mutant.before, mutant.after))
         counts[module.name][became] += 1
     for name, count in counts.items():
-        report.modules.append(
-            ModuleMutants(name, count.total() - count["needs_gpu"], count["killed"], count["equivalent"], count["needs_gpu"])
-        )
-    for column in ("mutants", "killed", "equivalent", "needs_gpu"):
+        unknown = count["needs_gpu"], count["unjudged"]
+        report.modules.append(ModuleMutants(name, count.total() - sum(unknown), count["killed"], count["equivalent"], *unknown))
+    for column in ("mutants", "killed", "equivalent", "needs_gpu", "unjudged"):
         setattr(report, column, sum(getattr(row, column) for row in report.modules))
     return report
 
@@ -170,6 +171,15 @@ def judge_mutants(
 def equivalents_problems(course: Course, module: Module) -> list[str]:
     """Mutants that are listed as equivalent and no longer exist."""
     return _listed(course, module, _mutants(course, module))[1]
+
+
+def _verdict(result: ModuleResult) -> _Verdict:
+    if result.all_skipped:
+        return "unjudged"
+    statuses = {test.status for task in result.tasks for test in task.tests}
+    if statuses - {Status.PASSED, Status.SKIPPED}:
+        return "killed"
+    return "skipped" if Status.SKIPPED in statuses else "passed"
 
 
 def _share(mutants: int, killed: int, equivalent: int) -> float:

@@ -94,7 +94,7 @@ def judge_naming(
         nonlocal done
         done += 1
         name, entry, is_mistake = chosen[unit.submission]
-        _count(report, rows[unit.module.name], name, entry, is_mistake, graded.alike.get(entry.task, []))
+        _count(report, rows[unit.module.name], name, entry, is_mistake, graded)
         on_progress(done, len(units), name)
 
     grade_units(units, course, jobs=jobs, layers=layers, on_done=on_done)
@@ -104,8 +104,11 @@ def judge_naming(
     return report
 
 
-def _count(report: NamingReport, row: ModuleNaming, name: str, entry: BankEntry, is_mistake: bool, taken_for: list[str]) -> None:
+def _count(report: NamingReport, row: ModuleNaming, name: str, entry: BankEntry, is_mistake: bool, graded: Entry) -> None:
     """Enter what one answer was taken for."""
+    if graded.result.all_skipped:
+        return  # nothing is known of it on this machine
+    taken_for = graded.alike.get(entry.task, [])
     others = [other for other in taken_for if other != entry.name]
     if not is_mistake:
         report.alternatives += 1

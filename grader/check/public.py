@@ -31,17 +31,17 @@ def public_problems(course: Course, modules: Iterable[Module]) -> list[str]:
         suite = f"tests/public/test_{module.name}.py"
         tasks = [task.name for task in course.module(module.name).tasks]
         checked = [task.name for task in module.tasks]
-        passed, failed = outcomes[module.name, "solutions"]
+        passed, failed, skipped = outcomes[module.name, "solutions"]
         problems += [f"{suite}: {name} fails on the reference" for name in failed if owner_of(name, tasks) in (*checked, None)]
-        owners = {owner_of(name, tasks) for name in passed + failed}
+        owners = {owner_of(name, tasks) for name in passed + failed + skipped}
         problems += [f"{suite} has no test called test_{task}…" for task in checked if task not in owners]
-        passed, _ = outcomes[module.name, "exercises"]
+        passed, _, _ = outcomes[module.name, "exercises"]
         problems += [f"{suite}: {name} passes on the stub" for name in passed if owner_of(name, tasks) in (*checked, None)]
     return problems
 
 
-def run_public(course: Course, modules: Iterable[Module]) -> dict[tuple[str, str], tuple[list[str], list[str]]]:
-    """Names of the public tests that pass and fail, by module and by the folder whose modules are tested."""
+def run_public(course: Course, modules: Iterable[Module]) -> dict[tuple[str, str], tuple[list[str], list[str], list[str]]]:
+    """Names of the public tests that pass, fail and are skipped, by module and by the folder whose modules are tested."""
     runs = [(module.name, code) for module in modules for code in _ON]
     with tempfile.TemporaryDirectory(prefix="grader-public-") as folder:
         command = [sys.executable, "-P", "-m", "grader.check.public", folder]
@@ -51,14 +51,14 @@ def run_public(course: Course, modules: Iterable[Module]) -> dict[tuple[str, str
         return {run: _read(Path(folder, f"{'.'.join(run)}.xml")) for run in runs}
 
 
-def _read(report: Path) -> tuple[list[str], list[str]]:
+def _read(report: Path) -> tuple[list[str], list[str], list[str]]:
     try:
         cases = list(ElementTree.parse(report).iter("testcase"))
     except (OSError, ElementTree.ParseError):
-        return [], []  # no test ran, so each task is reported to have none
+        return [], [], []  # no test ran, so each task is reported to have none
     bad = {case.get("name", "") for case in cases if case.find("failure") is not None or case.find("error") is not None}
     skipped = {case.get("name", "") for case in cases if case.find("skipped") is not None}
-    return sorted({case.get("name", "") for case in cases} - bad - skipped), sorted(bad)
+    return sorted({case.get("name", "") for case in cases} - bad - skipped), sorted(bad), sorted(skipped)
 
 
 def _main() -> None:

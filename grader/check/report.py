@@ -19,6 +19,8 @@ class Report(Struct):
     """Misconceptions that no test of their task rejects."""
     rejected: list[str] = []
     """Misconceptions that are rejected."""
+    unjudged: list[str] = []
+    """Misconceptions of which nothing is known, because this machine skips all tests of their task."""
     problems: list[str] = []
     """Everything else that has to be mended, one sentence each."""
     warnings: list[str] = []

@@ -124,12 +124,14 @@ def _show(report: "Report", seed: int, seeds: int, *, json: bool) -> None:
             console.print(Text(f"survived: {name}", "red"), soft_wrap=True)
         for sentence in report.warnings:
             console.print(Text(f"warning: {sentence}", "yellow"), soft_wrap=True)
+        for name in report.unjudged:
+            console.print(Text(f"unjudged: {name}: this machine skips all tests of the task", "yellow"), soft_wrap=True)
         _print_problems(report.problems)
         rejected = f"{len(report.rejected)} of {report.misconceptions} misconceptions rejected"
         _print_table(report)
         Console().print(
             f"{report.modules} modules, {report.tasks} tasks, {report.tests} hidden tests; {rejected}, {report.alternatives} alternatives, "
-            f"{seeds} seeds (from {seed}); {len(report.problems)} problems",
+            f"{seeds} seeds (from {seed}); {len(report.problems)} problems, {len(report.unjudged)} misconceptions unjudged",
             soft_wrap=True,
         )
     if report.survived or report.problems:
@@ -148,16 +150,17 @@ def _show_mutants(report: "MutantReport", seed: int, *, json: bool) -> None:
             console.print(Text(f"survived: {place}: {mutant.task}: {mutant.what}", "red"), soft_wrap=True)
         _print_problems(report.problems)
         table = Table(
-            "module", *(Column(name, justify="right") for name in ("mutants", "killed", "equivalent", "survived", "share", "need a GPU"))
+            "module",
+            *(Column(name, justify="right") for name in ("mutants", "killed", "equivalent", "survived", "share", "need a GPU", "unjudged")),
         )
         for row in report.modules:
             numbers = row.mutants, row.killed, row.equivalent, row.mutants - row.killed - row.equivalent
-            table.add_row(row.module, *map(str, numbers), f"{row.share:.1%}", str(row.needs_gpu))
+            table.add_row(row.module, *map(str, numbers), f"{row.share:.1%}", str(row.needs_gpu), str(row.unjudged))
         out = Console()
         out.print(table)
         out.print(
             f"{report.mutants} mutants, {report.killed} killed, {report.equivalent} equivalent, {len(report.survived)} survived, "
-            f"{report.needs_gpu} more need a GPU "
+            f"{report.needs_gpu} more need a GPU, {report.unjudged} more are unjudged "
             f"({report.share:.1%} killed of those that are not equivalent; at least {LEAST_KILLED:.0%} are due); seed {seed}",
             soft_wrap=True,
         )

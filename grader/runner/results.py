@@ -74,6 +74,11 @@ class ModuleResult(Struct, frozen=True):
     max_score: float
     tasks: list[TaskResult]
 
+    @property
+    def all_skipped(self) -> bool:
+        """Whether there are tests, and this machine lacks what each of them needs: a package, or a GPU."""
+        return {test.status for task in self.tasks for test in task.tests} == {Status.SKIPPED}
+
 
 class SubmissionResult(Struct, frozen=True):
     """One submission: the sums of its modules."""

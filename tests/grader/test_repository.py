@@ -1,7 +1,9 @@
 """The repository keeps its promises: the digits are real, the constraint files fit. `grader check` looks at the content."""
 
 import ast
+import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import torch
@@ -60,3 +62,14 @@ def test_the_map_of_the_curriculum_is_whole():
     assert set(re.findall(r"\b[a-z_]+\b", chart)) - {"flowchart"} == {module.name for module in course.modules}
     rows = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (`.*`) \|$", text, re.MULTILINE))
     assert rows == {path.name: ", ".join(f"`{name}`" for name in path.modules) for path in course.paths}
+
+
+def test_the_development_environment_has_what_hidden_tests_need():
+    """CI runs every hidden test that needs a package: the extra ecosystem names these packages, and dev has the same."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras["ecosystem"]) <= set(extras["dev"])
+    named = {re.split(r"\W", line)[0] for line in extras["ecosystem"]}
+    course = Course.read(ROOT)
+    marks = [re.findall(r"mark\.needs\(([^)]*)\)", course.hidden_suite(module.name).read_text()) for module in course.modules]
+    assert {name for found in marks for arguments in found for name in re.findall(r'"([^"]+)"', arguments)} <= named
+    assert all(importlib.util.find_spec(name) for name in named)

@@ -202,7 +202,10 @@ def _become_worker(fork: Fork, channel: int, output: int, report: int) -> None:
             limit_scratch(fork.permissions.scratch, fork.permissions.scratch_bytes)
         os.chdir(fork.permissions.scratch)
         os.environ.clear()
-        os.environ.update(HOME=fork.permissions.scratch, TMPDIR=fork.permissions.scratch, LANG="C.UTF-8")
+        scratch = fork.permissions.scratch
+        os.environ.update(HOME=scratch, TMPDIR=scratch, LANG="C.UTF-8")
+        # torch.compile asks for the user's name, even where its folder is given; in a worker, the system may know none.
+        os.environ.update(LOGNAME="student", TORCHINDUCTOR_CACHE_DIR=os.path.join(scratch, ".torchinductor"))
         tempfile.tempdir = None  # asked again, now that TMPDIR is the scratch folder
         _let_parent_look()
         if fork.layers is not None:

@@ -206,6 +206,41 @@ def test_a_single_task_is_checked_alone(tmp_path):
     assert command("check", "--json", "--seeds", 1, "--jobs", 1, "--task", "double", cwd=root).returncode == 1
 
 
+def test_what_no_test_could_judge_is_counted_apart(tmp_path):
+    """Where a package that all tests of a task need is missing, its mistakes are neither rejected nor survivors, and nothing is wrong."""
+    root = mini_course(tmp_path)
+    path = root / H
+    path.write_text(path.read_text().replace('@task("double"', '@pytest.mark.needs("nonsense_or_so")\n@task("double"'))
+    path = root / P
+    skip = 'import pytest\n\n\n@pytest.mark.skipif(True, reason="needs nonsense_or_so")\ndef test_double'
+    path.write_text(path.read_text().replace("def test_double", skip, 1))
+    done = command("check", "--json", "--seed", 1, "--seeds", 1, "--jobs", 1, cwd=root)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["problems"], report["survived"]) == (0, [], [])
+    assert report["unjudged"] == ["mini.double.halves", "mini.double.squares", "mini.double.takes_nothing"]
+    assert len(report["rejected"]) == report["misconceptions"] - 3
+    done = command("check", "--seed", 1, "--seeds", 1, "--jobs", 1, "--task", "double", cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(
+        "0 of 3 misconceptions rejected, 2 alternatives, 1 seeds (from 1); 0 problems, 3 misconceptions unjudged"
+    )
+
+
+def test_a_mutant_that_no_test_could_judge_is_counted_apart(tmp_path):
+    """It is no survivor, and not killed; the share is that of the others."""
+    root = mini_course(tmp_path)
+    path = root / H
+    path.write_text(path.read_text().replace('@task("double"', '@pytest.mark.needs("nonsense_or_so")\n@task("double"'))
+    options = ("--mutants", "--seed", 1, "--jobs", 1, "--task", "double")
+    done = command("check", *options, "--json", cwd=root)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (report["mutants"], report["survived"], report["modules"][0]["unjudged"]) == (0, [], report["unjudged"])
+    assert report["unjudged"] > 3
+    done = command("check", *options, cwd=root)
+    assert f"0 more need a GPU, {report['unjudged']} more are unjudged" in done.stdout.replace("\n", " ")
+
+
 def test_a_public_test_belongs_to_the_longest_name():
     """Of `quantize` and `quantize_bias`."""
     tasks = [task.name for task in Course.read(ROOT).module("quantization").tasks]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from grader.course.manifest import Limits
 from grader.protocol.confinement import Layers
@@ -119,6 +120,33 @@ def test_a_worker_does_not_know_the_machines_name(a_zygote: ZygoteHandle) -> Non
         worker.load("hostile", HOSTILE, [], [])
         name = worker.call(freeze(lambda m: m.os.uname().nodename), 0, (), LIMITS).value
     assert name == ("worker" if a_zygote.layers.namespaces else os.uname().nodename)
+
+
+COMPILES = """
+import os, pwd
+
+import torch
+
+def nameless(number):
+    raise RuntimeError("nobody has a name here")
+
+pwd.getpwuid = nameless
+
+def compiled(x):
+    values = torch.compile(lambda x: 2 * x + 1, backend="eager", fullgraph=True)(x).tolist()
+    return values, os.environ["TORCHINDUCTOR_CACHE_DIR"], os.getcwd()
+"""
+
+
+def test_torch_compile_asks_for_no_name(a_zygote: ZygoteHandle) -> None:
+    """Its cache is in the scratch folder, so a worker whose user has no name compiles as any other."""
+    limits = Limits()
+    with WorkerHandle(a_zygote, limits) as worker:
+        worker.load("compiles", COMPILES, [], [])
+        x = torch.tensor([3.0])
+        values, cache, scratch = worker.call(freeze(lambda m: m.compiled(x)), 0, (), limits).value
+    assert values == [7.0]
+    assert Path(cache).parent == Path(scratch)
 
 
 def stands_still(worker: WorkerHandle) -> bool:
