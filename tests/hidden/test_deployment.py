@@ -3,8 +3,10 @@
 import json
 import math
 import struct
+import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -213,7 +215,7 @@ class TestSaveSafe:
         x, y = draw.normal(4, 3), draw.normal(5)
 
         def probe(m):
-            three = {"head": x, "embed": x, "more": x, "y": y, "Zed": y}
+            three = {"head": x, "embed": x, "more": x, "y": y, "Zed": y, "copy": x.clone()}
             aliases = {"b": x[:], "a": x.view(4, 3), "c": x.detach()}
             return [saved(m, three), saved(m, aliases), saved(m, dict(reversed(three.items())), {"note": "n"})]
 
@@ -245,11 +247,9 @@ class TestSaveSafe:
 
         def probe(m):
             def work(folder):
-                out = []
                 m.save_safe({"a": x}, folder / "file", {"run": "first"})
                 before = (folder / "file").read_bytes()
-                for notes in bad:
-                    out.append(raised(ValueError, lambda n=notes: m.save_safe({"a": x + 1}, folder / "file", n)))
+                out = [raised(ValueError, lambda n=notes: m.save_safe({"a": x + 1}, folder / "file", n)) for notes in bad]
                 same = (folder / "file").read_bytes() == before
                 return (
                     out,
@@ -373,10 +373,6 @@ class Canary:
         return (open, (self.path, "w"))
 
 
-class Marked(torch.Tensor):
-    """A tensor of a class of its own."""
-
-
 def allowed_before():
     """How many classes are allowed."""
     return len(torch.serialization.get_safe_globals())
@@ -405,10 +401,9 @@ class TestSafeLoad:
         def probe(m):
             def work(folder):
                 canary = str(folder / "canary")
-                endings = []
-                for value in (Canary(canary), [Canary(canary)], {"deep": Canary(canary)}):
-                    torch.save({"w": value}, folder / "bad")
-                    endings.append(raised(ValueError, lambda: m.safe_load(folder / "bad", {"w": (2, 3)})))
+                for i, value in enumerate((Canary(canary), [Canary(canary)], {"deep": Canary(canary)})):
+                    torch.save({"w": value}, folder / f"bad{i}")
+                endings = [raised(ValueError, lambda i=i: m.safe_load(folder / f"bad{i}", {"w": (2, 3)})) for i in range(3)]
                 torch.save({"w": w}, folder / "good")
                 return endings, sorted(path.name for path in folder.iterdir()), m.safe_load(folder / "good", {"w": (2, 3)})
 
@@ -416,44 +411,29 @@ class TestSafeLoad:
 
         agree(probe, rtol=0, atol=0)
 
-    def test_another_class(self, agree, draw):
-        """A class that is not allowed is refused; an allowed one is read. The list of allowed classes is what it was, after errors too."""
-        w = draw.normal(2, 3)
-
-        def probe(m):
-            def work(folder):
-                from collections import OrderedDict
-
-                device = torch.device("cpu")
-                torch.save({"w": w, "d": device}, folder / "odd")
-                torch.save(OrderedDict(w=w), folder / "ordered")
-                before, out = allowed_before(), []
-                for name, allowed in (("odd", ()), ("ordered", ()), ("ordered", [OrderedDict]), ("ordered", (Path,))):
-                    call = lambda name=name, allowed=allowed: m.safe_load(folder / name, {"w": (2, 3)}, allowed)  # noqa: E731
-                    ending = raised(ValueError, call)
-                    out.append((ending, allowed_before() - before))
-                return out, m.safe_load(folder / "ordered", {"w": (2, 3)})
-
-            return in_a_folder(work)
-
-        agree(probe, rtol=0, atol=0)
-
     def test_an_allowed_class(self, agree, draw):
-        """With `allowed`, a file that needs this class is read; without it, it is refused."""
-        w = draw.normal(4)
+        """With `allowed`, a file that needs a class is read; without it, it is refused. The list of allowed classes stays what it was."""
+        w = draw.normal(2, 3)
 
         def probe(m):
             def work(folder):
                 from fractions import Fraction
 
+                torch.save({"w": w.as_subclass(Mask)}, folder / "mask")
+                torch.save({"w": w, "f": Fraction(1, 3)}, folder / "fraction")
                 before = allowed_before()
-                torch.save({"w": w, "f": Fraction(1, 3)}, folder / "file")
-                first = raised(ValueError, lambda: m.safe_load(folder / "file", {"w": (4,)}))
-                second = raised(ValueError, lambda: m.safe_load(folder / "file", {"w": (4,)}, [Fraction]))  # an entry too many
-                torch.save({"w": w}, folder / "file")
-                return first, second, m.safe_load(folder / "file", {"w": (4,)}, [Fraction]), allowed_before() - before
+                calls = [("mask", ()), ("mask", [Fraction]), ("fraction", ()), ("fraction", [Fraction]), ("fraction", (Mask,))]
+                endings = [raised(ValueError, lambda n=n, a=a: m.safe_load(folder / n, {"w": (2, 3)}, a)) for n, a in calls]
+                read = [m.safe_load(folder / "mask", {"w": (2, 3)}, allowed)["w"] for allowed in ([Mask], (Fraction, Mask))]
+                return endings, [x.as_subclass(torch.Tensor) for x in read], allowed_before() - before
 
-            return in_a_folder(work)
+            Mask = type("Mask", (torch.Tensor,), {"__module__": "masks_of_a_test"})  # noqa: N806
+            sys.modules["masks_of_a_test"] = ModuleType("masks_of_a_test")
+            sys.modules["masks_of_a_test"].Mask = Mask  # where pickle looks for it
+            try:
+                return in_a_folder(work)
+            finally:
+                del sys.modules["masks_of_a_test"]
 
         agree(probe, rtol=0, atol=0)
 
@@ -464,10 +444,10 @@ class TestSafeLoad:
 
         def probe(m):
             def work(folder):
-                out = []
-                for content in bad:
-                    torch.save(content, folder / "file")
-                    out.append(raised(ValueError, lambda: m.safe_load(folder / "file", {"w": (2, 3), "b": (3,)})))
+                for i, content in enumerate(bad):
+                    torch.save(content, folder / f"bad{i}")
+                shapes = {"w": (2, 3), "b": (3,)}
+                out = [raised(ValueError, lambda i=i: m.safe_load(folder / f"bad{i}", shapes)) for i in range(len(bad))]
                 torch.save({"b": b, "w": w}, folder / "file")
                 return out, list(m.safe_load(folder / "file", {"w": (2, 3), "b": (3,)}).items())
 
@@ -613,6 +593,9 @@ class TestExportableModel:
         """Either way, for batches of several sizes, also 8."""
         state, threshold = gate_task(draw)
         inputs = [f * threshold * draw.normal(B, 4, 3) for B, f in ((1, 0.2), (2, 5.0), (8, 0.3), (8, 4.0), (5, 3.0))]
+        inputs += [
+            x * torch.tensor([9.0, 0.05, 0.05, 0.05, 0.05])[:, None, None] for x in (draw.normal(5, 4, 3), 0.1 * draw.normal(5, 4, 3))
+        ]
         agree(lambda m: [fill(m.ExportableModel(3, threshold), state)(x) for x in inputs], rtol=1e-4, atol=1e-4)
 
     def test_program(self, agree, draw):
@@ -796,26 +779,28 @@ class TestFuseGraph:
     @measured("modes")
     def test_mode(self, agree, draw):
         """The result is in eval mode, with all its parts; the model is too."""
-        state, x = drawn_state(draw, Odd("used twice")), draw.normal(2, 2, 6, 5)
+        state, x = drawn_state(draw, Odd("norm first")), draw.normal(2, 2, 6, 5)
 
         def probe(m):
-            model = odd("used twice", state)
+            model = odd("norm first", state)
             fused = m.fuse_graph(model)
-            ready = not any(module.training for module in [*fused.modules(), *model.modules()])
-            return fused(x) if ready else "a part is in train mode"
+            pair = m.fuse_graph(odd("two pairs", state))
+            ready = not any(module.training for module in [*fused.modules(), *pair.modules(), *model.modules()])
+            return (fused(x), norms(pair), pair(x)) if ready else "a part is in train mode"
 
         agree(probe, rtol=1e-3, atol=1e-3)
 
     def test_nothing_to_fuse(self, agree, draw):
         """A model without batch norms, and one without convolutions, compute what they did."""
-        w, x = draw.normal(3, 3), draw.normal(2, 3, 4, 4)
+        w, x, state = draw.normal(3, 3), draw.normal(2, 3, 4, 4), drawn_state(draw, nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)))
 
         def probe(m):
             linear = nn.Linear(3, 3, bias=False)
             linear.weight.data.copy_(w)
             norm = nn.BatchNorm2d(3).eval()
             norm.running_mean.copy_(w[0])
-            return m.fuse_graph(nn.Sequential(linear).eval())(x[:, :, 0, 0]), m.fuse_graph(nn.Sequential(norm).eval())(x)
+            pair = m.fuse_graph(fill(nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.BatchNorm2d(3)), state).eval())
+            return m.fuse_graph(nn.Sequential(linear).eval())(x[:, :, 0, 0]), m.fuse_graph(nn.Sequential(norm).eval())(x), norms(pair)
 
         agree(probe, rtol=1e-3, atol=1e-3)
 
@@ -840,17 +825,29 @@ class TestFuseGraph:
 
 
 class Scorer(nn.Module):
-    """A linear model with dropout, which counts its calls."""
+    """A linear model with dropout."""
 
     def __init__(self, w):
         super().__init__()
-        self.in_features, self.calls = w.shape[0], []
+        self.in_features = w.shape[0]
         self.w, self.dropout = nn.Parameter(w.clone()), nn.Dropout(0.5)
 
     def forward(self, x):
         """(B, D) to (B, L)."""
-        self.calls.append((len(x), torch.is_grad_enabled()))
         return self.dropout(x) @ self.w
+
+
+class CountingScorer(Scorer):
+    """Notes how it is called."""
+
+    def __init__(self, w):
+        super().__init__(w)
+        self.calls = []
+
+    def forward(self, x):
+        """(B, D) to (B, L)."""
+        self.calls.append((len(x), torch.is_grad_enabled()))
+        return super().forward(x)
 
 
 LABELS = ["null", "one", "zwei", "trois"]
@@ -952,7 +949,7 @@ class TestHandler:
         w, x = draw.normal(3, 4), draw.normal(5, 3).tolist()
 
         def probe(m):
-            model, handler = Scorer(w), m.Handler()
+            model, handler = CountingScorer(w), m.Handler()
             handler.initialize(model, LABELS)
             handler.handle(["bad"])
             handler.handle([])
@@ -1000,16 +997,20 @@ class Clock:
 
 
 class Server:
-    """Runs batches and notes them. It refuses a batch that has a number above the limit."""
+    """Runs batches. Each result tells of its request, of the whole batch, of its place in it and of the number of the run.
+
+    It refuses a batch that has a number above the limit.
+    """
 
     def __init__(self, w, limit=math.inf):
-        self.w, self.limit, self.batches = w, limit, []
+        self.w, self.limit, self.runs = w, limit, 0
 
     def __call__(self, x):
-        self.batches.append(x.clone())
+        self.runs += 1
         if x.numel() and x.max() > self.limit:
             raise RuntimeError("too large")
-        return (x.flatten(1) @ self.w[: x[0].numel()]).sin() if x.dim() > 1 else x * self.w[0, 0]
+        own = x.reshape(len(x), -1) @ self.w[: x[0].numel(), 0]
+        return torch.stack([own, own.sum().expand(len(x)), torch.arange(len(x)).to(own), torch.full_like(own, self.runs)], 1)
 
 
 def outcome(batcher, ticket):
@@ -1042,7 +1043,7 @@ def scenario(m, w, x, seed, *, max_size, max_wait, limit=math.inf, count=40):
             log.append([outcome(batcher, t) for t in tickets[::3]])
     clock.now += 100
     log.append(batcher.poll())
-    return tickets, log, [outcome(batcher, t) for t in tickets], server.batches
+    return tickets, log, [outcome(batcher, t) for t in tickets], server.runs
 
 
 @task("DynamicBatcher")
@@ -1063,7 +1064,7 @@ class TestDynamicBatcher:
         w, x = draw.normal(5, 2), draw.normal(8, 5)
 
         def probe(m):
-            batcher, server, clock = batcher_of(m, w, max_size=3, max_wait=2.0)
+            batcher, _, clock = batcher_of(m, w, max_size=3, max_wait=2.0)
             out = []
             for i in range(4):
                 batcher.submit(x[i])
@@ -1071,37 +1072,37 @@ class TestDynamicBatcher:
             for moment in (1.0, 1.75, 2.0, 3.0):
                 clock.now = moment
                 out.append(batcher.poll())
-            return out, server.batches
+            return out, [outcome(batcher, t) for t in range(4)]
 
-        agree(probe, rtol=1e-6, atol=0)
+        agree(probe, rtol=1e-4, atol=1e-5)
 
     def test_the_oldest_counts(self, agree, draw):
         """Waiting is counted from the oldest request, and younger ones go with it."""
         w, x = draw.normal(5, 2), draw.normal(8, 5)
 
         def probe(m):
-            batcher, server, clock = batcher_of(m, w, max_size=9, max_wait=2.0)
+            batcher, _, clock = batcher_of(m, w, max_size=9, max_wait=2.0)
             out = []
             for i in range(8):
                 batcher.submit(x[i])
                 clock.now += 0.75
                 out.append(batcher.poll())
-            return out, server.batches
+            return out, [outcome(batcher, t) for t in range(8)]
 
-        agree(probe, rtol=1e-6, atol=0)
+        agree(probe, rtol=1e-4, atol=1e-5)
 
     def test_shapes_wait_apart(self, agree, draw):
         """Each shape has its own queue; the due queue with the oldest request comes first."""
         w, x = draw.normal(5, 2), draw.normal(9, 5)
 
         def probe(m):
-            batcher, server, clock = batcher_of(m, w, max_size=3, max_wait=1.0)
+            batcher, _, clock = batcher_of(m, w, max_size=3, max_wait=1.0)
             for i, size in enumerate((4, 2, 2, 4, 2, 3, 2, 4, 4)):
                 batcher.submit(x[i, :size])
             out = [batcher.poll()]
             clock.now = 1.0
             out.append(batcher.poll())
-            return out, server.batches, [outcome(batcher, t) for t in range(9)]
+            return out, [outcome(batcher, t) for t in range(9)]
 
         agree(probe, rtol=1e-4, atol=1e-5)
 
@@ -1110,12 +1111,12 @@ class TestDynamicBatcher:
         w, x = draw.normal(5, 2), draw.normal(11, 5)
 
         def probe(m):
-            batcher, server, clock = batcher_of(m, w, max_size=4, max_wait=1.0)
+            batcher, _, clock = batcher_of(m, w, max_size=4, max_wait=1.0)
             for row in x:
                 batcher.submit(row)
             out = [batcher.poll(), outcome(batcher, 10)]
             clock.now = 5.0
-            return [*out, batcher.poll(), outcome(batcher, 10)], server.batches
+            return [*out, batcher.poll(), [outcome(batcher, t) for t in range(11)]]
 
         agree(probe, rtol=1e-4, atol=1e-5)
 
@@ -1143,33 +1144,32 @@ class TestDynamicBatcher:
             out = [batcher.poll()]
             for row in x:
                 batcher.submit(row)
-                out.append(len(server.batches))
-            return out, batcher.poll(), server.batches
+            return out, server.runs, [outcome(batcher, t) for t in range(5)], batcher.poll(), [outcome(batcher, t) for t in range(5)]
 
-        agree(probe, rtol=1e-6, atol=0)
+        agree(probe, rtol=1e-4, atol=1e-5)
 
     def test_copies(self, agree, draw):
         """A request that is changed after submit runs as it was."""
         w, x = draw.normal(5, 2), draw.normal(3, 5)
 
         def probe(m):
-            batcher, server, _ = batcher_of(m, w, max_size=3)
+            batcher, _, _ = batcher_of(m, w, max_size=3)
             mine = x.clone()
             for row in mine:
                 batcher.submit(row)
                 row.zero_()
-            return batcher.poll(), server.batches
+            return batcher.poll(), [outcome(batcher, t) for t in range(3)]
 
-        agree(probe, rtol=1e-6, atol=0)
+        agree(probe, rtol=1e-4, atol=1e-5)
 
     def test_scalars(self, agree, draw):
         """Requests may be 0-d."""
         w, x = draw.normal(5, 2), draw.normal(3)
 
         def probe(m):
-            batcher, server, _ = batcher_of(m, w, max_size=3)
+            batcher, _, _ = batcher_of(m, w, max_size=3)
             tickets = [batcher.submit(one) for one in x]
-            return batcher.poll(), server.batches, [outcome(batcher, t) for t in tickets]
+            return batcher.poll(), [outcome(batcher, t) for t in tickets]
 
         agree(probe, rtol=1e-4, atol=1e-5)
 
@@ -1179,37 +1179,40 @@ class TestDynamicBatcher:
         w, x = draw.normal(5, 2), draw.normal(7, 5)
 
         def probe(m):
-            batcher, server, clock = batcher_of(m, w, max_size=2)
+            batcher, _, clock = batcher_of(m, w, max_size=2)
             for row in x:
                 batcher.submit(row)
             submits = clock.reads
             batcher.poll()
-            return server.batches if (submits, clock.reads) == (7, 8) else f"the clock was read {submits} and {clock.reads} times"
+            results = [outcome(batcher, t) for t in range(7)]
+            return results if (submits, clock.reads) == (7, 8) else f"the clock was read {submits} and {clock.reads} times"
 
-        agree(probe, rtol=1e-6, atol=0)
+        agree(probe, rtol=1e-4, atol=1e-5)
 
 
 # ContinuousBatcher
 
 
 class Speaker:
-    """A small language model: the next token's logits come from the last tokens of a text and its length. Notes what it is asked."""
+    """A small language model: logits come from the text alone, or with `timed` also from its place and the call's number."""
 
-    def __init__(self, table):
-        self.table, self.asked = table, []
+    def __init__(self, table, timed=False):
+        self.table, self.timed, self.calls = table, timed, 0
 
     def __call__(self, texts):
-        self.asked.append([list(text) for text in texts])
-        V = len(self.table)
-        rows = [self.table[(text[-1] * 3 + len(text) + 7 * text[0]) % V] for text in texts]
+        if not texts:
+            raise RuntimeError("called for none")
+        V, self.calls = len(self.table), self.calls + 1
+        extra = [self.timed * (5 * self.calls + 2 * i) for i in range(len(texts))]
+        rows = [self.table[(text[-1] * 3 + len(text) + 7 * text[0] + more) % V] for text, more in zip(texts, extra, strict=True)]
         for text in texts:
-            text.append(0)  # its lists are its own
+            text.clear()  # its lists are its own
         return torch.stack(rows)
 
 
 def spoken(m, table, jobs, *, slots, end=0):
     """All that happens to these (step, prompt, at_most) jobs."""
-    speaker = Speaker(table)
+    speaker = Speaker(table, timed=True)
     batcher = m.ContinuousBatcher(speaker, slots=slots, end=end)
     log, numbers, step = [], [], 0
     pending = list(jobs)
@@ -1219,7 +1222,7 @@ def spoken(m, table, jobs, *, slots, end=0):
             numbers.append(batcher.submit(prompt, at_most))
         log.append(batcher.step())
         step += 1
-    return numbers, log, speaker.asked
+    return numbers, log, speaker.calls
 
 
 def jobs_of(draw, count, V):
@@ -1315,7 +1318,7 @@ class TestContinuousBatcher:
             batcher.submit(prompt, 2)
             out = batcher.run()
             batcher.step()
-            return out if len(speaker.asked) == 2 else f"the model was called {len(speaker.asked)} times"
+            return out if speaker.calls == 2 else f"the model was called {speaker.calls} times"
 
         agree(probe, rtol=0, atol=0)
 

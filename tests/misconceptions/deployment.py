@@ -1,6 +1,7 @@
 """Named wrong answers to the tasks of deployment: the hidden suite must reject every one."""
 
 import contextlib
+import itertools
 import json
 import pickle
 
@@ -337,8 +338,7 @@ def copies_tied(path):
 
 @misconception("load_safe", "Leaves tied names out.")
 def forgets_tied(path):
-    state, notes = reference_load(path)
-    return load_file(path), notes
+    return load_file(path), reference_load(path)[1]
 
 
 @misconception("load_safe", "Leaves the notes about tied names in the metadata.")
@@ -538,9 +538,7 @@ def takes_lists(path, shapes, allowed=()):
 @misconception("ScriptedGate", "Traces: the program knows only the way that its example took.")
 class Traces(ReferenceGate):
     def save(self, path):
-        module = nn.Module()
-        module.body = self
-        torch.jit._trace.trace(self, torch.zeros(2, self.loud.in_features, dtype=self.loud.weight.dtype), check_trace=False).save(str(path))
+        torch.jit.trace(self, torch.zeros(2, self.loud.in_features, dtype=self.loud.weight.dtype), check_trace=False).save(str(path))
 
 
 @misconception("ScriptedGate", "Pickles the model, which needs this class wherever it is loaded.")
@@ -742,13 +740,6 @@ class NotBelow(ReferenceModel):
         return torch.where(x.abs().mean() >= self.threshold, self.loud(x), self.quiet(x)).reshape(x.shape[0], -1)
 
 
-@misconception("ExportableModel", "Exports an example of float32, whatever the weights are.")
-class ExampleOfFloat32(ReferenceModel):
-    def program(self, steps):
-        example = torch.zeros(2, steps, self.loud.in_features)
-        return torch.export.export(self, (example,), dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1)}})
-
-
 @misconception("ExportableModel", "Exports a copy in float32.")
 class CopyInFloat32(ReferenceModel):
     def program(self, steps):
@@ -848,7 +839,7 @@ def by_order_of_making(model):
 
     model = copy.deepcopy(model)
     children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-    for (p, n, conv), (q, k, norm) in zip(children, children[1:], strict=False):
+    for (p, n, conv), (q, k, norm) in itertools.pairwise(children):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and p is q:
             if conv.out_channels == norm.num_features:
                 setattr(p, n, fuse_conv_bn_eval(conv, norm))
@@ -1391,8 +1382,7 @@ class HandsOutItsOwn(ReferenceContinuous):
 class CallsForNobody(ReferenceContinuous):
     def step(self):
         if not self.growing and not self.waiting:
-            with contextlib.suppress(RuntimeError):
-                self.model([])
+            self.model([])
         return super().step()
 
 
@@ -1436,7 +1426,7 @@ def greedy(drafted, draft, target, *, generator):
     )
 
 
-def _step(drafted, draft, target, generator, *, accept=None, left=None, last=True):
+def _step(drafted, draft, target, generator, *, accept=None, left=None):
     B, K = drafted.shape
     rows = torch.arange(B)
     p = target[:, :K].gather(2, drafted[..., None])[..., 0]
@@ -1451,7 +1441,7 @@ def _step(drafted, draft, target, generator, *, accept=None, left=None, last=Tru
     drawn = torch.multinomial(weights, 1, generator=generator)
     tokens = torch.cat([drafted, drafted.new_full((B, 1), -1)], 1)
     tokens = torch.where(torch.arange(K + 1) < counts[:, None], tokens, -1).scatter(1, counts[:, None], drawn)
-    return tokens if last else tokens, counts
+    return tokens, counts
 
 
 @misconception("speculative_step", "Draws a refused guess's token from the large model's whole distribution.")
