@@ -252,7 +252,7 @@ def fuse_graph(model: nn.Module) -> fx.GraphModule:
     A pair of an nn.Conv2d and an nn.BatchNorm2d is fused where the batch norm has running statistics, its input is the convolution's
     output, nobody else uses that output, and each of the two modules is called just once in the whole graph. All others stay. After
     a fusion the graph calls the new convolution in the place of the old one, and no longer the batch norm, which is no submodule of
-    the result any more.
+    the result any more. A second batch norm, behind the first, then follows the new convolution, and is fused with it too.
 
     Args:
         model: in eval mode; symbolic_trace can trace it. It stays as it is, its parameters included.
@@ -260,23 +260,19 @@ def fuse_graph(model: nn.Module) -> fx.GraphModule:
     Returns: a graph module in eval mode, with no memory in common with the model's batch norms and fused convolutions.
     """
     graph_module = fx.symbolic_trace(model)
-    modules = dict(graph_module.named_modules())
     calls = [node for node in graph_module.graph.nodes if node.op == "call_module"]
-    count: dict[int, int] = {}
+    targets = [node.target for node in calls]
     for node in calls:
-        count[id(modules[node.target])] = count.get(id(modules[node.target]), 0) + 1
-    for node in calls:
-        norm = modules[node.target]
+        norm = graph_module.get_submodule(node.target)
         before = node.args[0] if node.args else None
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
             continue
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
-        conv = modules[before.target]
-        if type(conv) is not nn.Conv2d or count[id(conv)] > 1 or count[id(norm)] > 1:
+        conv = graph_module.get_submodule(before.target)
+        if not isinstance(conv, nn.Conv2d) or targets.count(before.target) > 1 or targets.count(node.target) > 1:
             continue
-        owner, _, name = before.target.rpartition(".")
-        setattr(graph_module.get_submodule(owner), name, fuse_conv_bn_eval(conv, norm))
+        graph_module.set_submodule(before.target, fuse_conv_bn_eval(conv, norm))
         node.replace_all_uses_with(before)
         graph_module.graph.erase_node(node)
     graph_module.delete_all_unused_submodules()

@@ -323,15 +323,20 @@ def with_new_names(model):
         norm = graph_module.get_submodule(n.target)
         if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None and isinstance(n.args[0], torch.fx.Node):
             before = n.args[0]
-            if before in calls and isinstance(graph_module.get_submodule(before.target), nn.Conv2d) and len(before.users) == 1:
-                if targets.count(n.target) == targets.count(before.target) == 1:
-                    found.append((before, n))
+            alone = before in calls and len(before.users) == 1 and targets.count(n.target) == targets.count(before.target) == 1
+            if alone and isinstance(graph_module.get_submodule(before.target), nn.Conv2d):
+                found.append((before, n))
+            elif alone and [n.args[0]] == [last for _, last in found][-1:]:  # behind a batch norm that goes
+                found.append((before, n))
+    places = {}
     for i, (before, n) in enumerate(found):
+        before = places.get(before, before)
         new = _fused(graph_module.get_submodule(before.target), graph_module.get_submodule(n.target))
         graph_module.add_submodule(f"fused_{i}", new)
         with graph_module.graph.inserting_after(n):
             call = graph_module.graph.call_module(f"fused_{i}", args=before.args, kwargs=before.kwargs)
         n.replace_all_uses_with(call)
+        places[n] = call
         graph_module.graph.erase_node(n)
         graph_module.graph.erase_node(before)
     graph_module.delete_all_unused_submodules()

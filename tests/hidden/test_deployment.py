@@ -427,7 +427,7 @@ class TestSafeLoad:
                 read = [m.safe_load(folder / "mask", {"w": (2, 3)}, allowed)["w"] for allowed in ([Mask], (Fraction, Mask))]
                 return endings, [x.as_subclass(torch.Tensor) for x in read], allowed_before() - before
 
-            Mask = type("Mask", (torch.Tensor,), {"__module__": "masks_of_a_test"})  # noqa: N806
+            Mask = type("Mask", (torch.Tensor,), {"__module__": "masks_of_a_test"})
             sys.modules["masks_of_a_test"] = ModuleType("masks_of_a_test")
             sys.modules["masks_of_a_test"].Mask = Mask  # where pickle looks for it
             try:
@@ -730,8 +730,8 @@ class TestFuseGraph:
         state, x = drawn_state(draw, Odd(kind)), draw.normal(2, 2, 6, 5)
 
         def probe(m):
-            fused = m.fuse_graph(odd(kind, state))
-            return fused(x), norms(fused)
+            fused, model = m.fuse_graph(odd(kind, state)), odd(kind, state)
+            return fused(x), norms(fused), bool((fused(x) - model(x)).abs().max() < 1e-2)
 
         agree(probe, rtol=1e-3, atol=1e-3)
 
@@ -807,7 +807,8 @@ class TestFuseGraph:
     def test_other_convolutions(self, agree, draw):
         """A transposed convolution before a batch norm stays, and so does a 1-d pair."""
         up, line = nn.ConvTranspose2d(2, 3, 2), nn.Conv1d(2, 3, 2)
-        states, x = [drawn_state(draw, up), drawn_state(draw, line)], draw.normal(2, 2, 4, 4)
+        pair = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+        states, x = [drawn_state(draw, module) for module in (up, line, pair)], draw.normal(2, 2, 4, 4)
         mean = draw.normal(3)
 
         def probe(m):
@@ -816,7 +817,8 @@ class TestFuseGraph:
                 norm.running_mean.copy_(mean)
             first = m.fuse_graph(nn.Sequential(fill(nn.ConvTranspose2d(2, 3, 2), states[0]), two).eval())
             second = m.fuse_graph(nn.Sequential(fill(nn.Conv1d(2, 3, 2), states[1]), one).eval())
-            return first(x), second(x[..., 0]), norms(first), len(list(second.buffers()))
+            pair = m.fuse_graph(fill(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)), states[2]).eval())
+            return first(x), second(x[..., 0]), norms(first), len(list(second.buffers())), norms(pair), pair(x)
 
         agree(probe, rtol=1e-3, atol=1e-3)
 
