@@ -324,9 +324,8 @@ def with_new_names(model):
         if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None and isinstance(n.args[0], torch.fx.Node):
             before = n.args[0]
             alone = before in calls and len(before.users) == 1 and targets.count(n.target) == targets.count(before.target) == 1
-            if alone and isinstance(graph_module.get_submodule(before.target), nn.Conv2d):
-                found.append((before, n))
-            elif alone and [n.args[0]] == [last for _, last in found][-1:]:  # behind a batch norm that goes
+            behind_a_fused_one = [before] == [last for _, last in found][-1:]
+            if alone and (behind_a_fused_one or isinstance(graph_module.get_submodule(before.target), nn.Conv2d)):
                 found.append((before, n))
     places = {}
     for i, (before, n) in enumerate(found):
