@@ -347,7 +347,7 @@ class ContinuousBatcher:
 
         Returns: the texts that are finished now, by number, with their prompts.
         """
-        # TODO: about 15 lines.
+        # TODO: about 14 lines.
         raise NotImplementedError("ContinuousBatcher.step")
 
     def run(self) -> dict[int, list[int]]:

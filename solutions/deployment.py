@@ -277,7 +277,7 @@ def fuse_graph(model: nn.Module) -> fx.GraphModule:
         graph_module.graph.erase_node(node)
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
-    return graph_module.eval()
+    return graph_module
 
 
 class Handler:
@@ -477,8 +477,7 @@ class ContinuousBatcher:
             self.growing.append(self.waiting.pop(0))
         if not self.growing:
             return {}
-        with torch.no_grad():
-            tokens = self.model([list(text) for _, text, _ in self.growing]).argmax(1).tolist()
+        tokens = self.model([list(text) for _, text, _ in self.growing]).argmax(1).tolist()
         finished, going = {}, []
         for (number, text, left), token in zip(self.growing, tokens, strict=True):
             text.append(token)
