@@ -1,0 +1,1 @@
+"""A submission with all tasks of compression solved, in another style than the reference's."""
