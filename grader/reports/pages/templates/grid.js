@@ -287,7 +287,6 @@
     const many = students.length * tasks.length;
     if (many <= PAPER) draw(true);
     else {
-      box.hidden = refusal.hidden;
       box.hidden = true;
       refusal.hidden = false;
       refusal.textContent = `The heat map has ${many} cells, too many for paper. Choose a module's columns or search for students, and print again.`;
