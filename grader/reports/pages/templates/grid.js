@@ -105,9 +105,8 @@
     ["student", "points", ...tasks.map((task) => data.tasks[task][1])].forEach((title, column) => {
       const cell = make("th");
       cell.scope = "col";
-      cell.append(make("span", title));
-      if (column < FIXED) cell.firstChild.className = "flat";
-      else cell.title = label(0, column);
+      cell.append(make("span", title, column < FIXED ? "flat" : "turned"));
+      if (column >= FIXED) cell.title = label(0, column);
       line.append(cell);
     });
     head.replaceChildren(line);
