@@ -63,7 +63,9 @@ def grade(
         typer.Option(metavar="ADDRESS", help="Grade on the machines of a Dask cluster, whose scheduler is there (docs/scale.md)."),
     ] = None,
     data: DataOption = None,
-    report: Annotated[bool, typer.Option("--report", help="Also write HTML pages for students and staff, as `grader report` does.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write HTML pages for students and staff, as `grader report` does.")
+    ] = False,
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
     trusted: TrustedOption = False,

@@ -88,7 +88,7 @@ def _page(template: str, scripts: tuple[str, ...], **values: Any) -> str:
         )
     )
     page = _environment().get_template(template)
-    return page.render(values, policy=policy, style=Markup(style), scripts=[Markup(text) for text in texts])  # noqa: S704 - our own files
+    return page.render(values, policy=policy, style=Markup(style), scripts=[Markup(text) for text in texts])
 
 
 @cache
@@ -131,4 +131,4 @@ def _data(view: ClassView) -> Markup:
     text = msgspec.json.encode(plain).decode()
     for sign in "<>&'\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)  # noqa: S704 - JSON without any sign that ends a script or begins markup
+    return Markup(text)

@@ -30,7 +30,7 @@ _LONGEST = 4000
 
 @dataclass(frozen=True)
 class TaskView:
-    """A task. `anchor` is its place on the page, `percent` the share of the points that was earned."""
+    """A task. `anchor` is its place on the page, `percent` the share of the points that was earned, `tally` how many tests passed."""
 
     module: str
     name: str
@@ -193,7 +193,7 @@ def _task(module: str, task: TaskResult, anchor: str) -> TaskView:
         str(rounded(task.score)),
         f"{task.max_score:g}",
         _percent(task.score, task.max_score),
-        tally(task) if counted else "Not counted.",
+        tally(task).partition("; ")[2] if counted else "",
         tuple(text for message in messages if (text := clean(message, _LONGEST).strip())),
         anchor,
     )
@@ -212,7 +212,10 @@ def _steps(submission: SubmissionResult, views: Sequence[TaskView]) -> tuple[Ste
         for number, module in enumerate(submission.modules)
         if module.tasks and all(_is_broken(test.message, module.name) for task in module.tasks for test in task.tests)
     }
-    steps = [Step(one_line(f"{name}.py"), "The file does not run, so none of its tasks can earn anything.", anchor) for name, anchor in broken.items()]
+    steps = [
+        Step(one_line(f"{name}.py"), "The file does not run, so none of its tasks can earn anything.", anchor)
+        for name, anchor in broken.items()
+    ]
     begun = [
         (view, task)
         for view, (module, task) in zip(views, tasks, strict=True)
@@ -242,4 +245,4 @@ def _why(view: TaskView, task: TaskResult) -> str:
         case Status.OUT_OF_MEMORY:
             return "Your code needs too much memory."
         case _:
-            return f"{view.tally[0].upper()}{view.tally[1:]}" if view.percent else "No hidden test of it passed yet."
+            return view.tally if view.percent else "No hidden test of it passed yet."
