@@ -135,7 +135,8 @@
     if (cell) cell.tabIndex = 0;
   };
   const draw = (all = false) => {
-    const from = all ? 0 : Math.max(0, Math.floor(box.scrollTop / height) - SPARE);
+    const view = Math.floor(box.scrollTop / height) - SPARE;
+    const from = all ? 0 : Math.max(0, Math.min(view, students.length - 2 * SPARE));
     const to = all ? students.length : Math.min(students.length, Math.ceil((box.scrollTop + box.clientHeight) / height) + SPARE);
     const focused = table.contains(document.activeElement);
     const kept = new Map([...body.rows].map((row) => [row.ariaRowIndex - 2, row]));
