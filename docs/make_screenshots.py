@@ -1,20 +1,28 @@
-"""Makes the README's pictures of `grader watch`: docs/watch-failed.svg and docs/watch-passed.svg, from the real app and the real course.
+"""Makes the pictures in README and docs, from the real app, the real pages and the real course.
 
-Usage, in the repository's folder: python -m docs.make_screenshots
+docs/watch-failed.svg and docs/watch-passed.svg show `grader watch`; docs/report-class.png and docs/report-student.png show `grader report`
+of a class that never was. The last two need Debian's chromium and chromedriver.
+
+Usage, in the repository's folder: python -m docs.make_screenshots [watch] [report]
 """
 
 import asyncio
+import base64
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from textual.pilot import Pilot
 
 from benchmarks.latency import copy_course
-from grader.course.manifest import Course
+from benchmarks.reports import DAY, DRAWN, chromium, made_class
+from grader.course.manifest import Course, load_course
 from grader.practice.session import Session, find_places
 from grader.practice.watch.app import WatchApp
+from grader.reports.pages.render import class_page, student_pages
 
 FOLDER = Path(__file__).resolve().parent
 SIZE = (88, 29)
@@ -23,13 +31,49 @@ TASK = "count_correct"
 TODO = '    # TODO: about 1 line.\n    raise NotImplementedError("count_correct")\n'
 WRONG = "    return (scores.argmax(dim=1) == labels).sum()\n"
 RIGHT = "    return (scores.argmax(dim=1) == labels).sum().item()\n"
+MODULES = ("basics", "tensor_ops")
+STUDENTS = (
+    "Aisha Ben Ann Bruno Chen Clara Dana Diego Elif Emil Fatima Finn Grace Hana Hugo Ines Ivan Jonas "
+    "Kofi Lea Luca Maja Mei Nadia Noah Olga Omar Priya Rosa Sami Sofia Tom Uma Viktor Yuki Zoe"
+)
+PICTURE = (1000, 800)
+LARGEST = 150_000  # bytes
 
 
 def main() -> None:
-    """Write both pictures."""
+    """Write the pictures."""
+    wanted = sys.argv[1:] or ["watch", "report"]
     os.environ.pop("NO_COLOR", None)
     with tempfile.TemporaryDirectory() as name:
-        asyncio.run(_make(copy_course(Path(name))))
+        if "watch" in wanted:
+            asyncio.run(_make(copy_course(Path(name))))
+        if "report" in wanted:
+            _make_reports(Path(name))
+
+
+def _make_reports(folder: Path) -> None:
+    course = load_course(FOLDER.parent)
+    graded = made_class(course, [course.module(name) for name in MODULES], STUDENTS.lower().split())
+    page, student = folder / "class.html", folder / "student.html"
+    page.write_text(class_page(graded, {one.id: f"students/{one.id}.html" for one in graded.submissions}), encoding="utf-8")
+    student.write_text(dict(student_pages(graded, DAY))["lea"], encoding="utf-8")
+    with chromium() as browser:
+        _photograph(browser, page, "map", FOLDER / "report-class.png")
+        _photograph(browser, student, "main", FOLDER / "report-student.png")
+
+
+def _photograph(browser: Any, page: Path, start: str, picture: Path) -> None:
+    """Write a picture of a page from an element on. Raises: ValueError if it is too large."""
+    wide, high = PICTURE
+    size = {"width": wide, "height": high, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    browser.execute_script(f"document.getElementById({start!r}).scrollIntoView()")
+    browser.execute_async_script(DRAWN)
+    data = base64.b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", {})["data"])
+    if len(data) > LARGEST:
+        raise ValueError(f"{picture.name} has {len(data)} bytes: choose a smaller part")
+    picture.write_bytes(data)
 
 
 async def _make(folder: Path) -> None:

@@ -17,6 +17,7 @@ from grader.cli.doctor import doctor
 from grader.cli.grade import grade, regrade
 from grader.cli.new import app as new
 from grader.cli.practice import hint, next_task, progress, reset, run, show, solution, tutor, watch
+from grader.cli.report import report
 from grader.cli.results import compare, items
 from grader.cli.similar import similar
 
@@ -59,6 +60,7 @@ app.command(rich_help_panel=_PRACTICE)(doctor)
 app.command(rich_help_panel=_COURSE)(grade)
 app.command("collect", rich_help_panel=_COURSE)(collect_repositories)
 app.command(rich_help_panel=_COURSE)(regrade)
+app.command(rich_help_panel=_COURSE)(report)
 app.command(rich_help_panel=_COURSE)(compare)
 app.command(rich_help_panel=_COURSE)(items)
 app.command(rich_help_panel=_COURSE)(similar)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_INTERRUPTED, EXIT_PROBLEMS
+from grader.cli.report import FOLDER, write_report
 from grader.cli.terminal import (
     CourseOption,
     JsonOption,
@@ -62,6 +63,9 @@ def grade(
         typer.Option(metavar="ADDRESS", help="Grade on the machines of a Dask cluster, whose scheduler is there (docs/scale.md)."),
     ] = None,
     data: DataOption = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write HTML pages for students and staff, as `grader report` does.")
+    ] = False,
     json: JsonOption = False,
     allow_unconfined: UnconfinedOption = False,
     trusted: TrustedOption = False,
@@ -97,6 +101,8 @@ def grade(
         if not results.isolation.confined:
             console.print(Text("The code was not confined, so these scores can't be trusted.", "yellow"))
         console.print(Text(f"Written to {out}. With --seed {results.seed}, a second run grades only what changed."))
+    if report:
+        write_report(results, out / FOLDER)
     _stop_at_faults(finished)
 
 

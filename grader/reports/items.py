@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from grader.base.outcome import Status
 from grader.runner.results import Results, TaskResult, TestResult
 
-__all__ = ["Item", "Unexplained", "items"]
+__all__ = ["Item", "Unexplained", "items", "known_mistake"]
 
 FEWEST = 3
 """So many students must have the same text before it is shown."""
@@ -62,7 +62,7 @@ def _item(module: str, task: str, answers: Iterable[TaskResult]) -> Item:
     tried = [answer for answer in answers if answer.status not in _NOT_TRIED]
     wrong = [answer for answer in tried if answer.status is not Status.PASSED]
     failed = Counter(test.id for answer in wrong for test in _failed(answer))
-    named = [_mistake(answer) for answer in wrong]
+    named = [known_mistake(answer) for answer in wrong]
     return Item(
         module,
         task,
@@ -78,7 +78,7 @@ def _failed(answer: TaskResult) -> list[TestResult]:
     return [test for test in answer.tests if test.status not in (Status.PASSED, Status.SKIPPED)]
 
 
-def _mistake(answer: TaskResult) -> str:
+def known_mistake(answer: TaskResult) -> str:
     """The sentence of the known mistake that was named, if one was."""
     lines = [line for test in answer.tests for line in test.message.split("\n") if line.startswith(_LOOKS_LIKE)]
     return lines[0].removeprefix(_LOOKS_LIKE) if lines else ""
