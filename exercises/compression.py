@@ -194,8 +194,8 @@ def prune_channels(net: nn.Sequential, keep: Tensor) -> nn.Sequential:
     training mode. Each layer's statistics, weights and biases are cut where they belong to channels.
 
     The result is a new Sequential of the same kinds of layers with the same settings, dtypes, modes and requires_grad; only the numbers
-    of channels and the groups of depthwise convolutions differ, in the layers' attributes as well (print shows them). It shares no memory
-    with net. (Building a layer draws from torch's generator; here it may.)
+    of channels and the groups of depthwise convolutions differ, in the layers' attributes as well, as ints (print shows them). It shares no
+    memory with net. (Building a layer draws from torch's generator; here it may.)
 
     Args:
         net: as above. Convolutions may have a bias or none; batch norms may have affine=False or track_running_stats=False.

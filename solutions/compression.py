@@ -231,8 +231,8 @@ def prune_channels(net: nn.Sequential, keep: Tensor) -> nn.Sequential:
     training mode. Each layer's statistics, weights and biases are cut where they belong to channels.
 
     The result is a new Sequential of the same kinds of layers with the same settings, dtypes, modes and requires_grad; only the numbers
-    of channels and the groups of depthwise convolutions differ, in the layers' attributes as well (print shows them). It shares no memory
-    with net. (Building a layer draws from torch's generator; here it may.)
+    of channels and the groups of depthwise convolutions differ, in the layers' attributes as well, as ints (print shows them). It shares no
+    memory with net. (Building a layer draws from torch's generator; here it may.)
 
     Args:
         net: as above. Convolutions may have a bias or none; batch norms may have affine=False or track_running_stats=False.
@@ -248,7 +248,7 @@ def prune_channels(net: nn.Sequential, keep: Tensor) -> nn.Sequential:
         last = layer is small[-1]
         for name, x in [*layer.named_parameters(), *layer.named_buffers()]:
             if x.dim() > 0 and (name == "weight" or not last):
-                kept = x.detach()[:, keep] if last else x.detach()[keep]
+                kept = x[:, keep] if last else x[keep]
                 setattr(layer, name, nn.Parameter(kept, x.requires_grad) if isinstance(x, nn.Parameter) else kept)
     for layer in small[1:-1]:
         if isinstance(layer, nn.BatchNorm2d):
@@ -369,7 +369,7 @@ def codebook(weight: Tensor, start: Tensor, *, iterations: int) -> tuple[Tensor,
     """
     if start.dim() != 1 or not 1 <= len(start) <= 256 or iterations < 0:
         raise ValueError(f"1 to 256 centroids and 0 or more iterations are needed, got {tuple(start.shape)} and {iterations}")
-    w, c, K = weight.detach().double().flatten(), start.detach().double(), len(start)
+    w, c, K = weight.detach().double().flatten(), start.detach(), len(start)
     for _ in range(iterations):
         codes = (w[:, None] - c).abs().argmin(1)
         counts = torch.bincount(codes, minlength=K)

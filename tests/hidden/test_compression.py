@@ -747,7 +747,9 @@ def shrunk(m, net, keep):
 
 def about(net, x):
     """What a network is and does."""
-    return str(net), state_of(net), net(x)
+    names = ("in_channels", "out_channels", "groups", "num_features")
+    numbers = [{name: getattr(layer, name) for name in names if hasattr(layer, name)} for layer in net]
+    return str(net), numbers, state_of(net), net(x)
 
 
 @task("prune_channels")
@@ -896,7 +898,7 @@ def product_of(result):
     if isinstance(result, nn.Linear):
         return "the layer", result.weight, result.bias
     first, second = result
-    return str(result), second.weight @ first.weight, first.bias, second.bias
+    return str(result), second.weight @ first.weight, first.bias, second.bias, first.out_features, second.in_features
 
 
 @task("factorize_linear")
