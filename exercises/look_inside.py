@@ -20,7 +20,7 @@ Arguments, modes, generators and other global state are left as you found them, 
 non-contiguous.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -105,17 +105,19 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, *, ridge: float
         ridge: above 0.
 
     Returns: W (D, C) and b (C,), without a graph.
+    Not allowed: torch.linalg.lstsq.
     """
     # TODO: about 7 lines.
     raise NotImplementedError("linear_probe")
 
 
-def patch_effects(weights: Mapping[str, Tensor], clean: Tensor, corrupt: Tensor, place: int, wanted: Tensor) -> Tensor:
+def patch_effects(run: Callable[..., dict[str, Tensor]], clean: Tensor, corrupt: Tensor, place: int, wanted: Tensor) -> Tensor:
     """Find the head that matters: give a confused model one head's output from a run that was not confused.
 
-    The model is the one of `attention_only`. Run it on the clean texts and keep all outputs of heads; run it on the corrupt texts. Then
-    run it on the corrupt texts once for each layer and head, with this head's output at `place` replaced by the one of the clean run.
-    Score a run by the mean, over the texts, of the logit of the wanted token at `place`. The effect of a head is
+    run(tokens) runs a model, and run(tokens, replace) runs it with some outputs of heads replaced; both return what `attention_only` does.
+    Run it on the clean texts and keep all outputs of heads; run it on the corrupt texts. Then run it on the corrupt texts once for each
+    layer and head, with this head's output at `place` replaced by the one of the clean run. Score a run by the mean, over the texts,
+    of the logit of the wanted token at `place`. The effect of a head is
 
         (score of the patched run − score of the corrupt run)
         / (score of the clean run − score of the corrupt run)
@@ -124,12 +126,13 @@ def patch_effects(weights: Mapping[str, Tensor], clean: Tensor, corrupt: Tensor,
     all effects are 0.
 
     Args:
-        weights: the model; see the module.
+        run: the model: tokens (B, T), and replace, a dict from (layer, head, place) to (B, D), to "logits" (B, T, V), "outputs"
+            (L, B, H, T, D) and the rest.
         clean, corrupt: (B, T), int64. B ≥ 1.
         place: from 0 to T − 1.
         wanted: (B,), int64, the token that should come after the place.
 
-    Returns: (L, H), without a graph.
+    Returns: (L, H), of the logits' dtype, without a graph.
     """
-    # TODO: about 14 lines.
+    # TODO: about 13 lines.
     raise NotImplementedError("patch_effects")

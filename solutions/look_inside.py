@@ -20,7 +20,7 @@ Arguments, modes, generators and other global state are left as you found them, 
 non-contiguous.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -127,6 +127,7 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, *, ridge: float
         ridge: above 0.
 
     Returns: W (D, C) and b (C,), without a graph.
+    Not allowed: torch.linalg.lstsq.
     """
     X = features.detach().double()
     Y = torch.zeros(len(labels), classes, dtype=torch.float64)
@@ -137,12 +138,13 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, *, ridge: float
     return W.to(features.dtype), (y_mean - x_mean @ W).to(features.dtype)
 
 
-def patch_effects(weights: Mapping[str, Tensor], clean: Tensor, corrupt: Tensor, place: int, wanted: Tensor) -> Tensor:
+def patch_effects(run: Callable[..., dict[str, Tensor]], clean: Tensor, corrupt: Tensor, place: int, wanted: Tensor) -> Tensor:
     """Find the head that matters: give a confused model one head's output from a run that was not confused.
 
-    The model is the one of `attention_only`. Run it on the clean texts and keep all outputs of heads; run it on the corrupt texts. Then
-    run it on the corrupt texts once for each layer and head, with this head's output at `place` replaced by the one of the clean run.
-    Score a run by the mean, over the texts, of the logit of the wanted token at `place`. The effect of a head is
+    run(tokens) runs a model, and run(tokens, replace) runs it with some outputs of heads replaced; both return what `attention_only` does.
+    Run it on the clean texts and keep all outputs of heads; run it on the corrupt texts. Then run it on the corrupt texts once for each
+    layer and head, with this head's output at `place` replaced by the one of the clean run. Score a run by the mean, over the texts,
+    of the logit of the wanted token at `place`. The effect of a head is
 
         (score of the patched run − score of the corrupt run)
         / (score of the clean run − score of the corrupt run)
@@ -151,26 +153,26 @@ def patch_effects(weights: Mapping[str, Tensor], clean: Tensor, corrupt: Tensor,
     all effects are 0.
 
     Args:
-        weights: the model; see the module.
+        run: the model: tokens (B, T), and replace, a dict from (layer, head, place) to (B, D), to "logits" (B, T, V), "outputs"
+            (L, B, H, T, D) and the rest.
         clean, corrupt: (B, T), int64. B ≥ 1.
         place: from 0 to T − 1.
         wanted: (B,), int64, the token that should come after the place.
 
-    Returns: (L, H), without a graph.
+    Returns: (L, H), of the logits' dtype, without a graph.
     """
 
-    def score(tokens: Tensor, replace: Mapping[tuple[int, int, int], Tensor] | None = None) -> Tensor:
-        logits = attention_only(weights, tokens, replace)["logits"][:, place]
-        return logits.gather(1, wanted[:, None]).mean()
+    def score(found: dict[str, Tensor]) -> Tensor:
+        return found["logits"][:, place].gather(1, wanted[:, None]).mean()
 
-    L, H = weights["W_Q"].shape[:2]
     with torch.no_grad():
-        outputs = attention_only(weights, clean)["outputs"]
-        low, high = score(corrupt), score(clean)
+        good = run(clean)
+        low, high = score(run(corrupt)), score(good)
+        L, _, H = good["outputs"].shape[:3]
         effects = torch.zeros(L, H, dtype=low.dtype)
         if high != low:
             for layer in range(L):
                 for head in range(H):
-                    patched = score(corrupt, {(layer, head, place): outputs[layer, :, head, place]})
+                    patched = score(run(corrupt, {(layer, head, place): good["outputs"][layer, :, head, place]}))
                     effects[layer, head] = (patched - low) / (high - low)
         return effects

@@ -143,23 +143,19 @@ def by_singular_values(features, labels, classes, *, ridge=1e-3):
 # patch_effects
 
 
-def _model(weights, tokens, replace=None):
-    return head_by_head(weights, tokens, replace)
-
-
 @alternative("patch_effects")
 @torch.no_grad()
-def over_all_heads(weights, clean, corrupt, place, wanted):
-    def wanted_logit(run):
-        return run["logits"][torch.arange(len(wanted)), place, wanted].sum() / len(wanted)
+def over_all_heads(run, clean, corrupt, place, wanted):
+    def wanted_logit(found):
+        return found["logits"][torch.arange(len(wanted)), place, wanted].sum() / len(wanted)
 
-    good, bad = _model(weights, clean), _model(weights, corrupt)
+    good, bad = run(clean), run(corrupt)
     gap = wanted_logit(good) - wanted_logit(bad)
-    L, H = weights["W_K"].shape[0], weights["W_K"].shape[1]
+    L, H = good["outputs"].shape[0], good["outputs"].shape[2]
     if gap == 0:
-        return torch.zeros(L, H, dtype=weights["embed"].dtype)
+        return torch.zeros(L, H, dtype=good["logits"].dtype)
     patched = [
-        wanted_logit(_model(weights, corrupt, {(layer, head, place): good["outputs"][layer, :, head, place]}))
+        wanted_logit(run(corrupt, {(layer, head, place): good["outputs"][layer, :, head, place]}))
         for layer in range(L)
         for head in range(H)
     ]
@@ -167,14 +163,14 @@ def over_all_heads(weights, clean, corrupt, place, wanted):
 
 
 @alternative("patch_effects")
-def up_to_the_place(weights, clean, corrupt, place, wanted):
+def up_to_the_place(run, clean, corrupt, place, wanted):
     with torch.inference_mode():
         clean, corrupt = clean[:, : place + 1], corrupt[:, : place + 1]  # nobody looks further
-        outputs = one_einsum(weights, clean)["outputs"][:, :, :, -1]
-        scores = [one_einsum(weights, tokens)["logits"][:, -1].gather(1, wanted[:, None]).mean().item() for tokens in (corrupt, clean)]
-        out = torch.zeros(outputs.shape[0], outputs.shape[2], dtype=weights["embed"].dtype)
+        outputs = run(clean, None)["outputs"][:, :, :, -1]
+        scores = [run(tokens)["logits"][:, -1].gather(1, wanted[:, None]).mean().item() for tokens in (corrupt, clean)]
+        out = torch.zeros(outputs.shape[0], outputs.shape[2], dtype=outputs.dtype)
         for layer in range(out.shape[0] if scores[0] != scores[1] else 0):
             for head in range(out.shape[1]):
-                run = one_einsum(weights, corrupt, {(layer, head, place): outputs[layer, :, head]})
-                out[layer, head] = (run["logits"][:, -1].gather(1, wanted[:, None]).mean().item() - scores[0]) / (scores[1] - scores[0])
+                patched = run(corrupt, replace={(layer, head, place): outputs[layer, :, head]})
+                out[layer, head] = (patched["logits"][:, -1].gather(1, wanted[:, None]).mean().item() - scores[0]) / (scores[1] - scores[0])
     return out.clone()

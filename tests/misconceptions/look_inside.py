@@ -48,15 +48,12 @@ def looks_ahead(weights, tokens, replace=None):
 
 @misconception("attention_only", "Hides a place from itself.")
 def not_at_itself(weights, tokens, replace=None):
-    return _run(
-        weights,
-        tokens,
-        replace,
-        later=lambda T: (
-            torch.ones(T, T, dtype=torch.bool).triu(1 if T == 1 else 0).tril_(T).index_fill(0, torch.tensor([0]), False)
-            | torch.ones(T, T, dtype=torch.bool).triu(1)
-        ),
-    )
+    def later(T):
+        hidden = torch.ones(T, T, dtype=torch.bool).triu()
+        hidden[0, 0] = False  # the first place has nothing else
+        return hidden
+
+    return _run(weights, tokens, replace, later=later)
 
 
 @misconception("attention_only", "Forgets √d.")
@@ -443,14 +440,14 @@ def keeps_the_graph(features, labels, classes, *, ridge=1e-3):
 # patch_effects
 
 
-def _effects(weights, clean, corrupt, place, wanted, **change):
+def _effects(run, clean, corrupt, place, wanted, **change):
     def score(tokens, replace=None):
-        logits = change.get("logits", lambda x: x)(reference_run(weights, tokens, replace)["logits"])[:, place]
+        logits = change.get("logits", lambda x: x)(run(tokens, replace)["logits"])[:, place]
         return change.get("mean", torch.mean)(logits.gather(1, wanted[:, None]))
 
-    L, H = weights["W_Q"].shape[:2]
     with torch.no_grad():
-        outputs = reference_run(weights, clean)["outputs"]
+        outputs = run(clean)["outputs"]
+        L, _, H = outputs.shape[:3]
         low, high = score(corrupt), score(clean)
         effects = torch.zeros(L, H, dtype=low.dtype)
         if high == low and not change.get("divides"):
@@ -466,36 +463,40 @@ def _effects(weights, clean, corrupt, place, wanted, **change):
 
 
 @misconception("patch_effects", "Patches all places of the head.")
-def patches_all_places(weights, clean, corrupt, place, wanted):
+def patches_all_places(run, clean, corrupt, place, wanted):
     T = clean.shape[1]
     return _effects(
-        weights, clean, corrupt, place, wanted, replace=lambda o, layer, head: {(layer, head, t): o[layer, :, head, t] for t in range(T)}
+        run, clean, corrupt, place, wanted, replace=lambda o, layer, head: {(layer, head, t): o[layer, :, head, t] for t in range(T)}
     )
 
 
 @misconception("patch_effects", "Patches all heads of the layer.")
-def patches_the_layer(weights, clean, corrupt, place, wanted):
-    H = weights["W_Q"].shape[1]
+def patches_the_layer(run, clean, corrupt, place, wanted):
     return _effects(
-        weights, clean, corrupt, place, wanted, replace=lambda o, layer, head: {(layer, h, place): o[layer, :, h, place] for h in range(H)}
+        run,
+        clean,
+        corrupt,
+        place,
+        wanted,
+        replace=lambda o, layer, head: {(layer, h, place): o[layer, :, h, place] for h in range(o.shape[2])},
     )
 
 
 @misconception("patch_effects", "Keeps the patches of the heads before.")
-def patches_pile_up(weights, clean, corrupt, place, wanted):
+def patches_pile_up(run, clean, corrupt, place, wanted):
     kept = {}
 
     def replace(outputs, layer, head):
         kept[layer, head, place] = outputs[layer, :, head, place]
         return dict(kept)
 
-    return _effects(weights, clean, corrupt, place, wanted, replace=replace)
+    return _effects(run, clean, corrupt, place, wanted, replace=replace)
 
 
 @misconception("patch_effects", "Takes the output away instead of replacing it.")
-def ablates(weights, clean, corrupt, place, wanted):
+def ablates(run, clean, corrupt, place, wanted):
     return _effects(
-        weights,
+        run,
         clean,
         corrupt,
         place,
@@ -505,71 +506,71 @@ def ablates(weights, clean, corrupt, place, wanted):
 
 
 @misconception("patch_effects", "Patches corrupt outputs into the clean run.")
-def the_other_way(weights, clean, corrupt, place, wanted):
-    return 1 - reference_effects(weights, corrupt, clean, place, wanted)
+def the_other_way(run, clean, corrupt, place, wanted):
+    return 1 - reference_effects(run, corrupt, clean, place, wanted)
 
 
 @misconception("patch_effects", "Does not compare with the two runs.")
-def raw_scores(weights, clean, corrupt, place, wanted):
-    return _effects(weights, clean, corrupt, place, wanted, effect=lambda p, lo, hi: p)
+def raw_scores(run, clean, corrupt, place, wanted):
+    return _effects(run, clean, corrupt, place, wanted, effect=lambda p, lo, hi: p)
 
 
 @misconception("patch_effects", "Takes the difference, and does not divide.")
-def difference_only(weights, clean, corrupt, place, wanted):
-    return _effects(weights, clean, corrupt, place, wanted, effect=lambda p, lo, hi: p - lo)
+def difference_only(run, clean, corrupt, place, wanted):
+    return _effects(run, clean, corrupt, place, wanted, effect=lambda p, lo, hi: p - lo)
 
 
 @misconception("patch_effects", "Divides by the clean score.")
-def divides_by_clean(weights, clean, corrupt, place, wanted):
-    return _effects(weights, clean, corrupt, place, wanted, effect=lambda p, lo, hi: (p - lo) / hi)
+def divides_by_clean(run, clean, corrupt, place, wanted):
+    return _effects(run, clean, corrupt, place, wanted, effect=lambda p, lo, hi: (p - lo) / hi)
 
 
 @misconception("patch_effects", "Turns the scale round: 0 repairs everything.")
-def scale_reversed(weights, clean, corrupt, place, wanted):
-    return 1 - reference_effects(weights, clean, corrupt, place, wanted)
+def scale_reversed(run, clean, corrupt, place, wanted):
+    return 1 - reference_effects(run, clean, corrupt, place, wanted)
 
 
 @misconception("patch_effects", "Divides by 0 where both runs are the same.")
-def divides_by_zero(weights, clean, corrupt, place, wanted):
-    return _effects(weights, clean, corrupt, place, wanted, divides=True)
+def divides_by_zero(run, clean, corrupt, place, wanted):
+    return _effects(run, clean, corrupt, place, wanted, divides=True)
 
 
 @misconception("patch_effects", "Scores by the probability instead of the logit.")
-def probabilities(weights, clean, corrupt, place, wanted):
-    return _effects(weights, clean, corrupt, place, wanted, logits=lambda x: x.softmax(-1))
+def probabilities(run, clean, corrupt, place, wanted):
+    return _effects(run, clean, corrupt, place, wanted, logits=lambda x: x.softmax(-1))
 
 
 @misconception("patch_effects", "Scores by the largest logit, whatever token has it.")
-def largest_logit(weights, clean, corrupt, place, wanted):
-    return _effects(weights, clean, corrupt, place, wanted, logits=lambda x: x.amax(-1, keepdim=True).expand_as(x))
+def largest_logit(run, clean, corrupt, place, wanted):
+    return _effects(run, clean, corrupt, place, wanted, logits=lambda x: x.amax(-1, keepdim=True).expand_as(x))
 
 
 @misconception("patch_effects", "Looks at the last place of the text.")
-def last_place(weights, clean, corrupt, place, wanted):
-    return reference_effects(weights, clean, corrupt, clean.shape[1] - 1, wanted)
+def last_place(run, clean, corrupt, place, wanted):
+    return reference_effects(run, clean, corrupt, clean.shape[1] - 1, wanted)
 
 
 @misconception("patch_effects", "Takes the mean of the texts' own effects, instead of the effect of the mean.")
-def mean_of_effects(weights, clean, corrupt, place, wanted):
-    rows = [reference_effects(weights, clean[i : i + 1], corrupt[i : i + 1], place, wanted[i : i + 1]) for i in range(len(clean))]
+def mean_of_effects(run, clean, corrupt, place, wanted):
+    rows = [reference_effects(run, clean[i : i + 1], corrupt[i : i + 1], place, wanted[i : i + 1]) for i in range(len(clean))]
     return torch.stack(rows).mean(0)
 
 
 @misconception("patch_effects", "Cuts effects to 0 … 1.")
-def cuts_effects(weights, clean, corrupt, place, wanted):
-    return reference_effects(weights, clean, corrupt, place, wanted).clamp(0, 1)
+def cuts_effects(run, clean, corrupt, place, wanted):
+    return reference_effects(run, clean, corrupt, place, wanted).clamp(0, 1)
 
 
 @misconception("patch_effects", "Looks at the first text only.")
-def only_the_first_text(weights, clean, corrupt, place, wanted):
-    return reference_effects(weights, clean[:1], corrupt[:1], place, wanted[:1])
+def only_the_first_text(run, clean, corrupt, place, wanted):
+    return reference_effects(run, clean[:1], corrupt[:1], place, wanted[:1])
 
 
 @misconception("patch_effects", "Records a graph.")
-def records_a_graph(weights, clean, corrupt, place, wanted):
-    return reference_effects(weights, clean, corrupt, place, wanted) + 0 * weights["embed"].sum()
+def records_a_graph(run, clean, corrupt, place, wanted):
+    return reference_effects(run, clean, corrupt, place, wanted) + 0 * run(clean)["logits"].sum()
 
 
 @misconception("patch_effects", "Returns heads by layers.")
-def heads_by_layers(weights, clean, corrupt, place, wanted):
-    return reference_effects(weights, clean, corrupt, place, wanted).T.contiguous()
+def heads_by_layers(run, clean, corrupt, place, wanted):
+    return reference_effects(run, clean, corrupt, place, wanted).T.contiguous()

@@ -57,7 +57,16 @@ def test_linear_probe_reads_a_coordinate():
     assert (x @ W + b).argmax(1).tolist() == [1, 1, 0, 0]
 
 
-def test_patch_effects_of_the_only_head():
-    """The place itself is the same in both texts, so that what the head saw before makes all of the difference."""
-    effects = patch_effects(tiny(), torch.tensor([[1, 0]]), torch.tensor([[0, 0]]), 1, torch.tensor([1]))
-    assert_close(effects, torch.ones(1, 1))
+def guesser(tokens, replace=None):
+    """A model with two heads that look at the place before: head 0 guesses its token, head 1 guesses token 0 always."""
+    before = torch.nn.functional.one_hot(tokens.roll(1, 1), 3).float()
+    outputs = torch.stack([before, torch.eye(3)[0].expand_as(before)], 1)[None]
+    for (layer, head, place), value in (replace or {}).items():
+        outputs[layer, :, head, place] = value
+    return {"logits": outputs[0].sum(1), "outputs": outputs}
+
+
+def test_patch_effects_finds_the_guesser():
+    """Only head 0 tells the two texts apart."""
+    effects = patch_effects(guesser, torch.tensor([[2, 1]]), torch.tensor([[0, 1]]), 1, torch.tensor([2]))
+    assert_close(effects, torch.tensor([[1.0, 0.0]]))
