@@ -65,10 +65,10 @@ def run_of(weights):
     def run(tokens, replace=None):
         T, d = tokens.shape[1], weights["W_Q"].shape[-1]
         x, outputs = weights["embed"][tokens] + weights["positions"][:T], []
-        for layer, (Q, K, V, O) in enumerate(zip(*(weights[f"W_{name}"] for name in "QKVO"), strict=True)):
+        for layer, (Q, K, V, back) in enumerate(zip(*(weights[f"W_{name}"] for name in "QKVO"), strict=True)):
             y = x[:, None]
             scores = ((y @ Q) @ (y @ K).mT / d**0.5).masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -torch.inf)
-            out = scores.softmax(-1) @ (y @ V) @ O
+            out = scores.softmax(-1) @ (y @ V) @ back
             for (at, head, place), value in (replace or {}).items():
                 if at == layer:
                     out = out.clone()
