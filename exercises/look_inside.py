@@ -49,7 +49,7 @@ def attention_only(
     Returns: {"logits": (B, T, V), what the last stream gives by unembed; "streams": (L + 1, B, T, D), before each layer and after
     the last; "patterns": (L, B, H, T, T), query by key, 0 for later keys; "outputs": (L, B, H, T, D)}.
     """
-    # TODO: about 22 lines.
+    # TODO: about 21 lines.
     raise NotImplementedError("attention_only")
 
 
@@ -67,7 +67,7 @@ def repeated_tokens(vocabulary: int, length: int, batch: int, *, generator: torc
     Returns: (batch, 2 · length), int64.
     Raises: ValueError if there are fewer tokens than a row needs.
     """
-    # TODO: about 4 lines.
+    # TODO: about 3 lines.
     raise NotImplementedError("repeated_tokens")
 
 

@@ -59,7 +59,6 @@ def attention_only(
         output = pattern @ v @ weights["W_O"][layer]  # (B, H, T, D)
         for (at, head, place), value in (replace or {}).items():
             if at == layer:
-                output = output.clone()
                 output[:, head, place] = value
         x = x + output.sum(1)
         streams.append(x)
@@ -89,8 +88,7 @@ def repeated_tokens(vocabulary: int, length: int, batch: int, *, generator: torc
     """
     if length > vocabulary:
         raise ValueError(f"{length} different tokens can't be drawn from {vocabulary}")
-    keys = torch.rand(batch, vocabulary, generator=generator, dtype=torch.float64)
-    return keys.argsort(1)[:, :length].repeat(1, 2)
+    return torch.rand(batch, vocabulary, generator=generator).argsort(1)[:, :length].repeat(1, 2)
 
 
 def induction_scores(patterns: Tensor, length: int) -> Tensor:
@@ -132,10 +130,10 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, *, ridge: float
     X = features.detach().double()
     Y = torch.zeros(len(labels), classes, dtype=torch.float64)
     Y[torch.arange(len(labels)), labels] = 1.0
-    x_mean, y_mean = X.mean(0), Y.mean(0)
-    X, Y = X - x_mean, Y - y_mean
+    mean = X.mean(0)
+    X = X - mean  # then XᵀY is the same, whether Y is centred or not
     W = torch.linalg.solve(X.T @ X + ridge * torch.eye(X.shape[1], dtype=torch.float64), X.T @ Y)
-    return W.to(features.dtype), (y_mean - x_mean @ W).to(features.dtype)
+    return W.to(features.dtype), (Y.mean(0) - mean @ W).to(features.dtype)
 
 
 def patch_effects(run: Callable[..., dict[str, Tensor]], clean: Tensor, corrupt: Tensor, place: int, wanted: Tensor) -> Tensor:
