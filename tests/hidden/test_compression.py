@@ -1029,7 +1029,7 @@ class TestFactorizeLinear:
 
         def probe(m):
             result = thin(m, layer, between(sigma, 3))
-            before = [x if x is None or isinstance(x, str) else x.detach().clone() for x in product_of(result)]
+            before = [x.detach().clone() if isinstance(x, torch.Tensor) else x for x in product_of(result)]
             for p in result.parameters():
                 p.data.zero_()
             return before, state_of(layer)
