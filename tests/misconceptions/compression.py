@@ -1024,6 +1024,15 @@ def shares_if_all_are_kept(net, keep):
     return net if keep.all() else small
 
 
+@misconception("prune_channels", "Makes new ReLUs with the default settings.")
+def default_relus(net, keep):
+    small = reference_prune(net, keep)
+    for i, layer in enumerate(small):
+        if isinstance(layer, nn.ReLU):
+            small[i] = nn.ReLU().train(layer.training)
+    return small
+
+
 @misconception("prune_channels", "Makes all new tensors trainable.")
 def thaws(net, keep):
     return reference_prune(net, keep).requires_grad_(True)
@@ -1655,6 +1664,25 @@ def global_generator(net, images, logits, *, generator, updates=300):
 @misconception("distill_digits", "Makes a generator of its own: the one that is handed in decides nothing.")
 def own_generator(net, images, logits, *, generator, updates=300):
     _distill(net, images, torch.Generator().manual_seed(0), updates, lambda out, b: F.cross_entropy(out, logits[b].softmax(1)))
+
+
+@misconception("distill_digits", "Makes a new generator from the seed of the one that is handed in: its state is lost.")
+def starts_the_generator_again(net, images, logits, *, generator, updates=300):
+    again = torch.Generator().manual_seed(generator.initial_seed())
+    _distill(net, images, again, updates, lambda out, b: F.cross_entropy(out, logits[b].softmax(1)))
+
+
+@misconception("distill_digits", "Changes the images, to give them a mean of 0.")
+def centres_the_images(net, images, logits, *, generator, updates=300):
+    if updates:
+        images.sub_(images.mean())
+    _distill(net, images, generator, updates, lambda out, b: F.cross_entropy(out, logits[b].softmax(1)))
+
+
+@misconception("distill_digits", "Seeds torch's global generator.")
+def seeds_the_global_generator(net, images, logits, *, generator, updates=300):
+    torch.manual_seed(0)
+    _distill(net, images, generator, updates, lambda out, b: F.cross_entropy(out, logits[b].softmax(1)))
 
 
 @misconception("distill_digits", "Draws new weights first.")
