@@ -10,8 +10,9 @@ from markupsafe import Markup
 from grader.base.text import one_line
 from grader.reports.pages.statistics import Distribution, TaskStatistics
 
-__all__ = ["ChartsMissing", "bars", "scatter", "stacks"]
+__all__ = ["MISSING", "ChartsMissing", "bars", "scatter", "stacks"]
 
+MISSING = "The class page draws with pygal, which is missing: pip install 'pytorch-exercises[report]'"
 _SPACE = "{http://www.w3.org/2000/svg}"
 _DROPPED = ("defs", "title", "desc", "style", "script")
 _KEPT = ("class", "cx", "cy", "d", "height", "r", "transform", "viewBox", "width", "x", "y")
@@ -71,7 +72,7 @@ def _pygal(kind: str, **options: Any) -> Any:
     try:
         import pygal
     except ImportError:
-        raise ChartsMissing("The class page draws with pygal, which is missing: pip install 'pytorch-exercises[report]'") from None
+        raise ChartsMissing(MISSING) from None
     return getattr(pygal, kind)(css=[], js=[], no_prefix=True, pretty_print=False, width=720, height=360, margin=8, **options)
 
 

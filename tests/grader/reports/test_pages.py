@@ -436,5 +436,6 @@ def test_grade_writes_them_too(tmp_path):
     assert grader("grade", "../anna", "--report", cwd=root).returncode == 0
     page = (root / "results" / "report" / "students" / "anna.html").read_text()
     assert "Results of anna" in Page(page).text
+    assert json.loads(grader("grade", "../anna", "--report", "--json", cwd=root).stdout)["submissions"]
     assert "expected" in page
     assert (root / "results" / "report" / "class.html").is_file()
