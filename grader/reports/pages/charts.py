@@ -15,7 +15,7 @@ __all__ = ["MISSING", "ChartsMissing", "bars", "scatter", "stacks"]
 MISSING = "The class page draws with pygal, which is missing: pip install 'pytorch-exercises[report]'"
 _SPACE = "{http://www.w3.org/2000/svg}"
 _LETTERS = 15
-"""The size for which the library leaves room. The page's style gives the letters theirs: 12, and on a phone 16."""
+"""The size for which the library leaves room. The page's style gives the letters theirs: 12, and on a phone 14."""
 _DROPPED = ("defs", "title", "desc", "style", "script")
 _KEPT = ("class", "cx", "cy", "d", "height", "r", "transform", "viewBox", "width", "x", "y")
 
