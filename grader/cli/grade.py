@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT, EXIT_GRADER_FAILED, EXIT_INTERRUPTED, EXIT_PROBLEMS
-from grader.cli.report import FOLDER, write_report
+from grader.cli.report import FOLDER, require_charts, write_report
 from grader.cli.terminal import (
     CourseOption,
     JsonOption,
@@ -75,6 +75,8 @@ def grade(
     from grader.reports.scoreboard import problem_table, scoreboard
 
     loaded = load(course, path)
+    if report:
+        require_charts()
     finished = _run(
         loaded,
         paths,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from grader.base.exit_codes import EXIT_BAD_INPUT
@@ -17,7 +16,7 @@ from grader.cli.terminal import console, stop
 if TYPE_CHECKING:
     from grader.runner.results import Results
 
-__all__ = ["FOLDER", "report", "write_report"]
+__all__ = ["FOLDER", "report", "require_charts", "write_report"]
 
 FOLDER = "report"
 _CLASS, _STUDENTS = "class.html", "students"
@@ -30,6 +29,16 @@ def report(
     """Write a page for each student and one for the class, which are read in a browser. Needs the extra `report`."""
     read = read_from(results)
     write_report(read, out or (results if results.is_dir() else results.parent) / FOLDER)
+
+
+def require_charts() -> None:
+    """Say at once that pages can't be made here, rather than after a long run. Raises: typer.Exit."""
+    from importlib.util import find_spec
+
+    from grader.reports.pages.charts import MISSING
+
+    if not find_spec("pygal"):
+        raise stop(MISSING, EXIT_BAD_INPUT)
 
 
 def write_report(results: "Results", out: Path) -> None:
@@ -54,7 +63,7 @@ def write_report(results: "Results", out: Path) -> None:
         raise stop(str(error), EXIT_BAD_INPUT) from None
     except OSError as error:
         raise stop(file_problem(error, out), EXIT_BAD_INPUT) from None
-    Console().print(Text(f"For the staff: {out / _CLASS}. A page for each student: {folder} ({len(files)})."), soft_wrap=True)
+    console.print(Text(f"For the staff: {out / _CLASS}. A page for each student: {folder} ({len(files)})."), soft_wrap=True)
     if old:
         some = ", ".join(old[:3]) + (" …" if len(old) > 3 else "")
         sentence = f"In {folder} are pages of students who are not in these results: {some}. Delete them before you hand pages out."

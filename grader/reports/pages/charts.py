@@ -10,9 +10,12 @@ from markupsafe import Markup
 from grader.base.text import one_line
 from grader.reports.pages.statistics import Distribution, TaskStatistics
 
-__all__ = ["ChartsMissing", "bars", "scatter", "stacks"]
+__all__ = ["MISSING", "ChartsMissing", "bars", "scatter", "stacks"]
 
+MISSING = "The class page draws with pygal, which is missing: pip install 'pytorch-exercises[report]'"
 _SPACE = "{http://www.w3.org/2000/svg}"
+_LETTERS = 15
+"""The size for which the library leaves room. The page's style gives the letters theirs: 12, and on a phone 14."""
 _DROPPED = ("defs", "title", "desc", "style", "script")
 _KEPT = ("class", "cx", "cy", "d", "height", "r", "transform", "viewBox", "width", "x", "y")
 
@@ -70,9 +73,13 @@ def _whole(most: int) -> dict[str, Any]:
 def _pygal(kind: str, **options: Any) -> Any:
     try:
         import pygal
+        from pygal.style import Style
     except ImportError:
-        raise ChartsMissing("The class page draws with pygal, which is missing: pip install 'pytorch-exercises[report]'") from None
-    return getattr(pygal, kind)(css=[], js=[], no_prefix=True, pretty_print=False, width=720, height=360, margin=8, **options)
+        raise ChartsMissing(MISSING) from None
+    style = Style(label_font_size=_LETTERS, major_label_font_size=_LETTERS, legend_font_size=_LETTERS, title_font_size=_LETTERS)
+    return getattr(pygal, kind)(
+        css=[], js=[], no_prefix=True, pretty_print=False, width=720, height=360, margin=8, style=style, truncate_label=40, **options
+    )
 
 
 def _svg(chart: Any, label: str, colours: Sequence[str]) -> Markup:

@@ -43,6 +43,11 @@ class TaskView:
     messages: tuple[str, ...]
     anchor: str
 
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing to explain: it passed, is missing, or does not count."""
+        return self.status in (Status.PASSED, Status.NOT_IMPLEMENTED, Status.SKIPPED)
+
 
 @dataclass(frozen=True)
 class ModuleView:
@@ -92,10 +97,10 @@ class StudentView:
 
     @property
     def wrong(self) -> list[list[TaskView]]:
-        """The tasks that did not pass and are not just missing; those of a module that say the same are together."""
+        """The tasks that have something to explain; those of a module that say the same are together."""
         groups: dict[tuple[str, str, tuple[str, ...] | str], list[TaskView]] = {}
         for one in self.tasks:
-            if one.status not in (Status.PASSED, Status.NOT_IMPLEMENTED):
+            if not one.plain:
                 groups.setdefault((one.module, one.status, one.messages or one.name), []).append(one)
         return list(groups.values())
 

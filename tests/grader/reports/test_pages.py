@@ -339,6 +339,16 @@ def test_a_students_page():
     assert views(graded)["anna"].steps == ()
 
 
+def test_a_task_that_does_not_count():
+    """It is not among those that failed, and the table says why it does not count."""
+    graded = results(submission({"a": (1.0, [outcome(Status.SKIPPED, 1.0, "needs a GPU")]), "b": (1.0, [outcome(P)])}))
+    view = views(graded)["anna"]
+    assert (view.wrong, view.steps) == ([], ())
+    text = Page(dict(student_pages(graded, DAY))["anna"]).text
+    assert "not counted needs a GPU" in text
+    assert "Everything passed." in text
+
+
 def test_what_is_only_the_staffs():
     """No other name, no reason for which the grader failed, no seed, and no way to the class page."""
     pages = dict(student_pages(plain_class(), DAY))
@@ -436,5 +446,6 @@ def test_grade_writes_them_too(tmp_path):
     assert grader("grade", "../anna", "--report", cwd=root).returncode == 0
     page = (root / "results" / "report" / "students" / "anna.html").read_text()
     assert "Results of anna" in Page(page).text
+    assert json.loads(grader("grade", "../anna", "--report", "--json", cwd=root).stdout)["submissions"]
     assert "expected" in page
     assert (root / "results" / "report" / "class.html").is_file()

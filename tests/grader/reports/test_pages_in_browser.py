@@ -90,13 +90,13 @@ def big_class(students: int = 120, tasks: int = 40) -> Results:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """The pages of a plain, a hostile and a big class; of the big one, the class page only."""
+    """The pages of a plain, a hostile and two big classes; of the big ones, the class page only."""
     root = tmp_path_factory.mktemp("pages")
-    for name, graded in (("plain", plain_class()), ("hostile", hostile_class()), ("big", big_class())):
+    for name, graded in (("plain", plain_class()), ("hostile", hostile_class()), ("big", big_class()), ("huge", big_class(600))):
         (root / name / "students").mkdir(parents=True)
         files = {one.id: f"students/{number}.html" for number, one in enumerate(graded.submissions)}
         (root / name / "class.html").write_text(class_page(graded, files), encoding="utf-8")
-        if name != "big":
+        if name not in ("big", "huge"):
             for id, page in student_pages(graded, date(2026, 12, 1)):
                 (root / name / files[id]).write_text(page, encoding="utf-8")
     return root
@@ -246,6 +246,11 @@ def test_paper(browser, folder):
     show(browser, folder / "big/class.html")
     browser.execute_script("dispatchEvent(new Event('beforeprint'))")
     assert browser.execute_script("return document.querySelectorAll('.grid tbody tr').length") == 120
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    show(browser, folder / "huge/class.html")
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert "24000 cells, too many for paper" in browser.find_element(By.ID, "no-print").text
+    assert not browser.find_element(By.CSS_SELECTOR, ".grid").is_displayed()
     browser.execute_script("dispatchEvent(new Event('afterprint'))")
     assert browser.execute_script("return document.querySelectorAll('.grid tbody tr').length") < 60
 

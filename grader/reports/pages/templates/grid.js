@@ -279,7 +279,11 @@
     }
     redraw();
   };
-  addEventListener("resize", measure);
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth !== width) measure(); // a phone's bars change the height alone
+    width = innerWidth;
+  });
 
   // ---- paper: all rows, unless they are too many
   const refusal = document.getElementById("no-print");
