@@ -182,7 +182,7 @@ def train_gpt(model: nn.Module, tokens: Tensor, context: int, *, generator: torc
 
     Args:
         model: logits (B, context, V) = model(ids), for ids (B, context), int64. It is trained in the mode in which it is, from the weights
-            that it has. All its parameters are trained.
+            that it has. All its parameters are trained. Gradients that they have from before count for nothing.
         tokens: (N,), int64, N > context: N = context + 1 gives a single window.
         context: how many tokens the model looks at, at least 1.
         generator: all random numbers come from it: with a generator in the same state, the same weights become the same weights.

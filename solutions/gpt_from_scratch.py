@@ -54,7 +54,7 @@ def train_bpe(documents: Sequence[bytes], vocab_size: int) -> list[tuple[int, in
     if vocab_size < 256:
         raise ValueError(f"256 tokens are the bytes, so vocab_size can't be {vocab_size}")
     counts = Counter(word for document in documents for word in re.findall(rb" ?[^ ]+| ", document))
-    words, merges = [(list(word), count) for word, count in counts.items()], []
+    words, merges = list(counts.items()), []  # bytes are ints, too
     for token in range(256, vocab_size):
         pairs = Counter()
         for tokens, count in words:
@@ -68,7 +68,7 @@ def train_bpe(documents: Sequence[bytes], vocab_size: int) -> list[tuple[int, in
     return merges
 
 
-def _merged(tokens: list[int], pair: tuple[int, int], token: int) -> list[int]:
+def _merged(tokens: Sequence[int], pair: tuple[int, int], token: int) -> list[int]:
     """The tokens with one token in the place of each such pair, from left to right."""
     out = []
     for right in tokens:
@@ -131,10 +131,10 @@ class Tokenizer:
                 ids.append(self.specials[piece])
             else:
                 for word in re.findall(rb" ?[^ ]+| ", piece):
-                    ids += self._merge(list(word))
+                    ids += self._merge(word)
         return torch.tensor(ids, dtype=torch.int64)
 
-    def _merge(self, tokens: list[int]) -> list[int]:
+    def _merge(self, tokens: Sequence[int]) -> Sequence[int]:
         """The tokens of one word."""
         while True:
             pair = min(itertools.pairwise(tokens), key=lambda pair: self.ranks.get(pair, math.inf), default=None)
@@ -267,7 +267,7 @@ def train_gpt(model: nn.Module, tokens: Tensor, context: int, *, generator: torc
 
     Args:
         model: logits (B, context, V) = model(ids), for ids (B, context), int64. It is trained in the mode in which it is, from the weights
-            that it has. All its parameters are trained.
+            that it has. All its parameters are trained. Gradients that they have from before count for nothing.
         tokens: (N,), int64, N > context: N = context + 1 gives a single window.
         context: how many tokens the model looks at, at least 1.
         generator: all random numbers come from it: with a generator in the same state, the same weights become the same weights.

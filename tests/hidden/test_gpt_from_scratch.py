@@ -90,6 +90,19 @@ class LooksBack(nn.Module):
         return self.parts[1](x + self.parts[0](x.cumsum(1)))
 
 
+class Table(nn.Module):
+    """A module that looks at each token by itself, and takes windows of one length only."""
+
+    def __init__(self, table, context):
+        super().__init__()
+        self.table, self.context = nn.Parameter(table.clone()), context
+
+    def forward(self, ids):
+        if ids.dim() != 2 or ids.shape[1] != self.context or ids.dtype != torch.int64:
+            raise ValueError(f"ids must be (B, {self.context}), int64, and are {tuple(ids.shape)}, {ids.dtype}")
+        return self.table[ids]
+
+
 def modes(model):
     """The mode of each part."""
     return [part.training for part in model.modules()]
@@ -799,6 +812,29 @@ class TestTrainGpt:
         different = any((first[name] - later[name]).abs().max() > 1e-3 for name in first)
         assert different, "A second training with the same generator must draw other windows."
 
+    def test_old_gradients(self, student, draw):
+        """Gradients that the parameters have from before count for nothing, however large they are."""
+        sizes, seed = (9, 8, 16, 2, 1), draw.seed()
+        start, old, tokens = start_values(draw, sizes), draw.normal(4000), draw.permutation(9).repeat(60)
+
+        def probe(m):
+            out = []
+            for scale in (0, 1e3):
+                model = loaded(Network(*sizes), start)
+                for p in model.parameters():
+                    p.grad = scale * old[: p.numel()].view_as(p) if scale else None
+                m.train_gpt(model, tokens, 8, generator=seeded(seed), updates=25)
+                out.append(copied(model))
+            return out
+
+        clean, burdened = (read_by(state, sizes) for state in student(probe, like=None))
+        before, *after = (nats(net, tokens, 8, 0)[0].mean().item() for net in (read_by(start, sizes), clean, burdened))
+        assert max(after) < before - 0.15, (
+            f"25 updates take the loss from {before:.2f} to {max(after):.2f}, if there were gradients before."
+        )
+        pairs = zip(clean.parameters(), burdened.parameters(), strict=True)
+        assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-4) for x, y in pairs), "Gradients from before must not change the weights."
+
     def test_no_updates(self, agree, draw):
         """0 updates leave the weights as they are; 1 changes all parameters."""
         sizes, seed = (9, 8, 16, 2, 1), draw.seed()
@@ -852,11 +888,9 @@ class TestTrainGpt:
         tokens = wide[1::2] if layout == "sliced" else wide[1::2].contiguous()
 
         def probe(m):
-            model = nn.Embedding(7, 7)
-            with torch.no_grad():
-                model.weight.copy_(table)
+            model = Table(table, 9)
             m.train_gpt(model, tokens, 9, generator=seeded(seed), updates=900)
-            return model.weight.detach().clone()
+            return model.table.detach().clone()
 
         weight = student(probe, like=table)
         right = (weight[order].argmax(1) == order.roll(-1)).double().mean().item()

@@ -1046,6 +1046,21 @@ def never_clears(model, tokens, context, *, generator, updates=240):
         optimizer.step()
 
 
+@misconception("train_gpt", "Clears the gradients after each step only: those from before are in the first one.")
+def clears_afterwards(model, tokens, context, *, generator, updates=240):
+    if len(tokens) <= context:
+        raise ValueError("too few tokens")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.9, 0.95))
+    windows = tokens.unfold(0, context + 1, 1)
+    for step in range(updates):
+        optimizer.param_groups[0]["lr"] = 8e-3 * min(10 * step / updates + 0.02, 1 - step / updates)
+        batch = windows[torch.randint(len(windows), (12,), generator=generator)]
+        _cross_entropy(model(batch[:, :-1]), batch[:, 1:]).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 @misconception("train_gpt", "Makes the updates far too small: after all of them the weights are nearly where they started.")
 def tiny_updates(model, tokens, context, *, generator, updates=240):
     _train(model, tokens, context, generator, updates, lr=5e-5)
