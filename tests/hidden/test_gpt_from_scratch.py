@@ -566,6 +566,18 @@ class TestGPT:
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.parametrize("training", [True, False])
+    def test_lengths_take_turns(self, agree, draw, training):
+        """One model reads short texts and long ones, in any order, batches of any size, and the same again."""
+        state, lengths = gpt_weights(draw), [4, 11, 1, *draw.integers(1, 12, 3).tolist(), 11]
+        texts = [draw.integers(0, 7, batch, length) for batch, length in zip([2, 1, 3, 5, 1, 2, 4], lengths, strict=True)]
+
+        def probe(m):
+            model = loaded(m.GPT(*SMALL), state).train(training)
+            return [model(ids) for ids in texts + texts[:2]]
+
+        agree(probe, rtol=1e-4, atol=1e-4)
+
     def test_gradients(self, agree, draw):
         """Each parameter gets its gradient; the head's adds to the tokens'."""
         state, ids, w = gpt_weights(draw, dtype=F64), draw.integers(0, 7, 3, 9), draw.normal(3, 9, 7, dtype=F64)
@@ -1004,7 +1016,13 @@ class TestGenerate:
         """A `stop` in the prompt, at its end too, ends nothing."""
         model, ids, seed, stop = scores(draw, 6, 5), draw.integers(0, 6, 4, 3), draw.seed(), draw.integer(0, 6)
         ids[0], ids[1, -1], ids[2, 0] = stop, stop, stop
-        agree(lambda m: m.generate(model, ids, 15, context=5, generator=seeded(seed), temperature=2.0, stop=stop), rtol=0, atol=0)
+
+        def probe(m):
+            return [
+                m.generate(model, x, 15, context=5, generator=seeded(seed), temperature=2.0, stop=stop) for x in (ids, ids[:2], ids[:1])
+            ]
+
+        agree(probe, rtol=0, atol=0)
 
     @pytest.mark.parametrize("temperature", [0, 1.0])
     def test_all_rows_stop(self, agree, draw, temperature):

@@ -254,6 +254,16 @@ def takes_small_for_none(documents, vocab_size):
     return reference_train_bpe(documents, max(vocab_size, 256))
 
 
+@misconception("train_bpe", "Reads equal documents once: what occurs in both counts twice.")
+def reads_equal_documents_once(documents, vocab_size):
+    return _learnt(list(dict.fromkeys(documents)), vocab_size)
+
+
+@misconception("train_bpe", "Leaves out what stands before the first space of a document.")
+def wants_a_space_first(documents, vocab_size):
+    return _learnt(documents, vocab_size, cut=lambda document: re.findall(rb" [^ ]+| ", document))
+
+
 # Tokenizer
 
 
@@ -909,6 +919,34 @@ class FlattensTheIds(_GPT):
         return self.tokens.weight[ids.view(-1)].view(len(ids), L, -1) + self.positions.weight[:L]
 
 
+@misconception("GPT", "Keeps the mask of the first call: a longer text has no mask for its end.")
+class KeepsTheFirstMask(_GPT):
+    mask = None
+
+    def mix(self, q, k, v):
+        L = q.shape[-2]
+        if self.mask is None:
+            self.mask = torch.ones(L, L, dtype=torch.bool).tril()
+        known = F.pad(self.mask, (0, max(L - len(self.mask), 0), 0, max(L - len(self.mask), 0)), value=True)[:L, :L]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=known)
+
+
+@misconception("GPT", "Gives the norms another epsilon: nn.LayerNorm's is 1e-5.")
+class OtherEpsilon(ReferenceGPT):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        for part in self.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.eps = 1e-6
+
+
+@misconception("GPT", "Cuts the start values off at two standard deviations.")
+class CutsStartValues(ReferenceGPT):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        _drawn_again(self, lambda name, p: p.data.clamp_(-2 * float(p.detach().std()), 2 * float(p.detach().std())))
+
+
 # train_gpt
 
 
@@ -1501,3 +1539,36 @@ def takes_k_zero_for_none(model, ids, count, *, context, generator, temperature=
 @misconception("generate", "Takes a negative temperature for 0.")
 def takes_negative_for_zero(model, ids, count, *, context, generator, temperature=1.0, top_k=None, stop=None):
     return _written(model, ids, count, context, generator, max(temperature, 0), top_k, stop)
+
+
+@misconception("generate", "Draws for the rows that go on only: what they get depends on the rows that have ended.")
+def draws_for_open_rows(model, ids, count, *, context, generator, temperature=1.0, top_k=None, stop=None):
+    ended = torch.zeros(len(ids), dtype=torch.bool)
+
+    def draw(logits, temperature, top_k, generator):
+        new = torch.full((len(logits),), stop or 0)
+        new[~ended] = _drawn(logits[~ended], temperature, top_k, generator)
+        ended[new == stop] = True
+        return new
+
+    return _written(model, ids, count, context, generator, temperature, top_k, stop, draw=draw)
+
+
+@misconception("generate", "Sets the modes of the whole and its children back: their parts are left in eval mode.")
+def sets_children_back(model, ids, count, *, context, generator, temperature=1.0, top_k=None, stop=None):
+    parts = [model, *model.children()] if isinstance(model, nn.Module) else []
+    before = [part.training for part in parts]
+    if parts:
+        model.eval()
+    try:
+        return _written(model, ids, count, context, generator, temperature, top_k, stop)
+    finally:
+        for part, mode in zip(parts, before, strict=True):
+            part.training = mode
+
+
+@misconception("generate", "Does nothing if all prompts end with `stop`: only new tokens end a row.")
+def stops_before_the_first(model, ids, count, *, context, generator, temperature=1.0, top_k=None, stop=None):
+    if stop is not None and bool((ids[:, -1] == stop).all()):
+        return ids.clone()
+    return _written(model, ids, count, context, generator, temperature, top_k, stop)
