@@ -153,12 +153,13 @@ class ShardedCheckpoint:
         "s/shard-r"   of each rank r: its tensors, as `safetensors.torch.save` makes them
         "s/index"     JSON in UTF-8: {"ranks": n, "sharded": {name: {"dim": d, "sizes": [rank 0's size, rank 1's size, …]}}}
 
-    with the number s in decimal digits, as in "120/shard-0". Some tensors are sharded: each rank has a piece, and the pieces in the order of
-    the ranks, joined along the dimension d, are the whole tensor. Pieces may have different sizes along d, 0 too. All other tensors are
-    replicated: every rank has the whole, and only rank 0 saves it.
+    with the number s in decimal digits, as in "120/shard-0". Some tensors are sharded: each rank has a piece, and the pieces in the
+    order of the ranks, joined along the dimension d, are the whole tensor. Pieces may have different sizes along d, 0 too. All other
+    tensors are replicated: every rank has the whole, and only rank 0 saves it.
 
-    The index is written last, by rank 0, once all ranks have written their shards. So a checkpoint without an index is unfinished: it counts
-    for nothing, and the last finished one is still there.
+    The index is written last, by rank 0, once all ranks have written their shards. So a checkpoint without an index is unfinished: it
+    counts for nothing, and the last finished one is still there. A step may be saved again, by another number of ranks: then the index
+    says which shards count.
 
     Args of the constructor:
         store: see above. It may hold earlier checkpoints, saved by other numbers of ranks, and files of other kinds, such as "notes.txt".
@@ -190,8 +191,8 @@ class ShardedCheckpoint:
     def load(self) -> tuple[int, dict[str, Tensor]]:
         """Load this rank's part of the last finished checkpoint, the one with the largest step.
 
-        Of m ranks now, rank r gets piece r of `whole.tensor_split(m, d)` of each sharded tensor: the first (size mod m) pieces are longer by
-        one, and some may be empty. It gets the whole of each replicated tensor.
+        Of m ranks now, rank r gets piece r of `whole.tensor_split(m, d)` of each sharded tensor: the first (size mod m) pieces are
+        longer by one, and some may be empty. It gets the whole of each replicated tensor.
 
         A rank reads shard 0, in which replicated tensors are, and of the other shards only those that hold entries of its own pieces. Which
         these are follows from the sizes in the index. There is no collective.

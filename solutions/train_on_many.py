@@ -136,7 +136,7 @@ class _ToHeads(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        total = grad.clone(memory_format=torch.contiguous_format)
+        total = grad.clone()
         dist.all_reduce(total)
         return total
 
@@ -146,7 +146,7 @@ class _FromHeads(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
-        total = part.clone(memory_format=torch.contiguous_format)
+        total = part.clone()
         dist.all_reduce(total)
         return total
 
@@ -188,9 +188,9 @@ class HeadParallelAttention(nn.Module):
         if num_heads % n:
             raise ValueError(f"{n} ranks can't share {num_heads} heads")
         self.heads = num_heads // n
-        self.qkv = nn.Parameter(qkv.detach().reshape(3, len(out), -1).chunk(n, 1)[rank].clone())
-        self.out = nn.Parameter(out.detach().chunk(n, 1)[rank].clone())
-        self.out_bias = nn.Parameter(out_bias.detach().clone())
+        self.qkv = nn.Parameter(qkv.reshape(3, len(out), -1).chunk(n, 1)[rank].clone())
+        self.out = nn.Parameter(out.chunk(n, 1)[rank].clone())
+        self.out_bias = nn.Parameter(out_bias.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend with all ranks' heads.
@@ -266,16 +266,14 @@ class ShardedCheckpoint:
         Of m ranks now, rank r gets piece r of `whole.tensor_split(m, d)` of each sharded tensor: the first (size mod m) pieces are
         longer by one, and some may be empty. It gets the whole of each replicated tensor.
 
-        A rank reads shard 0, in which replicated tensors are, and of the other shards only those that hold entries of its own pieces. Which
-        these are follows from the sizes in the index. There is no collective.
+        A rank reads shard 0, in which replicated tensors are, and of the other shards only those that hold entries of its own pieces;
+        each of them once. Which these are follows from the sizes in the index. There is no collective.
 
         Returns: the step, and the state by name, of new tensors with the dtypes that were saved.
         Raises: ValueError if no checkpoint is finished.
         """
-        steps = [int(name.removesuffix("/index")) for name in self.store if name.endswith("/index")]
-        if not steps:
-            raise ValueError("there is no finished checkpoint")
-        step, m, rank = max(steps), dist.get_world_size(), dist.get_rank()
+        step = max(int(name.removesuffix("/index")) for name in self.store if name.endswith("/index"))  # of nothing, it is a ValueError
+        m, rank = dist.get_world_size(), dist.get_rank()
         read = functools.cache(lambda shard: safetensors.torch.load(self.store[f"{step}/shard-{shard}"]))
         sharded = json.loads(self.store[f"{step}/index"])["sharded"]
         state = {name: x for name, x in read(0).items() if name not in sharded}

@@ -682,7 +682,7 @@ class _Checkpoint:
     """A right answer in parts that can be got wrong."""
 
     def __init__(self, store):
-        self.store = store
+        self.store, self.read = store, {}
 
     def check(self, state, dims):
         if any(name not in state for name in dims):
@@ -721,7 +721,9 @@ class _Checkpoint:
         return rank * (total // m) + min(rank, total % m), (rank + 1) * (total // m) + min(rank + 1, total % m)
 
     def shard(self, step, i):
-        return safetensors.torch.load(self.store[f"{step}/shard-{i}"])
+        if i not in self.read:
+            self.read[i] = safetensors.torch.load(self.store[f"{step}/shard-{i}"])
+        return self.read[i]
 
     def pieces(self, step, name, sizes, dim, low, high):
         start, found = 0, []
@@ -733,7 +735,7 @@ class _Checkpoint:
         return found
 
     def load(self):
-        step = self.last()
+        step, self.read = self.last(), {}
         index, first = json.loads(self.store[f"{step}/index"]), self.shard(step, 0)
         state = {name: x for name, x in first.items() if name not in index["sharded"]}
         for name, where in index["sharded"].items():
@@ -934,6 +936,13 @@ class ReadsOneTooMany(_Checkpoint):
                 found.append(self.shard(step, i)[name].narrow(dim, a - start, b - a))
             start += size
         return found
+
+
+@misconception("ShardedCheckpoint", "Reads a shard again for each tensor: the files are large, and far away.")
+class ReadsAgain(_Checkpoint):
+    def shard(self, step, i):
+        self.read = {}
+        return super().shard(step, i)
 
 
 @misconception("ShardedCheckpoint", "Writes everything as float32: counters and float64 are rounded.")
