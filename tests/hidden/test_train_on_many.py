@@ -854,6 +854,11 @@ class TestShardedCheckpoint:
 
         agree(probe, rtol=0, atol=0)
 
+    def test_step_0(self, agree, draw):
+        """Step 0 is a checkpoint like any other."""
+        files = files_of(0, *some_state(draw))
+        agree(lambda m: [loaded(m, Store(files), n) for n in (1, 2)], rtol=0, atol=0)
+
     def test_files_of_more_ranks(self, agree, draw):
         """Shards that an earlier attempt of the same step left are not part of the checkpoint; a step can be saved again."""
         (whole, dims, sizes), (other, _, _) = some_state(draw), some_state(draw)
