@@ -250,7 +250,7 @@ class ShardedCheckpoint:
         if not dims.keys() <= state.keys():
             raise ValueError(f"there are no tensors {sorted(dims.keys() - state.keys())}")
         n, rank = dist.get_world_size(), dist.get_rank()
-        own = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in state.items() if name in dims or rank == 0}
+        own = {name: x.clone(memory_format=torch.contiguous_format) for name, x in state.items() if name in dims or rank == 0}
         self.store[f"{step}/shard-{rank}"] = safetensors.torch.save(own)
         sizes = torch.tensor([state[name].shape[dim] for name, dim in dims.items()], dtype=torch.int64)
         gathered = [torch.empty_like(sizes) for _ in range(n)]

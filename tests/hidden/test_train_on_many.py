@@ -703,7 +703,7 @@ class TestShardedCheckpoint:
         agree(probe, rtol=0, atol=0)
 
     def test_everything_or_nothing_sharded(self, agree, draw):
-        """One rank saves everything; with no sharded tensor, other ranks' shards are empty, and are written all the same; all may be sharded."""
+        """One rank saves everything; with no sharded tensor, other ranks' shards are empty, and are written all the same."""
         whole, dims, _ = some_state(draw)
 
         def probe(m):
@@ -853,6 +853,11 @@ class TestShardedCheckpoint:
             return [loaded(m, Store(some), n) for some in (files, dict(reversed(files.items())), without) for n in (1, 2)]
 
         agree(probe, rtol=0, atol=0)
+
+    def test_step_0(self, agree, draw):
+        """Step 0 is a checkpoint like any other."""
+        files = files_of(0, *some_state(draw))
+        agree(lambda m: [loaded(m, Store(files), n) for n in (1, 2)], rtol=0, atol=0)
 
     def test_files_of_more_ranks(self, agree, draw):
         """Shards that an earlier attempt of the same step left are not part of the checkpoint; a step can be saved again."""

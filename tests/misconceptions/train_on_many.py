@@ -205,6 +205,20 @@ def makes_new_parameters(model, batches, lr):
     return losses
 
 
+@misconception("train_data_parallel", "Notes the loss after the update: it is the next step's loss on this step's batch.")
+def notes_the_loss_later(model, batches, lr):
+    losses = []
+    for pair in batches:
+        _trained(model, [pair], lr)
+        losses += _trained(model, [pair], 0.0)
+    return losses or _trained(model, [], lr)
+
+
+@misconception("train_data_parallel", "Averages the losses but sums the gradients, because the weights looked right.")
+def averages_the_losses(model, batches, lr):
+    return [loss / dist.get_world_size() for loss in _trained(model, batches, lr)]
+
+
 # SlicedAdam
 
 
@@ -382,6 +396,13 @@ class CountsLate(_Sliced):
 class EpsBelowTheRoot(_Sliced):
     def change(self, p, m, v):
         return p - self.lr * m / (v + self.eps).sqrt()
+
+
+@misconception("SlicedAdam", "Adds eps to the root of the moment that is not corrected yet, as in the paper's short form.")
+class EpsBeforeTheCorrection(_Sliced):
+    def change(self, p, m, v):
+        root = 1 - self.betas[1] ** self.t
+        return p - self.lr * m * root**0.5 / ((v * root).sqrt() + self.eps)
 
 
 @misconception("SlicedAdam", "Adds AdamW's weight decay, which the statement does not have.")
@@ -642,6 +663,13 @@ class KeepsViews(_Heads):
         self.out = nn.Parameter(out[:, rank * (D // n) : (rank + 1) * (D // n)])
 
 
+@misconception("HeadParallelAttention", "Copies the parts of the matrices, but keeps the bias that it was given.")
+class KeepsTheGivenBias(_Heads):
+    def __init__(self, qkv, out, out_bias, num_heads):
+        super().__init__(qkv, out, out_bias, num_heads)
+        self.out_bias = nn.Parameter(out_bias.detach())
+
+
 @misconception("HeadParallelAttention", "Asks whether the ranks divide D instead of H: a head would be cut in two.")
 class ChecksTheFeatures(_Heads):
     def check(self, num_heads):
@@ -851,6 +879,15 @@ class TakesUnfinished(_Checkpoint):
         if not steps:
             raise ValueError("nothing")
         return max(steps)
+
+
+@misconception("ShardedCheckpoint", "Takes step 0 for no step: the first checkpoint is never found.")
+class TakesZeroForNone(_Checkpoint):
+    def last(self):
+        step = max((int(name.split("/")[0]) for name in self.store if name.endswith("/index")), default=0)
+        if not step:
+            raise ValueError("nothing")
+        return step
 
 
 @misconception("ShardedCheckpoint", "Raises KeyError where nothing is finished.")
