@@ -194,11 +194,11 @@ class ShardedCheckpoint:
         Of m ranks now, rank r gets piece r of `whole.tensor_split(m, d)` of each sharded tensor: the first (size mod m) pieces are
         longer by one, and some may be empty. It gets the whole of each replicated tensor.
 
-        A rank reads shard 0, in which replicated tensors are, and of the other shards only those that hold entries of its own pieces. Which
-        these are follows from the sizes in the index. There is no collective.
+        A rank reads shard 0, in which replicated tensors are, and of the other shards only those that hold entries of its own pieces;
+        each of them once. Which these are follows from the sizes in the index. There is no collective.
 
         Returns: the step, and the state by name, of new tensors with the dtypes that were saved.
         Raises: ValueError if no checkpoint is finished.
         """
-        # TODO: about 17 lines.
+        # TODO: about 15 lines.
         raise NotImplementedError("ShardedCheckpoint.load")
