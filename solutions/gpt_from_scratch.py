@@ -241,7 +241,8 @@ class GPT(nn.Module):
         x = self.tokens(ids) + self.positions.weight[:L]  # (B, L, d)
         for block in self.blocks:
             features = block["qkv"](block["norm1"](x)).unflatten(-1, (3, self.num_heads, -1))  # (B, L, 3, H, D)
-            q, k, v = features.transpose(1, 3).unbind(2)  # (B, H, L, D) each
+            # (B, H, L, D) each:
+            q, k, v = features.transpose(1, 3).unbind(2)
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + block["proj"](y.transpose(1, 2).flatten(2))
             x = x + block["down"](F.gelu(block["up"](block["norm2"](x))))
