@@ -1383,14 +1383,14 @@ def divergence(net, images, logits):
 @task("distill_digits")
 class TestDistillDigits:
     def test_learns_from_the_teacher(self, student, draw, digits):
-        """On held-out images, the network is right for 88 %, and nearly as sure as the teacher."""
+        """On held-out images, the network is right for 90 %, and nearly as sure as the teacher."""
         images, labels, new_images, new_labels = small_digits(draw, digits)
         logits, new_logits = teachers_logits(images, labels, images, new_images)
         start, seed = first_weights(draw), draw.seed()
         net = small_net_with(student(lambda m: distilled(m, start, images, logits, seed), like=None))
         with torch.no_grad():
             share = (net(new_images).argmax(1) == new_labels).double().mean().item()
-        assert share >= 0.88, f"Of 600 held-out images, {share:.1%} are classified correctly; 88 % are needed."
+        assert share >= 0.9, f"Of 600 held-out images, {share:.1%} are classified correctly; 90 % are needed."
         distance = divergence(net, new_images, new_logits)
         assert distance <= 0.3, f"On held-out images, the mean divergence from the teacher is {distance:.2f}; at most 0.3 is asked for."
 
