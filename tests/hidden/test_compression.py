@@ -1236,10 +1236,10 @@ class TestCodebook:
 
     def test_codes_before_rounding(self, agree, draw):
         """Centroids are rounded once, at the end: codes and means are those of float64."""
-        base = draw.uniform(1, low=1, high=2, dtype=F64)
-        weight = (base + 1e-6 * draw.normal(50, dtype=F64)).float()
-        start = base + 1e-6 * draw.normal(6, dtype=F64)
-        agree(lambda m: [m.codebook(weight, start, iterations=i)[:3] for i in (0, 1, 4)], rtol=0, atol=1e-9)
+        base, unit = draw.uniform(1, low=1.1, high=1.9).double(), 2.0**-23  # neighbours in float32 are a unit apart
+        weight = (base + unit * draw.integers(-100, 101, 300)).float()
+        start = base + unit * draw.uniform(40, low=-100, high=100, dtype=F64)
+        agree(lambda m: [m.codebook(weight, start, iterations=i)[:3] for i in (0, 1, 4)], rtol=0, atol=2e-7)
 
     def test_precise_means(self, agree, draw):
         """Means are taken in float64: a large offset doesn't cost digits."""
