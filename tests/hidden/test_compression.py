@@ -1236,10 +1236,10 @@ class TestCodebook:
 
     def test_codes_before_rounding(self, agree, draw):
         """Centroids are rounded once, at the end: codes and means are those of float64."""
-        base = draw.uniform(1, low=1, high=2, dtype=F64)
-        weight = (base + 1e-6 * draw.normal(50, dtype=F64)).float()
-        start = base + 1e-6 * draw.normal(6, dtype=F64)
-        agree(lambda m: [m.codebook(weight, start, iterations=i)[:3] for i in (0, 1, 4)], rtol=0, atol=1e-9)
+        base, unit = draw.uniform(1, low=1.1, high=1.9).double(), 2.0**-23  # neighbours in float32 are a unit apart
+        weight = (base + unit * draw.integers(-100, 101, 300)).float()
+        start = base + unit * draw.uniform(40, low=-100, high=100, dtype=F64)
+        agree(lambda m: [m.codebook(weight, start, iterations=i)[:3] for i in (0, 1, 4)], rtol=0, atol=2e-7)
 
     def test_precise_means(self, agree, draw):
         """Means are taken in float64: a large offset doesn't cost digits."""
@@ -1383,14 +1383,14 @@ def divergence(net, images, logits):
 @task("distill_digits")
 class TestDistillDigits:
     def test_learns_from_the_teacher(self, student, draw, digits):
-        """On held-out images, the network is right for 88 %, and nearly as sure as the teacher."""
+        """On held-out images, the network is right for 90 %, and nearly as sure as the teacher."""
         images, labels, new_images, new_labels = small_digits(draw, digits)
         logits, new_logits = teachers_logits(images, labels, images, new_images)
         start, seed = first_weights(draw), draw.seed()
         net = small_net_with(student(lambda m: distilled(m, start, images, logits, seed), like=None))
         with torch.no_grad():
             share = (net(new_images).argmax(1) == new_labels).double().mean().item()
-        assert share >= 0.88, f"Of 600 held-out images, {share:.1%} are classified correctly; 88 % are needed."
+        assert share >= 0.9, f"Of 600 held-out images, {share:.1%} are classified correctly; 90 % are needed."
         distance = divergence(net, new_images, new_logits)
         assert distance <= 0.3, f"On held-out images, the mean divergence from the teacher is {distance:.2f}; at most 0.3 is asked for."
 

@@ -1480,6 +1480,11 @@ def rounds_each_time(weight, start, *, iterations):
     return _book(weight, start.to(weight.dtype).to(start.dtype), iterations, moved=lambda c: c.to(weight.dtype).double())
 
 
+@misconception("codebook", "Rounds start to the weight's dtype.")
+def rounds_the_start(weight, start, *, iterations):
+    return reference_codebook(weight, start.to(weight.dtype), iterations=iterations)
+
+
 @misconception("codebook", "Takes codes from the rounded centroids.")
 def codes_after_rounding(weight, start, *, iterations):
     def finish(weight, centroids, codes, shared, bits):
