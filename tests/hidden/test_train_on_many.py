@@ -703,7 +703,7 @@ class TestShardedCheckpoint:
         agree(probe, rtol=0, atol=0)
 
     def test_everything_or_nothing_sharded(self, agree, draw):
-        """One rank saves everything; with no sharded tensor, other ranks' shards are empty, and are written all the same."""
+        """One rank saves everything; where no tensor is sharded, other ranks' shards are empty, and are written all the same."""
         whole, dims, _ = some_state(draw)
 
         def probe(m):
