@@ -40,7 +40,7 @@ def twice_op(name: str) -> CustomOpDef:
         x: (N, …), at least 1-D, float32 or float64. N may be 0.
         scale: a Python float.
         and returns (2N, …), the dtype and device of x.
-    Source: https://docs.pytorch.org/tutorials/advanced/python_custom_ops.html
+    Source: docs.pytorch.org/tutorials/advanced/python_custom_ops.html
     """
     # TODO: about 12 lines.
     raise NotImplementedError("twice_op")
