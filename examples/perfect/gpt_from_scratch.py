@@ -115,7 +115,7 @@ class Block(nn.Module):
     def forward(self, x, bias):
         """The mask is added to the scores."""
         B, L, d = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(B, L, 3, self.heads, -1).movedim(2, 0)
+        q, k, v = self.qkv(self.norm1(x)).view(B, L, 3, self.heads, d // self.heads).movedim(2, 0)
         scores = torch.einsum("blhd,bmhd->bhlm", q, k) / math.sqrt(d / self.heads) + bias
         x = x + self.proj(torch.einsum("bhlm,bmhd->blhd", scores.softmax(-1), v).reshape(B, L, d))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
