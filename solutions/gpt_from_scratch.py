@@ -230,7 +230,7 @@ class GPT(nn.Module):
         outputs are joined in order.
 
         Args:
-            ids: (B, L), int64, 0 … V − 1, with 1 ≤ L ≤ T.
+            ids: (B, L), int64, 0 … V − 1, with B ≥ 1 and 1 ≤ L ≤ T.
 
         Returns: logits, (B, L, V): those at position t are for token t + 1.
         Raises: ValueError if L is larger than T.
