@@ -40,7 +40,7 @@ def twice_op(name: str) -> CustomOpDef:
         x: (N, …), at least 1-D, float32 or float64. N may be 0.
         scale: a Python float.
         and returns (2N, …), the dtype and device of x.
-    Source: docs.pytorch.org/tutorials/advanced/python_custom_ops.html
+    Source: the tutorial "Custom Python Operators" of PyTorch, at docs.pytorch.org/tutorials
     """
 
     @torch.library.custom_op(name, mutates_args=())
@@ -206,7 +206,7 @@ def launch_spec(
     Returns: a dict for each process of this node, in the order of LOCAL_RANK. Each is a dict of its own.
     Raises: ValueError for all that the above rules out. A count, number or port has to be an int, and True is none: processes
         that are [True], 2.0 or "2", and a node or a port of True, raise ValueError as well.
-    Source: https://docs.pytorch.org/docs/stable/elastic/run.html
+    Source: the documentation of torchrun, docs.pytorch.org/docs/stable/elastic/run.html
     """
     if not processes or not all(type(n) is int and n >= 1 for n in processes):
         raise ValueError("processes needs an int of at least 1 for each node, and at least one node")
@@ -320,7 +320,7 @@ def lit_classifier(model: nn.Module, lr: float = 0.1, warmup: int = 4) -> nn.Mod
         warmup: how many steps the warm-up takes, at least 1.
 
     Returns: a LightningModule.
-    Source: https://lightning.ai/docs/pytorch/stable/common/lightning_module.html
+    Source: the documentation of LightningModule at lightning.ai/docs
     """
     from lightning import LightningModule
 
