@@ -116,7 +116,8 @@ class ScriptedGate(nn.Module):
         else:
             y = quiet(x)
 
-    `loud` and `quiet` are nn.Linear(dim, dim). forward returns y and how often x was halved.
+    `loud` and `quiet` are nn.Linear(dim, dim); the state dict holds these two only. forward returns y and how often x was halved, which
+    may be often: finite numbers can be as large as 1e38.
 
     torch.jit.trace runs the model once and writes down what happened, so that the other branch, and any other number of rounds, are
     lost. torch.jit.script translates the code itself. TorchScript is deprecated, and many servers still run it; torch.export is what
@@ -163,7 +164,7 @@ class ExportableModel(nn.Module):
             return y.reshape(8, -1)              # (B, T · D)
 
     Write it so that it gives the same for every B, and can be exported: torch.cond(predicate, f, g, (x,)) chooses between two functions
-    where the program runs. `loud` and `quiet` are nn.Linear(D, D); `threshold` is a float.
+    where the program runs. `loud` and `quiet` are nn.Linear(D, D), and the state dict holds these two only; `threshold` is a float.
 
     Args of the constructor:
         dim: D.
@@ -227,7 +228,8 @@ class Handler:
 
         {"id": …, "label": …, "score": …}
 
-    with the request's id, or None if it has none, the label of the largest output and its softmax, a float. For a bad request:
+    with the request's id, or None if it has none, the label of the largest output and its softmax, a float. An id can be any value, and
+    several requests can have the same. For a bad request:
 
         {"id": …, "error": …}
 

@@ -560,13 +560,13 @@ class TestScriptedGate:
     def test_forward(self, agree, draw):
         """Small inputs take the quiet way, large ones are halved and take the loud one."""
         state, threshold = gate_task(draw)
-        inputs = [factor * threshold * draw.uniform(4, 3, low=0.9, high=1.1) for factor in (0.3, 0.8, 1.3, 9.0, 700.0)]
+        inputs = [factor * threshold * draw.uniform(4, 3, low=0.9, high=1.1) for factor in (0.3, 0.8, 1.3, 9.0, 700.0, 1e30)]
         agree(lambda m: [fill(m.ScriptedGate(3, threshold), state)(x) for x in inputs], rtol=1e-4, atol=1e-4)
 
     def test_saved(self, agree, draw):
         """The program takes either way, with as many rounds as it needs."""
         state, threshold = gate_task(draw)
-        inputs = [factor * threshold * draw.uniform(4, 3, low=0.9, high=1.1) for factor in (0.3, 0.8, 1.3, 9.0, 700.0)]
+        inputs = [factor * threshold * draw.uniform(4, 3, low=0.9, high=1.1) for factor in (0.3, 0.8, 1.3, 9.0, 700.0, 1e30)]
         agree(lambda m: reloaded(m, state, threshold, *inputs), rtol=1e-4, atol=1e-4)
 
     def test_shapes(self, agree, draw):
@@ -785,12 +785,25 @@ class Odd(nn.Module):
             return self.n1(self.c1(x).relu())
         if kind == "no statistics":
             return self.bare(self.c1(x)) + 0 * x.sum()
+        if kind == "side by side":
+            a, b = self.c1(x), self.c2(x.repeat(1, 2, 1, 1))
+            return self.n1(a) * self.n2(b).sigmoid()
         if kind == "norm first":
             return self.c2(self.n1(self.c2(self.c1(x)).tanh())) + self.n2(self.c1(x))
         return self.n2(self.n1(self.c1(x)))
 
 
-KINDS = ("two pairs", "shared norm", "shared conv", "used twice", "something between", "no statistics", "norm first", "two norms")
+KINDS = (
+    "two pairs",
+    "shared norm",
+    "shared conv",
+    "used twice",
+    "something between",
+    "no statistics",
+    "side by side",
+    "norm first",
+    "two norms",
+)
 
 
 def drawn_state(draw, module):
@@ -1053,7 +1066,7 @@ class TestHandler:
                 handler.initialize(Scorer(one), LABELS[: one.shape[1]])
             out = []
             for start, stop in ((0, 3), (3, 4), (4, 140), (7, 9)):
-                requests = [*(asked(v, i) for i, v in enumerate(x[start:stop])), "bad"]
+                requests = [*(asked(v, i // 3) for i, v in enumerate(x[start:stop])), "bad"]  # some ids are the same
                 out += [handler.handle(requests)[:-1] for handler in handlers]
             return out
 

@@ -639,6 +639,27 @@ def looks_for_words(path, shapes, allowed=()):
     return loads_everything(path, shapes, allowed)
 
 
+@misconception("safe_load", "Forbids the classes again only if the file could be read.")
+def forbids_after_success(path, shapes, allowed=()):
+    new = [kind for kind in allowed if kind not in torch.serialization.get_safe_globals()]
+    torch.serialization.add_safe_globals(new)
+    good = reference_safe_load(path, shapes)
+    kept = [kind for kind in torch.serialization.get_safe_globals() if kind not in new]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(kept)
+    return good
+
+
+@misconception("safe_load", "Returns what the file holds before it has looked at the shapes of all.")
+def first_shape_only(path, shapes, allowed=()):
+    loaded = any_shape(path, shapes, allowed)
+    for name, shape in shapes.items():
+        if tuple(loaded[name].shape) != tuple(shape):
+            raise ValueError("shape")
+        break
+    return loaded
+
+
 # ScriptedGate
 
 
@@ -784,6 +805,29 @@ class SavesFloat32(ReferenceGate):
         import copy
 
         torch.jit.script(copy.deepcopy(self).float()).save(str(path))
+
+
+@misconception("ScriptedGate", "Gives up after sixteen rounds.")
+class SixteenRounds(ReferenceGate):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+        rounds = 0
+        if float(x.abs().mean()) <= self.threshold:
+            return self.quiet(x), rounds
+        for _ in range(16):
+            if float(x.abs().mean()) > self.threshold:
+                x = x / 2
+                rounds += 1
+        return self.loud(x), rounds
+
+
+@misconception("ScriptedGate", "Rounds the number of halvings down.")
+class RoundsDown(ReferenceGate):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+        mean = float(x.abs().mean())
+        if mean <= self.threshold:
+            return self.quiet(x), 0
+        rounds = max(1, int(torch.log2(torch.tensor(mean / self.threshold)).item()))
+        return self.loud(x / 2.0**rounds), rounds
 
 
 # ExportableModel
@@ -1051,6 +1095,25 @@ def forgets_the_padding(model):
     return _by_hand(model, padding=False)
 
 
+@misconception("fuse_graph", "Takes neighbours in the list of nodes for pairs, whatever the batch norm's input is.")
+def neighbours(model):
+    graph_module = torch.fx.symbolic_trace(model)
+    targets = [node.target for node in graph_module.graph.nodes]
+    for before, node in itertools.pairwise(list(graph_module.graph.nodes)):
+        if before.op != "call_module" or node.op != "call_module":
+            continue
+        conv, norm = graph_module.get_submodule(before.target), graph_module.get_submodule(node.target)
+        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+            continue
+        if targets.count(before.target) == targets.count(node.target) == 1 and len(before.users) == 1:
+            graph_module.set_submodule(before.target, fuse_conv_bn_eval(conv, norm))
+            node.replace_all_uses_with(node.args[0])
+            graph_module.graph.erase_node(node)
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()
+    return graph_module
+
+
 # Handler
 
 
@@ -1252,6 +1315,14 @@ class LooksInAnything(ReferenceHandler):
             return super()._read(request)
         read["x"]
         return super()._read(request)
+
+
+@misconception("Handler", "Keeps answers by id: of requests with the same id, one gets the other's answer.")
+class AnswersById(ReferenceHandler):
+    def handle(self, requests):
+        answers = super().handle(requests)
+        by_id = {json.dumps(answer["id"]): answer for answer in answers if answer["id"] is not None}
+        return [by_id.get(json.dumps(answer["id"]), answer) for answer in answers]
 
 
 # DynamicBatcher
@@ -1851,3 +1922,17 @@ def all_end_together(drafted, draft, target, *, generator):
 @misconception("speculative_step", "Draws from p / q − 1 instead of p − q.")
 def draws_from_the_ratio(drafted, draft, target, *, generator):
     return _step(drafted, draft, target, generator, left=lambda p, q: torch.where(q > 0, p / q - 1, p).clamp(min=0))
+
+
+@misconception("speculative_step", "Takes the softmax of what is left: all tokens can come.")
+def softmax_of_the_rest(drafted, draft, target, *, generator):
+    return _step(
+        drafted, draft, target, generator, left=lambda p, q: torch.where(q.sum(1, keepdim=True) > 0, (p - q).clamp(min=0).softmax(1), p)
+    )
+
+
+@misconception("speculative_step", "Looks at the first text's models for all texts.")
+def models_of_the_first(drafted, draft, target, *, generator):
+    if not len(drafted):
+        return reference_step(drafted, draft, target, generator=generator)
+    return reference_step(drafted, draft[:1].expand_as(draft), target[:1].expand_as(target), generator=generator)
