@@ -27,9 +27,10 @@ def clean_state_dict(checkpoint: dict[str, Any], dtype: torch.dtype | None = Non
     Where the checkpoint has an entry "model" that is a dict, that is the state, and the rest (optimizer, epoch, …) goes. Otherwise the
     checkpoint is the state. Of the state's entries, those that are no tensors go.
 
-    Names lose what wrappers have added. First, each part `_orig_mod` (of torch.compile) goes, wherever it stands between the dots. Then,
-    as long as all names begin with the part `module` (of DataParallel), that part goes: "module._orig_mod.head.weight" becomes
-    "head.weight". A name that would be nothing but such parts stays as it is.
+    Names lose what wrappers have added. First, each part `_orig_mod` (of torch.compile) goes, wherever it stands between the dots; a
+    name that is nothing else stays as it is. Then, as long as every name begins with the part `module` (of DataParallel) and goes on
+    behind it, that part goes from all: "module._orig_mod.head.weight" becomes "head.weight". Where one name is "module" alone, or has
+    no such part, all names keep theirs.
 
     Each tensor becomes a contiguous one on the CPU, without a graph and with a memory of its own, that holds no more than its numbers:
     two names that shared a memory do not share it afterwards. With `dtype`, floating tensors get it; integers and bools stay.
@@ -51,7 +52,8 @@ def save_safe(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | N
     Such a file holds each tensor's numbers once, and tensors that share a memory are refused. So entries that are tied, that is, that
     look at the same memory with the same shape, strides and dtype, are saved under the name that comes first in alphabetical order,
     and the file's metadata say for each other one whose it is: the key "tied:" + name has the first name as its value. Entries that
-    share a memory in another way, such as a view of a part, are saved each by itself. All are saved contiguously.
+    share a memory in another way, such as a view of a part, are saved each by itself, and so are tensors without numbers. All are saved
+    contiguously.
 
     Args:
         state: tensors on the CPU by name. It stays as it is.
@@ -69,15 +71,16 @@ def load_safe(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     A safetensors file begins with the length of its header, eight bytes, little-endian, followed by the header, a JSON object. Its entry
     "__metadata__", if there is one, holds strings by strings; every other entry describes a tensor. An entry "tied:" + name of the metadata
-    says under which name the tensor is saved that `name` shares: in the result both names have the same tensor.
+    says under which name the tensor is saved that `name` shares: in the result both names have the same tensor. The first name is always
+    one of a tensor in the file, never a tied one.
 
     Args:
         path: the file.
 
     Returns: the tensors by name, in alphabetical order of the names, and the metadata without the entries of tied names.
-    Raises: ValueError if a tied name's tensor is not in the file.
+    Raises: ValueError if a tied name's tensor is not in the file, whatever the order of the entries is.
     """
-    # TODO: about 11 lines.
+    # TODO: about 12 lines.
     raise NotImplementedError("load_safe")
 
 
@@ -85,8 +88,9 @@ def safe_load(path: Path, shapes: dict[str, tuple[int, ...]], allowed: Sequence[
     """Load a checkpoint of torch.save from somebody whom you don't know.
 
     A pickle can run any program when it is loaded. With weights_only=True torch.load reads tensors and plain values only, and refuses
-    everything else, except the classes that are allowed; torch.serialization.safe_globals allows them for a while. Nobody else's list
-    of allowed classes is changed.
+    everything else, except the classes that are allowed; torch.serialization.safe_globals allows them for a while, and forbids them
+    afterwards, also those that somebody had allowed before. After this function the same classes are allowed as before it
+    (torch.serialization.get_safe_globals lists them).
 
     The file should hold a dict with exactly the names in `shapes`, each with a tensor of that shape.
 
@@ -96,9 +100,10 @@ def safe_load(path: Path, shapes: dict[str, tuple[int, ...]], allowed: Sequence[
         allowed: classes that the file may need besides, such as a subclass of Tensor.
 
     Returns: the tensors by name, in the order of `shapes`.
-    Raises: ValueError if the file is refused, or if it holds something else than expected; a program in it has not run then.
+    Raises: ValueError if the file is refused, or if it holds something else than expected; a program in it has not run then. A file that
+    is no checkpoint at all may raise any error.
     """
-    # TODO: about 11 lines.
+    # TODO: about 12 lines.
     raise NotImplementedError("safe_load")
 
 
@@ -111,7 +116,8 @@ class ScriptedGate(nn.Module):
         else:
             y = quiet(x)
 
-    `loud` and `quiet` are nn.Linear(dim, dim). forward returns y and how often x was halved.
+    `loud` and `quiet` are nn.Linear(dim, dim); the state dict holds these two only. forward returns y and how often x was halved, which
+    may be often: finite numbers can be as large as 1e38.
 
     torch.jit.trace runs the model once and writes down what happened, so that the other branch, and any other number of rounds, are
     lost. torch.jit.script translates the code itself. TorchScript is deprecated, and many servers still run it; torch.export is what
@@ -158,7 +164,7 @@ class ExportableModel(nn.Module):
             return y.reshape(8, -1)              # (B, T · D)
 
     Write it so that it gives the same for every B, and can be exported: torch.cond(predicate, f, g, (x,)) chooses between two functions
-    where the program runs. `loud` and `quiet` are nn.Linear(D, D); `threshold` is a float.
+    where the program runs. `loud` and `quiet` are nn.Linear(D, D), and the state dict holds these two only; `threshold` is a float.
 
     Args of the constructor:
         dim: D.
@@ -197,8 +203,8 @@ def fuse_graph(model: nn.Module) -> fx.GraphModule:
     """Let convolutions take over the batch norms behind them, by looking at the graph.
 
     In eval mode a batch norm is a scale and a shift, which the convolution before it can do at no cost
-    (torch.nn.utils.fusion.fuse_conv_bn_eval makes such a convolution of the two). torch.fx.symbolic_trace shows which is before
-    which, whatever the modules are called and in which order they were made.
+    (torch.nn.utils.fusion.fuse_conv_bn_eval makes such a convolution of the two, with the settings and the dtype of the old one).
+    torch.fx.symbolic_trace shows which is before which, whatever the modules are called and in which order they were made.
 
     A pair of an nn.Conv2d and an nn.BatchNorm2d is fused where the batch norm has running statistics, its input is the convolution's
     output, nobody else uses that output, and each of the two modules is called just once in the whole graph. All others stay. After
@@ -222,7 +228,8 @@ class Handler:
 
         {"id": …, "label": …, "score": …}
 
-    with the request's id, or None if it has none, the label of the largest output and its softmax, a float. For a bad request:
+    with the request's id, or None if it has none, the label of the largest output and its softmax, a float. An id can be any value, and
+    several requests can have the same. For a bad request:
 
         {"id": …, "error": …}
 

@@ -5,6 +5,7 @@ import math
 import struct
 import sys
 import tempfile
+from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
 
@@ -73,7 +74,9 @@ class TestCleanStateDict:
 
         def probe(m):
             whole = {"epoch": 3, "model": {"module.w": x[0], "module.b": x[1]}, "optimizer": {"state": x[2]}}
-            return [m.clean_state_dict(c) for c in (whole, {"model": x[3], "w": x[4]}, {"w": x[1], "epoch": 4, "note": "hi", "none": None})]
+            odd = [{"model": x[3], "w": x[4]}, {"w": x[1], "epoch": 4, "note": "hi", "none": None}]
+            odd += [{"model": {}, "w": x[2]}, OrderedDict(model=OrderedDict(w=x[0]), w=x[1])]
+            return [m.clean_state_dict(c) for c in (whole, *odd)]
 
         agree(probe, rtol=0, atol=0)
 
@@ -160,7 +163,14 @@ def parsed(data):
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     notes, tensors = header.pop("__metadata__", {}), {}
-    dtypes = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "BOOL": torch.bool, "BF16": torch.bfloat16, "U8": torch.uint8}
+    dtypes = {
+        "F32": torch.float32,
+        "F64": torch.float64,
+        "I64": torch.int64,
+        "I32": torch.int32,
+        "BOOL": torch.bool,
+        "BF16": torch.bfloat16,
+    }
     for name, told in header.items():
         start, end = told["data_offsets"]
         block = bytearray(data[8 + length + start : 8 + length + end])
@@ -221,12 +231,31 @@ class TestSaveSafe:
 
         self.check(student, reference, probe)
 
+    def test_tied_layouts(self, student, reference, draw):
+        """Non-contiguous tensors are tied as others are, parameters too."""
+        x, n = draw.normal(6, 7), draw.integer(1, 4)
+
+        def probe(m):
+            part, w = x.T[n:, ::2], nn.Parameter(x[:, n:])
+            return [saved(m, {"c": part, "a": x.T[n:, ::2], "b": part[:], "w": w, "v": w, "u": w.data})]
+
+        self.check(student, reference, probe)
+
+    def test_without_numbers(self, student, reference, draw):
+        """Tensors without numbers share nothing, though all begin at the same address."""
+        x, n = draw.normal(3), draw.integer(1, 40)
+        self.check(
+            student,
+            reference,
+            lambda m: [saved(m, {"b": torch.empty(0, n), "a": torch.empty(0, n), "d": x[:0], "c": x[:0], "x": x, "w": x})],
+        )
+
     def test_shared_in_another_way(self, student, reference, draw):
         """Parts, transposed views and views as another dtype are saved each by itself."""
         x, n = draw.normal(4, 4), draw.integer(1, 4)
 
         def probe(m):
-            state = {"whole": x, "part": x[:n], "t": x.T, "flat": x.view(-1), "last": x[n:], "bits": x.view(torch.int64), "same": x}
+            state = {"whole": x, "part": x[:n], "t": x.T, "flat": x.view(-1), "last": x[n:], "bits": x.view(torch.int32), "same": x}
             return [saved(m, state)]
 
         self.check(student, reference, probe)
@@ -354,6 +383,29 @@ class TestLoadSafe:
 
         agree(probe, rtol=0, atol=0)
 
+    def test_an_owner_that_is_tied(self, agree, draw):
+        """A tied name whose owner is a tied name itself raises a ValueError, whichever of the two entries comes first."""
+        x, name = draw.normal(3), f"w{draw.integer(0, 10**6)}"
+        orders = [
+            {"tied:b": "a", "tied:c": "b"},
+            {"tied:c": "b", "tied:b": "a"},
+            {"tied:b": "b"},
+            {"tied:b": "a", "tied:c": "a", "k": name},
+        ]
+
+        def probe(m):
+            def work(folder):
+                for i, notes in enumerate(orders):
+                    header = {"__metadata__": notes, "a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}
+                    text = json.dumps(header).encode()
+                    text += b" " * (-len(text) % 8)
+                    (folder / f"file{i}").write_bytes(struct.pack("<Q", len(text)) + text + struct.pack("<3f", *x.tolist()))
+                return [raised(ValueError, lambda i=i: m.load_safe(folder / f"file{i}")) for i in range(4)], m.load_safe(folder / "file3")
+
+            return in_a_folder(work)
+
+        agree(probe, rtol=0, atol=0)
+
     def test_odd_names_and_shapes(self, agree, draw):
         """Names in any script, 0-d tensors and such without numbers."""
         tensors = {"größe.α": draw.normal()[()], "leer": draw.normal(0, 2), "x y": draw.bools(3)}
@@ -437,6 +489,32 @@ class TestSafeLoad:
 
         agree(probe, rtol=0, atol=0)
 
+    @measured("the list of allowed classes")
+    def test_what_was_allowed_before(self, agree, draw):
+        """A class that somebody else has allowed stays allowed, whether the file is read or refused, and needs no `allowed`."""
+        w = draw.normal(2, 3)
+
+        def probe(m):
+            from fractions import Fraction
+
+            def work(folder):
+                torch.save({"w": w}, folder / "file")
+                torch.save({"w": w, "f": Fraction(1, 3)}, folder / "fraction")
+                out = [m.safe_load(folder / "file", {"w": (2, 3)}, allowed) for allowed in ([Fraction], ())]
+                out.append(raised(ValueError, lambda: m.safe_load(folder / "fraction", {"w": (2, 3)}, [Fraction])))
+                stays = Fraction in torch.serialization.get_safe_globals()
+                return out if stays else "a class that had been allowed before is not allowed any more"
+
+            before = torch.serialization.get_safe_globals()
+            torch.serialization.add_safe_globals([Fraction])
+            try:
+                return in_a_folder(work)
+            finally:
+                torch.serialization.clear_safe_globals()
+                torch.serialization.add_safe_globals(before)
+
+        agree(probe, rtol=0, atol=0)
+
     def test_other_names_and_shapes(self, agree, draw):
         """A missing name, one too many, another shape, no tensor and no dict raise a ValueError."""
         w, b = draw.normal(2, 3), draw.normal(3)
@@ -482,13 +560,13 @@ class TestScriptedGate:
     def test_forward(self, agree, draw):
         """Small inputs take the quiet way, large ones are halved and take the loud one."""
         state, threshold = gate_task(draw)
-        inputs = [factor * threshold * draw.uniform(4, 3, low=0.9, high=1.1) for factor in (0.3, 0.8, 1.3, 9.0, 700.0)]
+        inputs = [factor * threshold * draw.uniform(4, 3, low=0.9, high=1.1) for factor in (0.3, 0.8, 1.3, 9.0, 700.0, 1e30)]
         agree(lambda m: [fill(m.ScriptedGate(3, threshold), state)(x) for x in inputs], rtol=1e-4, atol=1e-4)
 
     def test_saved(self, agree, draw):
         """The program takes either way, with as many rounds as it needs."""
         state, threshold = gate_task(draw)
-        inputs = [factor * threshold * draw.uniform(4, 3, low=0.9, high=1.1) for factor in (0.3, 0.8, 1.3, 9.0, 700.0)]
+        inputs = [factor * threshold * draw.uniform(4, 3, low=0.9, high=1.1) for factor in (0.3, 0.8, 1.3, 9.0, 700.0, 1e30)]
         agree(lambda m: reloaded(m, state, threshold, *inputs), rtol=1e-4, atol=1e-4)
 
     def test_shapes(self, agree, draw):
@@ -605,12 +683,12 @@ class TestExportableModel:
         agree(lambda m: exported(m, state, threshold, 4, inputs), rtol=1e-4, atol=1e-4)
 
     def test_one_step(self, agree, draw):
-        """A single step, and a single feature."""
+        """A single step, and a single feature; a batch of one beside a large one."""
         state, threshold = gate_task(draw, D=1)
-        inputs = [f * threshold * draw.normal(B, 1, 1) for B, f in ((1, 4.0), (6, 0.3))]
+        inputs = [f * threshold * draw.normal(B, 1, 1) for B, f in ((1, 4.0), (20_011, 0.3), (6, 3.0))]
 
         def probe(m):
-            return exported(m, state, threshold, 1, inputs), [fill(m.ExportableModel(1, threshold), state)(x) for x in inputs]
+            return exported(m, state, threshold, 1, inputs), [fill(m.ExportableModel(1, threshold), state)(x) for x in inputs[::2]]
 
         agree(probe, rtol=1e-4, atol=1e-4)
 
@@ -624,6 +702,20 @@ class TestExportableModel:
             return [program(x) for x in inputs]
 
         agree(probe, rtol=1e-9, atol=1e-9)
+
+    @measured("modes")
+    def test_mode(self, agree, draw):
+        """The model is left in the mode in which it is, and can be trained as before, without gradients that nobody asked for."""
+        state, threshold = gate_task(draw)
+        x = 3 * threshold * draw.normal(4, 2, 3)
+
+        def probe(m):
+            model = fill(m.ExportableModel(3, threshold), state).train()
+            program = model.program(2)
+            left = model.training and model.loud.training and all(p.grad is None and p.requires_grad for p in model.parameters())
+            return program.module()(x) if left else "the model is in another mode, or its parameters are not as they were"
+
+        agree(probe, rtol=1e-4, atol=1e-4)
 
     def test_saved(self, agree, draw):
         """The program can be saved, and loaded without the class."""
@@ -693,12 +785,25 @@ class Odd(nn.Module):
             return self.n1(self.c1(x).relu())
         if kind == "no statistics":
             return self.bare(self.c1(x)) + 0 * x.sum()
+        if kind == "side by side":
+            a, b = self.c1(x), self.c2(x.repeat(1, 2, 1, 1))
+            return self.n1(a) * self.n2(b).sigmoid()
         if kind == "norm first":
             return self.c2(self.n1(self.c2(self.c1(x)).tanh())) + self.n2(self.c1(x))
         return self.n2(self.n1(self.c1(x)))
 
 
-KINDS = ("two pairs", "shared norm", "shared conv", "used twice", "something between", "no statistics", "norm first", "two norms")
+KINDS = (
+    "two pairs",
+    "shared norm",
+    "shared conv",
+    "used twice",
+    "something between",
+    "no statistics",
+    "side by side",
+    "norm first",
+    "two norms",
+)
 
 
 def drawn_state(draw, module):
@@ -760,6 +865,22 @@ class TestFuseGraph:
             return fused(x), norms(fused)
 
         agree(probe, rtol=1e-3, atol=1e-3)
+
+    def test_settings_of_convolutions(self, agree, draw):
+        """Dilation, padding by reflection, groups, odd kernels, and float64."""
+
+        def pair():
+            conv = nn.Conv2d(4, 6, (3, 2), stride=(1, 2), padding=(2, 1), dilation=(2, 1), groups=2, padding_mode="reflect")
+            return nn.Sequential(conv, nn.BatchNorm2d(6)).double().eval()
+
+        state = {name: x.double() if x.is_floating_point() else x for name, x in drawn_state(draw, pair()).items()}
+        x = draw.normal(2, 4, 7, 6, dtype=F64)
+
+        def probe(m):
+            fused = m.fuse_graph(fill(pair(), state))
+            return fused(x), norms(fused)
+
+        agree(probe, rtol=1e-9, atol=1e-9)
 
     def test_the_model_stays(self, agree, draw):
         """The model keeps its batch norms and its weights, and later changes of it don't reach the result."""
@@ -878,10 +999,14 @@ class TestHandler:
 
     def test_bad_ones(self, agree, draw):
         """Bad requests get an error and their id; the good ones between them get their answers."""
-        w, x = draw.normal(3, 4), draw.normal(15, 3).tolist()
+        w, x = draw.normal(3, 4), draw.normal(19, 3).tolist()
         bad = [
             "hello",
             "",
+            "7",
+            '"x"',
+            "true",
+            '["id", "x"]',
             "[1, 2, 3]",
             "null",
             '{"id": 5}',
@@ -930,6 +1055,22 @@ class TestHandler:
         """One input and two labels; and a single label, whose score is 1."""
         two, one, x = draw.normal(1, 2), draw.normal(3, 1), draw.normal(3).tolist()
         agree(lambda m: (answered(m, two, [asked(x[:1])], LABELS[:2]), answered(m, one, [asked(x)], LABELS[:1])), rtol=1e-4, atol=1e-5)
+
+    def test_batch_after_batch(self, agree, draw):
+        """Large and small batches, one after another, of two handlers side by side: none knows of the others."""
+        w, x = [draw.normal(3, 4), draw.normal(3, 2)], draw.normal(140, 3).tolist()
+
+        def probe(m):
+            handlers = [m.Handler(), m.Handler()]
+            for handler, one in zip(handlers, w, strict=True):
+                handler.initialize(Scorer(one), LABELS[: one.shape[1]])
+            out = []
+            for start, stop in ((0, 3), (3, 4), (4, 140), (7, 9)):
+                requests = [*(asked(v, i // 3) for i, v in enumerate(x[start:stop])), "bad"]  # some ids are the same
+                out += [handler.handle(requests)[:-1] for handler in handlers]
+            return out
+
+        agree(probe, rtol=1e-4, atol=1e-5)
 
     @measured("modes")
     def test_initialize(self, agree, draw):
@@ -1001,7 +1142,7 @@ class Clock:
 class Server:
     """Runs batches. Each result tells of its request, of the whole batch, of its place in it and of the number of the run.
 
-    It refuses a batch that has a number above the limit.
+    It refuses a batch that has a number above the limit, and says in which run.
     """
 
     def __init__(self, w, limit=math.inf):
@@ -1010,19 +1151,19 @@ class Server:
     def __call__(self, x):
         self.runs += 1
         if x.numel() and x.max() > self.limit:
-            raise RuntimeError("too large")
+            raise RuntimeError(f"too large: {float(x.max()):.5f} in run {self.runs}")
         own = x.reshape(len(x), -1) @ self.w[: x[0].numel(), 0]
         return torch.stack([own, own.sum().expand(len(x)), torch.arange(len(x)).to(own), torch.full_like(own, self.runs)], 1)
 
 
 def outcome(batcher, ticket):
-    """A result, None, or the error's name."""
+    """A result, None, or the error: what the server said, or the name of another one."""
     try:
         return batcher.result(ticket)
     except NotImplementedError:
         raise
     except Exception as error:
-        return type(error).__name__
+        return str(error) if isinstance(error, RuntimeError) else type(error).__name__
 
 
 def batcher_of(m, w, *, max_size=3, max_wait=1.0, limit=math.inf):
@@ -1105,6 +1246,22 @@ class TestDynamicBatcher:
             clock.now = 1.0
             out.append(batcher.poll())
             return out, [outcome(batcher, t) for t in range(9)]
+
+        agree(probe, rtol=1e-4, atol=1e-5)
+
+    def test_shapes_of_one_size(self, agree, draw):
+        """Shapes with as many numbers are different shapes, and requests of each find their own results."""
+        w, x, seed = draw.normal(6, 2), draw.normal(24, 6), draw.seed()
+
+        def probe(m):
+            batcher, server, clock = batcher_of(m, w, max_size=3, max_wait=1.0)
+            generator, tickets = seeded(seed), []
+            for row in x:
+                shape = [(6,), (2, 3), (3, 2), (1, 6)][int(torch.randint(4, (), generator=generator))]
+                tickets.append(batcher.submit(row.reshape(shape)))
+            out = [batcher.poll()]
+            clock.now = 1.0
+            return out, batcher.poll(), server.runs, [outcome(batcher, t) for t in tickets]
 
         agree(probe, rtol=1e-4, atol=1e-5)
 
@@ -1196,7 +1353,7 @@ class TestDynamicBatcher:
 
 
 class Speaker:
-    """A small language model: logits come from the text alone, or with `timed` also from its place and the call's number."""
+    """A small language model: logits come from the text alone, or with `timed` also from its place, the texts' number and the call's."""
 
     def __init__(self, table, timed=False):
         self.table, self.timed, self.calls = table, timed, 0
@@ -1205,7 +1362,7 @@ class Speaker:
         if not texts:
             raise RuntimeError("called for none")
         V, self.calls = len(self.table), self.calls + 1
-        extra = [self.timed * (5 * self.calls + 2 * i) for i in range(len(texts))]
+        extra = [self.timed * (5 * self.calls + 2 * i + 3 * len(texts)) for i in range(len(texts))]
         rows = [self.table[(text[-1] * 3 + len(text) + 7 * text[0] + more) % V] for text, more in zip(texts, extra, strict=True)]
         for text in texts:
             text.clear()  # its lists are its own

@@ -173,6 +173,25 @@ def sorts_names(checkpoint, dtype=None):
     return dict(sorted(reference_clean(checkpoint, dtype).items()))
 
 
+@misconception("clean_state_dict", "Takes an empty model for none, and the checkpoint for the state.")
+def empty_is_none(checkpoint, dtype=None):
+    model = checkpoint.get("model")
+    model = None if isinstance(model, torch.Tensor) else model
+    return reference_clean({**checkpoint, "model": None} if model == {} else checkpoint, dtype)
+
+
+@misconception("clean_state_dict", "Looks for a plain dict: what state_dict() gives is an OrderedDict.")
+def plain_dicts_only(checkpoint, dtype=None):
+    if type(checkpoint.get("model")) in (dict, torch.Tensor):
+        return reference_clean(checkpoint, dtype)
+    return reference_clean({**checkpoint, "model": None}, dtype)
+
+
+@misconception("clean_state_dict", "Clones only what is not contiguous: the rest keeps its memory, such as a whole of which it is a part.")
+def copies_odd_layouts_only(checkpoint, dtype=None):
+    return _clean(checkpoint, dtype, _right_names, lambda x: x.contiguous())
+
+
 # save_safe
 
 
@@ -323,6 +342,49 @@ def writes_then_complains(state, path, metadata=None):
     reference_save(state, path, metadata)
 
 
+@misconception("save_safe", "Makes tensors contiguous first: copies of one transposed matrix have different addresses.")
+def contiguous_first(state, path, metadata=None):
+    kept = {name: x.detach().contiguous() for name, x in state.items()}
+    reference_save(kept, path, metadata)
+
+
+@misconception("save_safe", "Compares the tensors themselves: two views of one memory are two objects.")
+def same_objects(state, path, metadata=None):
+    _save(state, path, metadata, lambda x: id(x))
+
+
+@misconception("save_safe", "Compares without dtypes: the bits of floats, looked at as ints, are other numbers.")
+def whole_key_without_dtype(state, path, metadata=None):
+    _save(state, path, metadata, lambda x: _whole_key(x)[:-1])
+
+
+@misconception("save_safe", "Takes tensors without numbers for tied, since all of them have the address 0.")
+def ties_empty_ones(state, path, metadata=None):
+    tied = dict(metadata or {})
+    reference_save({}, path, metadata)
+    first, tensors = {}, {}
+    for name in sorted(state):
+        if _whole_key(state[name]) in first:
+            tied[f"tied:{name}"] = first[_whole_key(state[name])]
+        else:
+            first[_whole_key(state[name])] = name
+            tensors[name] = state[name].detach().clone(memory_format=torch.contiguous_format)
+    save_file(tensors, path, tied)
+
+
+@misconception("save_safe", "Forgets that the first name must be the first of all: with three names it ties the last two only.")
+def ties_pairs(state, path, metadata=None):
+    names, notes, tensors = sorted(state), dict(metadata or {}), {}
+    reference_save({}, path, metadata)
+    for i, name in enumerate(names):
+        after = [other for other in names[i + 1 :] if state[name].numel() and _whole_key(state[other]) == _whole_key(state[name])]
+        if len(after) == 1:
+            notes[f"tied:{after[0]}"] = name
+        if f"tied:{name}" not in notes:
+            tensors[name] = state[name].detach().clone(memory_format=torch.contiguous_format)
+    save_file({name: x for name, x in tensors.items() if f"tied:{name}" not in notes}, path, notes)
+
+
 # load_safe
 
 
@@ -409,6 +471,25 @@ def splits_at_colons(path):
 def tied_without_colon(path):
     state, notes = reference_load(path)
     return state, {k: v for k, v in notes.items() if not k.startswith("tied")}
+
+
+@misconception("load_safe", "Looks for the owner among the names that are tied already: it depends on the order of the entries.")
+def follows_chains(path):
+    with open(path, "rb") as file:
+        notes = json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__", {})
+    state = load_file(path)
+    for key, owner in notes.items():
+        if key.startswith("tied:"):
+            if owner not in state:
+                raise ValueError("missing")
+            state[key.removeprefix("tied:")] = state[owner]
+    return {name: state[name] for name in sorted(state)}, {k: v for k, v in notes.items() if not k.startswith("tied:")}
+
+
+@misconception("load_safe", "Takes every occurrence of tied: out of the key.")
+def replaces_tied(path):
+    state, notes = reference_load(path)
+    return {name.replace("tied:", ""): x for name, x in state.items()}, notes
 
 
 # safe_load
@@ -530,6 +611,53 @@ def takes_lists(path, shapes, allowed=()):
     if any(tuple(out[name].shape) != tuple(shape) for name, shape in shapes.items()):
         raise ValueError("shape")
     return out
+
+
+@misconception("safe_load", "Forbids the allowed classes afterwards, also those that somebody else had allowed before.")
+def forbids_too_much(path, shapes, allowed=()):
+    with torch.serialization.safe_globals(list(allowed)):
+        return reference_safe_load(path, shapes)
+
+
+@misconception("safe_load", "Tries again without weights_only where the file is refused.")
+def tries_again(path, shapes, allowed=()):
+    try:
+        return reference_safe_load(path, shapes, allowed)
+    except ValueError:
+        loaded = torch.load(path, weights_only=False)
+        if not isinstance(loaded, dict) or set(loaded) != set(shapes):
+            raise
+        if not all(isinstance(x, torch.Tensor) and tuple(x.shape) == tuple(shapes[name]) for name, x in loaded.items()):
+            raise
+        return {name: loaded[name] for name in shapes}
+
+
+@misconception("safe_load", "Looks at the text of the file for suspicious words, and loads everything else.")
+def looks_for_words(path, shapes, allowed=()):
+    if any(word in path.read_bytes() for word in (b"posix", b"system", b"subprocess", b"eval", b"exec")):
+        raise ValueError("suspicious")
+    return loads_everything(path, shapes, allowed)
+
+
+@misconception("safe_load", "Forbids the classes again only if the file could be read.")
+def forbids_after_success(path, shapes, allowed=()):
+    new = [kind for kind in allowed if kind not in torch.serialization.get_safe_globals()]
+    torch.serialization.add_safe_globals(new)
+    good = reference_safe_load(path, shapes)
+    kept = [kind for kind in torch.serialization.get_safe_globals() if kind not in new]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(kept)
+    return good
+
+
+@misconception("safe_load", "Returns what the file holds before it has looked at the shapes of all.")
+def first_shape_only(path, shapes, allowed=()):
+    loaded = any_shape(path, shapes, allowed)
+    for name, shape in shapes.items():
+        if tuple(loaded[name].shape) != tuple(shape):
+            raise ValueError("shape")
+        break
+    return loaded
 
 
 # ScriptedGate
@@ -671,6 +799,37 @@ class Freezes(ReferenceGate):
         self.train(mode)
 
 
+@misconception("ScriptedGate", "Saves a program in float32 always.")
+class SavesFloat32(ReferenceGate):
+    def save(self, path):
+        import copy
+
+        torch.jit.script(copy.deepcopy(self).float()).save(str(path))
+
+
+@misconception("ScriptedGate", "Gives up after sixteen rounds.")
+class SixteenRounds(ReferenceGate):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+        rounds = 0
+        if float(x.abs().mean()) <= self.threshold:
+            return self.quiet(x), rounds
+        for _ in range(16):
+            if float(x.abs().mean()) > self.threshold:
+                x = x / 2
+                rounds += 1
+        return self.loud(x), rounds
+
+
+@misconception("ScriptedGate", "Rounds the number of halvings down.")
+class RoundsDown(ReferenceGate):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+        mean = float(x.abs().mean())
+        if mean <= self.threshold:
+            return self.quiet(x), 0
+        rounds = max(1, int(torch.log2(torch.tensor(mean / self.threshold)).item()))
+        return self.loud(x / 2.0**rounds), rounds
+
+
 # ExportableModel
 
 
@@ -759,6 +918,27 @@ class OpensSteps(ReferenceModel):
 class Detaches(ReferenceModel):
     def forward(self, x):
         return super().forward(x).detach().requires_grad_()
+
+
+@misconception("ExportableModel", "Sets a largest batch.")
+class SetsALargestBatch(ReferenceModel):
+    def program(self, steps):
+        example = torch.zeros(2, steps, self.loud.in_features, dtype=self.loud.weight.dtype)
+        return torch.export.export(self, (example,), dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=1024)}})
+
+
+@misconception("ExportableModel", "Puts the model into eval mode for the export, and leaves it there.")
+class LeavesEvalMode(ReferenceModel):
+    def program(self, steps):
+        self.eval()
+        return super().program(steps)
+
+
+@misconception("ExportableModel", "Freezes the parameters for the export, and leaves them so.")
+class FreezesParameters(ReferenceModel):
+    def program(self, steps):
+        self.requires_grad_(False)
+        return super().program(steps)
 
 
 # fuse_graph
@@ -885,6 +1065,53 @@ def forgets_the_shift(model):
 @misconception("fuse_graph", "Traces and scripts nothing: returns the model.")
 def returns_the_model(model):
     return model
+
+
+def _by_hand(model, padding=True, dilation=True):
+    """Fuse with a convolution that is made anew."""
+    fused = reference_fuse(model)
+    for name, old in list(fused.named_modules()):
+        if isinstance(old, nn.Conv2d) and old is not dict(model.named_modules()).get(name):
+            settings = (old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+            new = nn.Conv2d(
+                *settings,
+                dilation=old.dilation if dilation else 1,
+                groups=old.groups,
+                padding_mode=old.padding_mode if padding else "zeros",
+                dtype=old.weight.dtype,
+            )
+            new.load_state_dict(old.state_dict())
+            fused.set_submodule(name, new.eval())
+    return fused
+
+
+@misconception("fuse_graph", "Makes a new convolution, and forgets the dilation.")
+def forgets_the_dilation(model):
+    return _by_hand(model, dilation=False)
+
+
+@misconception("fuse_graph", "Makes a new convolution, and forgets how it pads.")
+def forgets_the_padding(model):
+    return _by_hand(model, padding=False)
+
+
+@misconception("fuse_graph", "Takes neighbours in the list of nodes for pairs, whatever the batch norm's input is.")
+def neighbours(model):
+    graph_module = torch.fx.symbolic_trace(model)
+    targets = [node.target for node in graph_module.graph.nodes]
+    for before, node in itertools.pairwise(list(graph_module.graph.nodes)):
+        if before.op != "call_module" or node.op != "call_module":
+            continue
+        conv, norm = graph_module.get_submodule(before.target), graph_module.get_submodule(node.target)
+        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+            continue
+        if targets.count(before.target) == targets.count(node.target) == 1 and len(before.users) == 1:
+            graph_module.set_submodule(before.target, fuse_conv_bn_eval(conv, norm))
+            node.replace_all_uses_with(node.args[0])
+            graph_module.graph.erase_node(node)
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()
+    return graph_module
 
 
 # Handler
@@ -1054,6 +1281,48 @@ class IndexAsLabel(ReferenceHandler):
 class ScoreAsTensor(ReferenceHandler):
     def handle(self, requests):
         return [{**a, "score": torch.tensor(a["score"])} if "score" in a else a for a in super().handle(requests)]
+
+
+@misconception("Handler", "Takes an id that counts as false, such as 0, for none.")
+class ZeroIsNoId(ReferenceHandler):
+    def handle(self, requests):
+        return [{**answer, "id": answer["id"] or None} for answer in super().handle(requests)]
+
+
+@misconception("Handler", "Keeps the answers of earlier batches.")
+class KeepsAnswers(ReferenceHandler):
+    answers: list = []  # noqa: RUF012
+
+    def handle(self, requests):
+        self.answers += super().handle(requests)
+        return list(self.answers)
+
+
+@misconception("Handler", "Keeps model and labels in the class, which all handlers share.")
+class SharedModel(ReferenceHandler):
+    def initialize(self, model, labels):
+        type(self).model, type(self).labels = model.eval(), list(labels)
+
+
+@misconception("Handler", "Looks for x in JSON of any kind: in a number there is nothing to look for.")
+class LooksInAnything(ReferenceHandler):
+    def _read(self, request):
+        try:
+            read = json.loads(request)
+        except (ValueError, RecursionError):
+            return None, None
+        if read is None or isinstance(read, list) or "x" not in read:
+            return super()._read(request)
+        read["x"]
+        return super()._read(request)
+
+
+@misconception("Handler", "Keeps answers by id: of requests with the same id, one gets the other's answer.")
+class AnswersById(ReferenceHandler):
+    def handle(self, requests):
+        answers = super().handle(requests)
+        by_id = {json.dumps(answer["id"]): answer for answer in answers if answer["id"] is not None}
+        return [by_id.get(json.dumps(answer["id"]), answer) for answer in answers]
 
 
 # DynamicBatcher
@@ -1258,6 +1527,42 @@ class FirstRowForAll(ReferenceBatcher):
                 self.done[ticket] = first
 
 
+@misconception("DynamicBatcher", "Keeps the error of the whole batch for a request that fails by itself.")
+class KeepsTheBatchesError(ReferenceBatcher):
+    def _finish(self, batch):
+        try:
+            results = self.run(torch.stack([request for _, request, _ in batch]))
+        except Exception as error:
+            for ticket, request, _ in batch:
+                try:
+                    if len(batch) == 1:
+                        raise error
+                    self.done[ticket] = self.run(request[None])[0]
+                except Exception:
+                    self.done[ticket] = error
+        else:
+            self.done.update({ticket: row for (ticket, _, _), row in zip(batch, results, strict=True)})
+
+
+@misconception("DynamicBatcher", "Counts the wait of those left behind anew when a batch has run.")
+class WaitsAnew(ReferenceBatcher):
+    def _finish(self, batch):
+        super()._finish(batch)
+        now = self.clock()
+        for queue in self.queues.values():
+            queue[:] = [(ticket, request, now) for ticket, request, _ in queue]
+
+
+@misconception("DynamicBatcher", "Tells shapes apart by how many numbers there are.")
+class QueuesByNumel(ReferenceBatcher):
+    def submit(self, request):
+        ticket = super().submit(request)
+        shapes = [shape for shape in self.queues if torch.Size(shape).numel() == request.numel()]
+        if len(shapes) > 1:
+            self.queues[shapes[0]].append(self.queues[tuple(request.shape)].pop())
+        return ticket
+
+
 # ContinuousBatcher
 
 
@@ -1410,6 +1715,49 @@ class ReusesNumbers(ReferenceContinuous):
         return super().submit(prompt, at_most)
 
 
+@misconception("ContinuousBatcher", "Lets a new text take the place of the finished one in the model's batch.")
+class TakesThePlace(ReferenceContinuous):
+    def step(self):
+        places = getattr(self, "places", [None] * self.slots)
+        for i, job in enumerate(places):
+            if job is None and self.waiting:
+                places[i] = self.waiting.pop(0)
+        self.places, finished = places, {}
+        self.growing = [job for job in places if job]
+        if not self.growing:
+            return {}
+        tokens = self.model([list(text) for _, text, _ in self.growing]).argmax(1).tolist()
+        for (number, text, left), token in zip(self.growing, tokens, strict=True):
+            i = next(i for i, job in enumerate(places) if job and job[0] == number)
+            text.append(token)
+            places[i] = (number, text, left - 1)
+            if token == self.end or left == 1:
+                finished[number], places[i] = text, None
+        self.growing = [job for job in places if job]
+        return finished
+
+
+@misconception("ContinuousBatcher", "Lets the shortest text go first.")
+class ShortestFirst(ReferenceContinuous):
+    def step(self):
+        self.waiting.sort(key=lambda job: len(job[1]))
+        return super().step()
+
+
+@misconception("ContinuousBatcher", "Keeps finished texts in the batch until all are finished: the model goes on with them.")
+class KeepsFinished(ReferenceContinuous):
+    def step(self):
+        extra = getattr(self, "extra", [])
+        model = self.model
+        self.model = lambda texts: model(texts + [list(t) for t in extra])[: len(texts)]
+        try:
+            finished = super().step()
+        finally:
+            self.model = model
+        self.extra = [*extra, *finished.values()] if self.growing else []
+        return finished
+
+
 # speculative_step
 
 
@@ -1542,3 +1890,49 @@ def last_from_draft(drafted, draft, target, *, generator):
 @misconception("speculative_step", "Looks at the large model's distribution one place too late.")
 def one_place_late(drafted, draft, target, *, generator):
     return reference_step(drafted, draft, target.roll(-1, 1), generator=generator)
+
+
+@misconception("speculative_step", "Takes the likeliest token of what is left, instead of drawing one.")
+def likeliest_of_the_rest(drafted, draft, target, *, generator):
+    return _step(
+        drafted, draft, target, generator, left=lambda p, q: torch.nn.functional.one_hot((p - q).argmax(1), p.shape[1]).to(p.dtype)
+    )
+
+
+@misconception("speculative_step", "Gives the generator to the first draw only.")
+def second_draw_is_global(drafted, draft, target, *, generator):
+    tokens, counts = reference_step(drafted, draft, target, generator=generator)
+    rows = torch.arange(len(drafted))
+    rest = torch.cat([draft, torch.zeros_like(target[:, :1])], 1)[rows, counts]
+    weights = (target[rows, counts] - rest).clamp(min=0)
+    weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, target[rows, counts])
+    return tokens.scatter(1, counts[:, None], torch.multinomial(weights, 1)), counts
+
+
+@misconception("speculative_step", "Ends every text's step where the first text of the batch has to end.")
+def all_end_together(drafted, draft, target, *, generator):
+    tokens, counts = reference_step(drafted, draft, target, generator=generator)
+    if not len(counts):
+        return tokens, counts
+    least = counts.min()
+    tokens[:, least + 1 :] = -1
+    return tokens, counts.clamp(max=least)
+
+
+@misconception("speculative_step", "Draws from p / q − 1 instead of p − q.")
+def draws_from_the_ratio(drafted, draft, target, *, generator):
+    return _step(drafted, draft, target, generator, left=lambda p, q: torch.where(q > 0, p / q - 1, p).clamp(min=0))
+
+
+@misconception("speculative_step", "Takes the softmax of what is left: all tokens can come.")
+def softmax_of_the_rest(drafted, draft, target, *, generator):
+    return _step(
+        drafted, draft, target, generator, left=lambda p, q: torch.where(q.sum(1, keepdim=True) > 0, (p - q).clamp(min=0).softmax(1), p)
+    )
+
+
+@misconception("speculative_step", "Looks at the first text's models for all texts.")
+def models_of_the_first(drafted, draft, target, *, generator):
+    if not len(drafted):
+        return reference_step(drafted, draft, target, generator=generator)
+    return reference_step(drafted, draft[:1].expand_as(draft), target[:1].expand_as(target), generator=generator)
