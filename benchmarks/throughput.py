@@ -1,22 +1,19 @@
-"""How many submissions a machine grades: our grader beside bare probes, a cold pytest, stock nbgrader and otter-grader, in one run.
+"""How many submissions a machine grades: our grader beside bare probes, a cold pytest and stock nbgrader, in one run.
 
-The class hands in modules in which each student has left out other tasks, from none to four fifths. Measured are
+The class hands in modules in which each student has left out another fifth of the tasks. Measured are
 - class: `grade_units` with confined workers and two jobs, as in `grader grade`, from the start of the job server on;
 - bare: the probes that grading asks, run on the same modules in this one process, one after another: no sandbox, no comparison;
 - pytest: a fresh process of `pytest tests/hidden --submission` for each submission, two at a time;
-- nbgrader: stock nbgrader on the same answers in notebooks (see autograde.py), whose cells hold the few public tests;
-- otter: otter-grader without Docker on these notebooks, with the same public tests; a fresh process for each, two at a time.
-The last three are measured on `--sample` submissions and multiplied, since each submission costs the same. What is not installed is null.
+- nbgrader: stock nbgrader on the same answers in notebooks (see autograde.py), whose cells hold the few public tests.
+The last two are measured on `--sample` submissions and multiplied, since each submission costs the same.
 How it grows: seconds a submission and memory for growing classes (see scale.py).
 
 Usage: python benchmarks/throughput.py [--module M | --all] [--submissions N] [--sample N] [--growth N ...] [--json]
-Needs the extra `nbgrader`; otter-grader where it is to be compared (`python -m pip install otter-grader`, which pulls in much).
+Needs the extra `nbgrader`.
 """
 
 import argparse
-import ast
 import contextlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -29,12 +26,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import nbformat
+from autograde import _run, _stock_course, _submit
 from nbgrader.apps import AutogradeApp
+from overhead import _record_probes
+from scale import _measure as growth_of
 
-from benchmarks.autograde import _as_assertions, _run, _stock_course, _submit, _task_of
-from benchmarks.overhead import _record_probes
-from benchmarks.scale import _measure as growth_of
 from grader.course.manifest import Course, Module, load_course
 from grader.grading.engine import Engine
 from grader.grading.sides import TrustedModule
@@ -56,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--module", default="tensor_ops")
-    which.add_argument("--all", action="store_true", help="all core modules, without nbgrader and otter")
+    which.add_argument("--all", action="store_true", help="all core modules, without nbgrader")
     parser.add_argument("--submissions", type=int, help="default: 40 of one module, 20 of all")
     parser.add_argument("--sample", type=int, default=4)
     parser.add_argument("--growth", type=int, nargs="*", default=[])
@@ -73,10 +69,7 @@ def main() -> None:
         "bare_s": _bare(course, units),
         "pytest_s": _pytest(course, units[: sample * len(modules)]) * count / sample,
         "nbgrader_s": None if options.all else _nbgrader(course, modules[0], sample) * count / sample,
-        "otter_s": None,
     }
-    if not options.all and importlib.util.find_spec("otter"):
-        measured["otter_s"] = _otter(course, modules[0], sample) * count / sample
     growth = []
     for number in options.growth:
         _, each, memory = growth_of(course, modules[0], number, JOBS)
@@ -153,30 +146,6 @@ def _nbgrader(course: Course, module: Module, count: int) -> float:
         _stock_course(course, module, folder)
         _submit(course, module, folder, count)
         return _timed(lambda: _run(AutogradeApp, module, folder))
-
-
-def _otter(course: Course, module: Module, count: int) -> float:
-    """Seconds of `otter run`, a process for each notebook."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        _stock_course(course, module, folder)
-        _submit(course, module, folder, count)
-        suite = ast.parse(course.public_suite(module.name).read_text())
-        tests = folder / "tests"
-        tests.mkdir()
-        for test in (node for node in suite.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")):
-            code = "\n".join(f"{'... ' if line.startswith(' ') else '>>> '}{line}" for line in _as_assertions(test).splitlines() if line)
-            case = {"name": test.name, "points": 1, "suites": [{"cases": [{"code": code, "hidden": False, "locked": False}]}]}
-            (tests / f"{test.name}.py").write_text(f"test = {case!r}\n")
-            assert _task_of(test.name, module)
-        generate = [sys.executable, "-m", "otter", "generate", "-t", str(tests), "-o", str(folder), "--no-environment", "--no-requirements"]
-        subprocess.run(generate, cwd=folder, check=True, capture_output=True)
-        archive = next(folder.glob("*.zip"))
-        commands = []
-        for path in sorted(folder.glob(f"submitted/*/{module.name}/*.ipynb")):
-            nbformat.write(nbformat.read(path, as_version=4), path)
-            commands.append([sys.executable, "-m", "otter", "run", str(path), "-a", str(archive), "-o", str(path.parent)])
-        return _all(commands, folder)
 
 
 def _all(commands: Sequence[list[str]], folder: Path) -> float:
