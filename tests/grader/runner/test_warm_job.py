@@ -95,6 +95,22 @@ def test_a_job_that_dies_takes_its_workers_along(course, server):
     other.stop()
 
 
+def test_a_worker_that_is_killed_is_nobodys_wrong_answer(course, server):
+    """The question is put again to another worker, and the result is as if nothing had been."""
+    slow = RIGHT.replace("return x + x", "__import__('time').sleep(0.7)\n    return x + x")
+    job = server.start()
+    job.send(Unit("someone", course.modules[0], Source(RIGHT), 1))
+    assert job.receive().result.score == 5
+    zygote = children(server._process.pid)[0]
+    job.send(Unit("someone", course.modules[0], Source(slow), 1))
+    (worker,) = _until(lambda: children(zygote))
+    time.sleep(0.3)
+    os.kill(worker, signal.SIGKILL)
+    result = job.receive().result
+    job.stop()
+    assert {test.status for task in result.tasks for test in task.tests} == {Status.PASSED}
+
+
 def _until(look):
     """What `look` gives as soon as it is something; fails after a while."""
     until = time.monotonic() + 120  # a machine that runs other tests beside this one is slow
